@@ -1,0 +1,57 @@
+"""Every way a build can go wrong, and the exit code each one ends in.
+
+The text of an error is one line for the user: what was being done, to which machine or store path, what came back.
+What happens next (decline, try another machine, give up) follows from the class alone, never from the text.
+"""
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+"""The only failure code the stock hook uses; Nix maps it to a plain failure on every release."""
+
+
+class FerryError(Exception):
+    """Anything nix-ferry reports to its user instead of a stack trace."""
+
+
+class RequestError(FerryError):
+    """The parent's side of the pipe is malformed: truncated settings, an unknown request, a number that is none."""
+
+
+class ConfigurationError(FerryError):
+    """A setting or a line of `builders` that cannot be used; the rest of the configuration stays in force."""
+
+
+class StockOnly(FerryError):
+    """A request that is valid but not handled here; the stock hook gets it whole.  The text is the reason."""
+
+
+class MachineError(FerryError):
+    """This machine cannot be used now; another one may.  Never raised for the failure of a build."""
+
+
+class ProtocolError(MachineError):
+    """The remote end said something that the protocol does not allow."""
+
+
+class ConnectionLost(MachineError):
+    """The remote end went away, or kept silent for too long."""
+
+
+class RemoteError(FerryError):
+    """The remote daemon answered an operation with an error of its own; the connection stays usable."""
+
+
+class BuildFailed(FerryError):
+    """The derivation failed on the machine.  Reported once, in stock's words, and never retried."""
+
+
+class StoreError(FerryError):
+    """The local store refuses something: an invalid path, a wrong hash, a full disk."""
+
+
+class NarError(FerryError):
+    """Bytes that are no valid NAR, or a file that no NAR can hold."""
+
+
+class Cancelled(FerryError):
+    """The parent went away."""
