@@ -51,6 +51,10 @@ def _connects(family: int, address: str | tuple[str, int]) -> bool:
         return probe.connect_ex(address) == 0
 
 
+def _children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Host:
     """A machine named `name` on the root directory `lower` (which it never changes); a context manager.
 
@@ -83,8 +87,7 @@ class Host:
             reason = self._init.stderr.read().decode(errors="replace").strip()
             self.stop()
             raise CommandError(f"host {self.name!r} on {self.lower!r} did not start:\n{reason}")
-        children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text().split()
-        self._pid = int(children[0])
+        (self._pid,) = _children_of(self._init.pid)
         self.write_file("/etc/hostname", self.name + "\n")
         self._unlock_root()
         shutil.rmtree(self.path("/etc/nix"), ignore_errors=True)
@@ -154,7 +157,7 @@ class Host:
         home = "/root" if user == "root" else f"/home/{user}"
         environment = {**BASE_ENVIRONMENT, "HOME": home, "USER": user, **self._nix_environment(), **(env or {})}
         prefix = ["nsenter", "--target", str(self._pid), *NAMESPACES]
-        prefix += ["--", "env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+        prefix += ["--", "setsid", "env", "-i", *(f"{name}={value}" for name, value in environment.items())]
         if user != "root":
             prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         child = subprocess.Popen(
@@ -184,14 +187,30 @@ class Host:
         try:
             stdout, stderr = child.communicate(input, timeout)
         finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.communicate()
-            self._children.remove(child)
+            self.end(child)
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                assert pipe is not None
+                pipe.close()
         if check and child.returncode != 0:
             shown = f"{self.name}$ {' '.join(argv)}\nexit status {child.returncode}\n{stdout}{stderr}"
             raise CommandError(shown)
         return Output(argv, child.returncode, stdout, stderr)
+
+    def end(self, child: subprocess.Popen[str]) -> None:
+        """Kill a command given by `popen` with its process group, unless it has ended."""
+
+        def gone() -> bool:
+            if child.poll() is not None:
+                return True
+            # Not nsenter, the child we know: its own child would become a zombie of the machine's first process, and
+            # the host could not end before that one takes notice.
+            for command in _children_of(child.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(command, signal.SIGKILL)
+            return False
+
+        wait_until(gone, f"end of {child.args!r}")
+        self._children.remove(child)
 
     # Nix
 
@@ -219,7 +238,7 @@ class Host:
     def stop_daemon(self) -> None:
         """Stop nix-daemon with everything it runs in its session."""
         if self._daemon is not None:
-            self._end(self._daemon)
+            self.end(self._daemon)
             self._daemon = None
 
     def reset_store(self) -> None:
@@ -264,7 +283,7 @@ class Host:
     def stop_sshd(self) -> None:
         """Stop listening; connections that are up stay up."""
         if self._sshd is not None:
-            self._end(self._sshd)
+            self.end(self._sshd)
             self._sshd = None
 
     def trust(self, builder: "Host", alias: str | None = None) -> None:
@@ -295,12 +314,6 @@ class Host:
         if self._daemon is not None:
             return {"NIX_REMOTE": "daemon"}
         return {"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {}
-
-    def _end(self, child: subprocess.Popen[str]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        self._children.remove(child)
 
     def _unlock_root(self) -> None:
         """Sshd refuses an account whose password is locked by `!`, keys or not."""
