@@ -1,0 +1,28 @@
+"""Build hook._native: the C sources beside this file, seen by Python through cdef.h."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+MODULES = ["digest", "dirs", "dump", "listing", "nar", "process", "restore", "wire"]
+
+ffibuilder = FFI()
+ffibuilder.cdef((HERE / "cdef.h").read_text())
+ffibuilder.set_source(
+    "hook._native",
+    """
+    #include "dump.h"
+    #include "nar.h"
+    #include "process.h"
+    #include "restore.h"
+    #include "wire.h"
+    """,
+    # Relative to the project's root, where setuptools runs: absolute paths would end up in the sdist.
+    sources=[f"native/{name}.c" for name in MODULES],
+    depends=[str(path.relative_to(HERE.parent)) for path in sorted(HERE.glob("*.h"))],
+    include_dirs=["native"],
+    libraries=["crypto"],
+    define_macros=[("_GNU_SOURCE", None)],
+    extra_compile_args=["-std=c11", "-fvisibility=hidden"],
+)

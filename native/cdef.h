@@ -1,0 +1,68 @@
+/* All that cffi sees.  The contracts are in the headers named below. */
+
+/* nar.h */
+enum { NAR_DEPTH_CEILING = 65536 };
+
+/* error.h */
+enum {
+    NAR_OK,
+    NAR_E_OS,
+    NAR_E_DEPTH,
+    NAR_E_MAGIC,
+    NAR_E_TAG,
+    NAR_E_TYPE,
+    NAR_E_NAME,
+    NAR_E_ORDER,
+    NAR_E_MARKER,
+    NAR_E_TARGET,
+    NAR_E_LENGTH,
+    NAR_E_PADDING,
+    NAR_E_FILETYPE,
+    NAR_E_CHANGED
+};
+
+struct nar_error {
+    int code;
+    int os_error;
+    const char *expected;
+    size_t detail_len;
+    size_t path_len;
+    uint8_t detail[256];
+    char path[1024];
+};
+
+/* dump.h */
+struct dumper;
+int dumper_new(const char *path, uint32_t max_depth, struct dumper **out);
+int64_t dumper_read(struct dumper *dumper, uint8_t *out, size_t len);
+const uint8_t *dumper_digest(const struct dumper *dumper);
+const struct nar_error *dumper_error(const struct dumper *dumper);
+void dumper_free(struct dumper *dumper);
+
+/* restore.h */
+struct restorer;
+int restorer_new(const char *parent, const char *name, uint32_t max_depth, bool fsync, const char *kept_xattrs,
+                 size_t kept_len, struct restorer **out);
+int64_t restorer_feed(struct restorer *restorer, const uint8_t *in, size_t len);
+const uint8_t *restorer_digest(const struct restorer *restorer);
+const struct nar_error *restorer_error(const struct restorer *restorer);
+void restorer_free(struct restorer *restorer);
+
+/* wire.h */
+enum { WIRE_PARTIAL = -1, WIRE_TOO_LONG = -2, WIRE_PADDING = -3, WIRE_TOO_MANY = -4, WIRE_NUL = -5 };
+int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+                          size_t *joined);
+void wire_join_strings(const uint8_t *in, char *out);
+size_t wire_strings_size(const uint64_t *lengths, size_t count);
+void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count);
+
+struct frame_source {
+    uint64_t left;
+    uint8_t head[8];
+    uint8_t held;
+    uint8_t done;
+};
+size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen);
+
+/* process.h */
+int set_pdeathsig(int signal);

@@ -1,0 +1,132 @@
+#include "wire.h"
+
+#include <string.h>
+
+uint64_t wire_get_u64(const uint8_t in[8])
+{
+    uint64_t value = 0;
+    for (int i = 7; i >= 0; i--)
+        value = value << 8 | in[i];
+    return value;
+}
+
+void wire_put_u64(uint8_t out[8], uint64_t value)
+{
+    for (int i = 0; i < 8; i++, value >>= 8)
+        out[i] = (uint8_t)value;
+}
+
+size_t wire_padding(uint64_t size)
+{
+    return (size_t)(-size & 7);
+}
+
+int64_t wire_get_string(const uint8_t *in, size_t len, size_t max, const uint8_t **out, size_t *outlen)
+{
+    if (len < 8)
+        return WIRE_PARTIAL;
+    uint64_t size = wire_get_u64(in);
+    if (size > max)
+        return WIRE_TOO_LONG;
+    size_t padding = wire_padding(size);
+    if (len - 8 < size || len - 8 - size < padding)
+        return WIRE_PARTIAL;
+    const uint8_t *end = in + 8 + size;
+    for (size_t i = 0; i < padding; i++)
+        if (end[i])
+            return WIRE_PADDING;
+    *out = in + 8;
+    *outlen = size;
+    return (int64_t)(8 + size + padding);
+}
+
+size_t wire_put_string(uint8_t *out, const void *bytes, size_t len)
+{
+    size_t padding = wire_padding(len);
+    wire_put_u64(out, len);
+    if (len)
+        memcpy(out + 8, bytes, len);
+    memset(out + 8 + len, 0, padding);
+    return 8 + len + padding;
+}
+
+int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+                          size_t *joined)
+{
+    if (len < 8)
+        return WIRE_PARTIAL;
+    uint64_t strings = wire_get_u64(in);
+    if (strings > max_count)
+        return WIRE_TOO_MANY;
+    size_t at = 8, total = 0;
+    for (uint64_t i = 0; i < strings; i++) {
+        const uint8_t *string;
+        size_t size;
+        int64_t taken = wire_get_string(in + at, len - at, max_each, &string, &size);
+        if (taken < 0)
+            return taken;
+        if (memchr(string, 0, size))
+            return WIRE_NUL;
+        at += (size_t)taken;
+        total += size;
+    }
+    *count = (size_t)strings;
+    *joined = strings ? total + (size_t)strings - 1 : 0;
+    return (int64_t)at;
+}
+
+void wire_join_strings(const uint8_t *in, char *out)
+{
+    uint64_t strings = wire_get_u64(in);
+    in += 8;
+    for (uint64_t i = 0; i < strings; i++) {
+        size_t size = (size_t)wire_get_u64(in);
+        if (i)
+            *out++ = '\0';
+        memcpy(out, in + 8, size);
+        out += size;
+        in += 8 + size + wire_padding(size);
+    }
+}
+
+size_t wire_strings_size(const uint64_t *lengths, size_t count)
+{
+    size_t size = 8;
+    for (size_t i = 0; i < count; i++) {
+        if (lengths[i] > SIZE_MAX - 16 || size > SIZE_MAX - 16 - lengths[i])
+            return SIZE_MAX;
+        size += 8 + lengths[i] + wire_padding(lengths[i]);
+    }
+    return size;
+}
+
+void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count)
+{
+    wire_put_u64(out, count);
+    out += 8;
+    for (size_t i = 0; i < count; i++) {
+        out += wire_put_string(out, bytes, lengths[i]);
+        bytes += lengths[i];
+    }
+}
+
+size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen)
+{
+    size_t at = 0;
+    *out = in;
+    *outlen = 0;
+    while (!frame->left && !frame->done) {
+        while (frame->held < 8 && at < len)
+            frame->head[frame->held++] = in[at++];
+        if (frame->held < 8)
+            return at;
+        frame->left = wire_get_u64(frame->head);
+        frame->held = 0;
+        frame->done = frame->left == 0;
+    }
+    size_t size = len - at < frame->left ? len - at : (size_t)frame->left;
+    *out = in + at;
+    *outlen = size;
+    frame->left -= size;
+    return at + size;
+}

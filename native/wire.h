@@ -1,0 +1,60 @@
+/* The primitives of Nix's protocols: little-endian u64, strings padded to 8 bytes, lists of strings, frames.
+ *
+ * Nothing here allocates, copies input without being asked to, or does I/O.  Input that ends early and input that is
+ * wrong are told apart by the negative results below; every limit is checked before arithmetic is done with a length.
+ */
+#ifndef FERRY_WIRE_H
+#define FERRY_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    WIRE_PARTIAL = -1,  /* the input ends before the value does */
+    WIRE_TOO_LONG = -2, /* a string exceeds its limit */
+    WIRE_PADDING = -3,  /* padding that is not zero */
+    WIRE_TOO_MANY = -4, /* a list exceeds its limit */
+    WIRE_NUL = -5       /* a NUL inside a string of a list */
+};
+
+uint64_t wire_get_u64(const uint8_t in[8]);
+void wire_put_u64(uint8_t out[8], uint64_t value);
+
+/* Zero bytes that follow `size` bytes of string: 0..7. */
+size_t wire_padding(uint64_t size);
+
+/* Take one string: u64le length, bytes, zero padding to 8.  Returns bytes consumed, WIRE_PARTIAL if `in` ends early,
+ * WIRE_TOO_LONG if longer than `max`, WIRE_PADDING if badly padded.  *out points into `in`; nothing is copied. */
+int64_t wire_get_string(const uint8_t *in, size_t len, size_t max, const uint8_t **out, size_t *outlen);
+
+/* Write one string to `out`, which has room for 8 + len + wire_padding(len) bytes; returns that number. */
+size_t wire_put_string(uint8_t *out, const void *bytes, size_t len);
+
+/* Measure the list of strings (u64 count, strings) that `in` starts with: returns bytes consumed or one of the errors
+ * above.  *count is the number of strings, *joined the bytes wire_join_strings() will write.  A string with a NUL is
+ * an error, because the joined form could not hold it and nothing Nix lists contains one. */
+int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+                          size_t *joined);
+
+/* Copy the strings of a list that wire_scan_strings() accepted to `out`, one NUL between two. */
+void wire_join_strings(const uint8_t *in, char *out);
+
+/* Bytes that a list of strings of these lengths takes; SIZE_MAX if that overflows. */
+size_t wire_strings_size(const uint64_t *lengths, size_t count);
+
+/* Write a list of strings, given back to back in `bytes`, to `out` of wire_strings_size() bytes. */
+void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count);
+
+/* Where we are in a framed stream: u64 size > 0, that many bytes, again, until a size of 0.  All zero to begin with. */
+struct frame_source {
+    uint64_t left;   /* payload bytes still to come in this frame */
+    uint8_t head[8]; /* a size cut by the end of the input */
+    uint8_t held;    /* bytes of it that we have */
+    uint8_t done;    /* the terminator was read */
+};
+
+/* Take the next piece of payload.  Returns bytes consumed, never past the terminator; *out points into `in`.
+ * *outlen is 0 only when all of `in` was consumed or the stream is done. */
+size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen);
+
+#endif
