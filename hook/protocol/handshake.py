@@ -1,0 +1,114 @@
+"""How a worker-protocol connection begins: magic numbers, versions, features, trust.
+
+Source: worker protocol, "Handshake".  Text that a login shell prints before the daemon starts is recognised here,
+because only here is it known which eight bytes must come first.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hook.errors import ProtocolError
+from hook.protocol.wire import Reader, Writer
+
+CLIENT_MAGIC = 0x6E697863
+SERVER_MAGIC = 0x6478696F
+CLIENT_VERSION = (1, 38)
+OLDEST_SERVER = (1, 21)
+"""What Nix 2.3 speaks; older daemons lack operations every build needs."""
+
+FEATURES: frozenset[str] = frozenset()
+"""Protocol features offered.  None is needed for what is spoken here, and without
+`realisation-with-path-not-hash` every daemon describes built outputs in the one encoding parsed in worker.py."""
+
+NOISE_SHOWN_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What both ends agreed on.
+
+    `version` is the lower of the two; `trusted` is None when the daemon does not say (before 1.35);
+    `nix_version` is empty before 1.33.
+    """
+
+    version: tuple[int, int]
+    features: frozenset[str] = frozenset()
+    nix_version: str = ""
+    trusted: bool | None = None
+
+    @property
+    def nix_release(self) -> tuple[int, int]:
+        """The daemon's Nix release as two numbers; (0, 0) if it did not say or the text is unusual."""
+        major, _, rest = self.nix_version.partition(".")
+        minor = rest.partition(".")[0]
+        digits = "".join(c for c in minor if c.isdigit())
+        return (int(major), int(digits)) if major.isdigit() and digits else (0, 0)
+
+
+class Channel(Protocol):
+    """What a handshake needs of a connection."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for sending."""
+        ...
+
+    def peek(self) -> bytes:
+        """What has arrived and was not read yet, without waiting."""
+        ...
+
+
+def shake_hands(channel: Channel) -> Hello:
+    """Perform the client's side up to, but not including, the first log messages of the daemon.
+
+    Raises ProtocolError if the other end is no Nix daemon or one too old.
+    """
+    reader, writer = Reader(channel), Writer()
+    writer.u64(CLIENT_MAGIC)
+    writer.u64(_number(CLIENT_VERSION))
+    channel.write(writer.take())
+    _expect_magic(channel)
+    server_number = reader.u64()
+    server = (server_number >> 8 & 0xFF, server_number & 0xFF)
+    if server[0] != CLIENT_VERSION[0]:
+        raise ProtocolError(f"protocol {server[0]}.{server[1]} is not supported (need 1.x)")
+    if server < OLDEST_SERVER:
+        raise ProtocolError(
+            f"protocol {server[0]}.{server[1]} is too old (need {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer)"
+        )
+    version = min(server, CLIENT_VERSION)
+    if version >= (1, 38):
+        writer.strings(sorted(FEATURES))
+    writer.u64(0)  # no CPU affinity
+    writer.u64(0)  # no space to reserve
+    channel.write(writer.take())
+    features = frozenset(reader.texts()) & FEATURES if version >= (1, 38) else frozenset()
+    nix_version = reader.text() if version >= (1, 33) else ""
+    trusted = {1: True, 2: False}.get(reader.u64()) if version >= (1, 35) else None
+    return Hello(version, features, nix_version, trusted)
+
+
+def _expect_magic(channel: Channel) -> None:
+    first = channel.read(8)
+    if int.from_bytes(first, "little") == SERVER_MAGIC:
+        return
+    # Whatever else is there by now belongs to the same greeting and helps its author to recognise it.
+    raise ProtocolError(describe_noise(first + channel.peek()))
+
+
+def describe_noise(noise: bytes) -> str:
+    """One line for bytes that came instead of a protocol's first word."""
+    shown = noise[:NOISE_SHOWN_BYTES].decode("ascii", errors="backslashreplace")
+    quoted = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    more = "…" if len(noise) > NOISE_SHOWN_BYTES else ""
+    return (
+        f"expected the Nix protocol but got '{quoted}{more}'; "
+        "a shell profile on that machine prints to standard output, it must stay silent for non-interactive logins"
+    )
+
+
+def _number(version: tuple[int, int]) -> int:
+    return version[0] << 8 | version[1]

@@ -1,0 +1,115 @@
+"""The primitives every Nix protocol is made of: u64, padded strings, and lists of them.
+
+`Reader` pulls exact byte counts from a `Source` and `Writer` collects bytes; neither knows where they come from or
+go to.  Each length that a peer sends is checked against a limit before anything is read or allocated for it.
+Sources: worker protocol, "Primitives".  Tested in test_wire.py, for every split of the input.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from hook.errors import ProtocolError
+from hook.protocol.lists import encode_strings
+
+MAX_STRING_BYTES = 64 << 20
+"""Longest string accepted where the protocol sets no tighter limit: a log line or an error message."""
+
+MAX_PATH_BYTES = 4096
+MAX_COUNT = 1 << 20
+"""Most elements accepted in one list."""
+
+_U64_MAX = (1 << 64) - 1
+
+
+class Source(Protocol):
+    """Where a Reader gets its bytes."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes; raises when the stream ends before."""
+        ...
+
+
+class Reader:
+    """Typed reads from a byte stream; raises ProtocolError on anything the encoding forbids."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def u64(self) -> int:
+        """An unsigned 64-bit little-endian integer."""
+        return int.from_bytes(self._source.read(8), "little")
+
+    def flag(self) -> bool:
+        """A boolean: any integer other than 0 is true, as in Nix."""
+        return self.u64() != 0
+
+    def string(self, limit: int = MAX_STRING_BYTES) -> bytes:
+        """Length, bytes, zero padding to a multiple of eight."""
+        length = self.u64()
+        if length > limit:
+            raise ProtocolError(f"string of {length} bytes where at most {limit} are allowed")
+        padded = self._source.read((length + 7) & ~7)
+        if any(padded[length:]):
+            raise ProtocolError("non-zero padding")
+        return padded[:length]
+
+    def text(self, limit: int = MAX_PATH_BYTES) -> str:
+        """A string that must be UTF-8: paths, names, hashes."""
+        data = self.string(limit)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise ProtocolError(f"expected text, got {data[:64]!r}") from None
+
+    def message(self) -> str:
+        """A string meant for people; invalid UTF-8 becomes U+FFFD, as in Nix's own JSON logs."""
+        return self.string().decode(errors="replace")
+
+    def count(self, limit: int = MAX_COUNT) -> int:
+        """The number of elements that follow."""
+        count = self.u64()
+        if count > limit:
+            raise ProtocolError(f"list of {count} elements where at most {limit} are allowed")
+        return count
+
+    def texts(self, limit: int = MAX_PATH_BYTES) -> list[str]:
+        """A list or set of texts, in the order sent."""
+        return [self.text(limit) for _ in range(self.count())]
+
+
+class Writer:
+    """Collects one request; `take` hands the bytes over and starts anew."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def u64(self, value: int) -> None:
+        """An unsigned 64-bit little-endian integer."""
+        if not 0 <= value <= _U64_MAX:
+            raise ValueError(f"{value} does not fit into 64 bits")
+        self._data += value.to_bytes(8, "little")
+
+    def flag(self, value: bool) -> None:
+        """A boolean as 0 or 1."""
+        self.u64(1 if value else 0)
+
+    def string(self, value: bytes | str) -> None:
+        """Length, bytes, zero padding to a multiple of eight."""
+        data = value.encode(errors="surrogateescape") if isinstance(value, str) else value
+        self.u64(len(data))
+        self._data += data
+        self._data += bytes(-len(data) % 8)
+
+    def strings(self, values: Iterable[bytes | str]) -> None:
+        """A list; sets are sent sorted, so sort before."""
+        self._data += encode_strings([v.encode(errors="surrogateescape") if isinstance(v, str) else v for v in values])
+
+    def raw(self, data: bytes) -> None:
+        """Bytes that are encoded already."""
+        self._data += data
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        data = bytes(self._data)
+        self._data.clear()
+        return data

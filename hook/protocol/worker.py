@@ -1,0 +1,349 @@
+"""The worker protocol's client: one method per operation a build needs.
+
+Every request is written whole, then the daemon's log messages are passed on as they come, then the result is read.
+An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not allow
+raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is decoded
+against recorded bytes of three Nix releases in test_worker.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from hook.errors import ProtocolError, RemoteError
+from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity
+from hook.protocol.handshake import Channel, Hello, shake_hands
+from hook.protocol.wire import MAX_COUNT, Reader, Writer
+from hook.store.derivation import Derivation
+from hook.store.info import PathInfo, format_hash_hex, parse_hash
+
+MAX_FIELDS = 4096
+MAX_TRACES = 10_000
+
+
+class Op(IntEnum):
+    """Operation numbers."""
+
+    SET_OPTIONS = 19
+    QUERY_PATH_INFO = 26
+    QUERY_VALID_PATHS = 31
+    BUILD_DERIVATION = 36
+    NAR_FROM_PATH = 38
+    ADD_TO_STORE_NAR = 39
+    ADD_MULTIPLE_TO_STORE = 44
+
+
+class Stderr(IntEnum):
+    """First words of the daemon's messages while an operation runs."""
+
+    NEXT = 0x6F6C6D67
+    LAST = 0x616C7473
+    ERROR = 0x63787470
+    START_ACTIVITY = 0x53545254
+    STOP_ACTIVITY = 0x53544F50
+    RESULT = 0x52534C54
+
+
+class BuildStatus(IntEnum):
+    """How a build ended, as numbered on the wire."""
+
+    BUILT = 0
+    SUBSTITUTED = 1
+    ALREADY_VALID = 2
+    PERMANENT_FAILURE = 3
+    INPUT_REJECTED = 4
+    OUTPUT_REJECTED = 5
+    TRANSIENT_FAILURE = 6
+    CACHED_FAILURE = 7
+    TIMED_OUT = 8
+    MISC_FAILURE = 9
+    DEPENDENCY_FAILED = 10
+    LOG_LIMIT_EXCEEDED = 11
+    NOT_DETERMINISTIC = 12
+    RESOLVES_TO_ALREADY_VALID = 13
+    NO_SUBSTITUTERS = 14
+
+
+SUCCESSES = frozenset(
+    {
+        BuildStatus.BUILT,
+        BuildStatus.SUBSTITUTED,
+        BuildStatus.ALREADY_VALID,
+        BuildStatus.RESOLVES_TO_ALREADY_VALID,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """The daemon's answer to a build."""
+
+    status: int
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the outputs are there."""
+        return self.status in SUCCESSES
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What SetOptions tells a daemon; see `WorkerClient.set_options` for the fields that are not a choice."""
+
+    keep_failed: bool
+    keep_going: bool
+    fallback: bool
+    verbosity: int
+    max_silent_time_s: int
+    cores: int
+    substitute: bool
+    others: Mapping[str, str]
+
+
+class WorkerClient:
+    """One handshaken connection to a Nix daemon."""
+
+    def __init__(self, channel: Channel, on_event: Callable[[LogEvent], None]) -> None:
+        self._channel = channel
+        self._reader = Reader(channel)
+        self._writer = Writer()
+        self._on_event = on_event
+        self.hello: Hello = shake_hands(channel)
+        self._finish()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The protocol version both ends speak."""
+        return self.hello.version
+
+    @property
+    def adds_multiple(self) -> bool:
+        """Whether a batch of paths can be uploaded in one operation.
+
+        Daemons before Nix 2.18 know the operation (from 1.32) but lose track of the stream when a path in it became
+        valid meanwhile, which two clients uploading at once are enough for.
+        """
+        return self.version >= (1, 32) and self.hello.nix_release >= (2, 18)
+
+    # Operations
+
+    def set_options(self, options: Options) -> None:
+        """Set the daemon's options for this connection."""
+        w = self._request(Op.SET_OPTIONS)
+        w.flag(options.keep_failed)
+        w.flag(options.keep_going)
+        w.flag(options.fallback)
+        w.u64(options.verbosity)
+        w.u64(1)  # maxBuildJobs: 0 would forbid the daemon to build
+        w.u64(options.max_silent_time_s)
+        w.u64(1)  # obsolete: use the build hook
+        w.u64(0)  # verboseBuild, where 0 means yes
+        w.u64(0)  # obsolete
+        w.u64(0)  # obsolete
+        w.u64(options.cores)
+        w.flag(options.substitute)
+        w.u64(len(options.others))
+        for name, value in sorted(options.others.items()):
+            w.string(name)
+            w.string(value)
+        self._finish()
+
+    def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
+        """Those of `paths` that are valid there; with `substitute` the daemon first fetches what it can."""
+        w = self._request(Op.QUERY_VALID_PATHS)
+        w.strings(sorted(paths))
+        if self.version >= (1, 27):
+            w.flag(substitute)
+        self._finish()
+        return set(self._reader.texts())
+
+    def query_path_info(self, path: str) -> PathInfo | None:
+        """What the daemon registered for `path`; None if it is not valid there."""
+        self._request(Op.QUERY_PATH_INFO).string(path)
+        self._finish()
+        return read_path_info(self._reader, path) if self._reader.flag() else None
+
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+        """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
+        w = self._request(Op.BUILD_DERIVATION)
+        w.string(drv_path)
+        write_basic_derivation(w, derivation, inputs)
+        w.u64(0)  # a normal build: neither repair nor check
+        self._finish()
+        return read_build_result(self._reader, self.version)
+
+    def nar_from_path(self, path: str) -> None:
+        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+        self._request(Op.NAR_FROM_PATH).string(path)
+        self._finish()
+
+    def begin_add_multiple(self) -> None:
+        """Begin to upload a batch; the caller sends `format_path_header` and NARs in frames, then `end_upload`."""
+        w = self._request(Op.ADD_MULTIPLE_TO_STORE)
+        w.flag(False)  # repair
+        w.flag(True)  # dontCheckSigs
+        self._send()
+
+    def begin_add_to_store_nar(self, info: PathInfo) -> None:
+        """Begin to upload one path; the caller sends its NAR in frames, then `end_upload`."""
+        w = self._request(Op.ADD_TO_STORE_NAR)
+        w.string(info.path)
+        _write_path_info(w, info)
+        w.flag(False)  # repair
+        w.flag(True)  # dontCheckSigs
+        self._send()
+
+    def end_upload(self) -> None:
+        """Wait until the daemon has taken in everything."""
+        self._drain_messages()
+
+    def poll_upload(self) -> None:
+        """Handle one message that arrived in the middle of an upload; RemoteError if the daemon gave up on it."""
+        if self._handle_message():
+            raise ProtocolError("the daemon ended an upload before its last frame")
+
+    # The request and reply cycle
+
+    def _request(self, op: Op) -> Writer:
+        self._writer.u64(op)
+        return self._writer
+
+    def _send(self) -> None:
+        self._channel.write(self._writer.take())
+
+    def _finish(self) -> None:
+        """Send the request and pass on messages until the result is next."""
+        self._send()
+        self._drain_messages()
+
+    def _drain_messages(self) -> None:
+        while not self._handle_message():
+            pass
+
+    def _handle_message(self) -> bool:
+        """Take one message; True if it was the last before the result."""
+        r = self._reader
+        match r.u64():
+            case Stderr.LAST:
+                return True
+            case Stderr.NEXT:
+                self._on_event(LogMessage(r.string()))
+            case Stderr.START_ACTIVITY:
+                self._on_event(StartActivity(r.u64(), r.u64(), r.u64(), r.string(), _read_fields(r), r.u64()))
+            case Stderr.STOP_ACTIVITY:
+                self._on_event(StopActivity(r.u64()))
+            case Stderr.RESULT:
+                self._on_event(ActivityResult(r.u64(), r.u64(), _read_fields(r)))
+            case Stderr.ERROR:
+                raise RemoteError(self._read_error())
+            case word:
+                raise ProtocolError(f"unexpected word {word:#x} from the daemon")
+        return False
+
+    def _read_error(self) -> str:
+        r = self._reader
+        if self.version < (1, 26):
+            message = r.message()
+            r.u64()  # exit status
+            return message
+        r.string()  # type, always "Error"
+        r.u64()  # level
+        r.string()  # name
+        message = r.message()
+        r.u64()  # no position
+        for _ in range(r.count(MAX_TRACES)):
+            r.u64()  # no position
+            r.string()
+        return message
+
+
+def _read_fields(r: Reader) -> tuple[Field, ...]:
+    fields: list[Field] = []
+    for _ in range(r.count(MAX_FIELDS)):
+        match r.u64():
+            case 0:
+                fields.append(r.u64())
+            case 1:
+                fields.append(r.string())
+            case kind:
+                raise ProtocolError(f"unknown kind {kind} of activity field")
+    return tuple(fields)
+
+
+# Values shared by several operations
+
+
+def _write_path_info(w: Writer, info: PathInfo) -> None:
+    w.string(info.deriver or "")
+    w.string(format_hash_hex(info.nar_hash))
+    w.strings(info.references)
+    w.u64(info.registration_time)
+    w.u64(info.nar_size)
+    w.flag(info.ultimate)
+    w.strings(info.signatures)
+    w.string(info.ca)
+
+
+def format_path_header(info: PathInfo) -> bytes:
+    """What precedes the NAR of `info.path` in the stream of AddMultipleToStore."""
+    w = Writer()
+    w.string(info.path)
+    _write_path_info(w, info)
+    return w.take()
+
+
+def read_path_info(r: Reader, path: str) -> PathInfo:
+    """The fields of a valid path, in the form used since protocol 1.16."""
+    return PathInfo(
+        path=path,
+        deriver=r.text() or None,
+        nar_hash=parse_hash(r.text(), "sha256"),
+        references=tuple(sorted(r.texts())),
+        registration_time=r.u64(),
+        nar_size=r.u64(),
+        ultimate=r.flag(),
+        signatures=tuple(sorted(r.texts())),
+        ca=r.text(),
+    )
+
+
+def write_basic_derivation(w: Writer, derivation: Derivation, inputs: Iterable[str]) -> None:
+    """A derivation without its input derivations: `inputs` must hold everything it needs."""
+    w.u64(len(derivation.outputs))
+    for name, output in derivation.outputs:
+        w.string(name)
+        w.string(output.path)
+        w.string(output.hash_algo)
+        w.string(output.hash)
+    w.strings(sorted(inputs))
+    w.string(derivation.system)
+    w.string(derivation.builder)
+    w.strings(derivation.args)
+    w.u64(len(derivation.env))
+    for variable, value in derivation.env:
+        w.string(variable)
+        w.string(value)
+
+
+def read_build_result(r: Reader, version: tuple[int, int]) -> BuildResult:
+    """A BuildResult at `version`; times and built outputs are read and dropped.
+
+    The times are 0 from some releases, and the outputs of every derivation built here have paths known beforehand.
+    """
+    status = r.u64()
+    message = r.message()
+    if version >= (1, 29):
+        r.u64()  # times built
+        r.flag()  # non-deterministic
+        r.u64()  # start
+        r.u64()  # stop
+    if version >= (1, 37):
+        for _ in ("user", "system"):
+            if r.flag():
+                r.u64()  # microseconds
+    if version >= (1, 28):
+        for _ in range(r.count(MAX_COUNT)):
+            r.string()  # output id
+            r.string()  # realisation as JSON
+    return BuildResult(status, message)

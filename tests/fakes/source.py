@@ -1,0 +1,30 @@
+"""A channel over bytes in memory: reads come from what was recorded, writes are kept."""
+
+from hook.errors import ConnectionLost
+
+
+class BytesSource:
+    """Exact reads from `data`; ConnectionLost at its end, as a real stream raises it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+
+    def read(self, size: int) -> bytes:
+        if len(self.left) < size:
+            raise ConnectionLost("unexpected end of file")
+        data, self.left = self.left[:size], self.left[size:]
+        return data
+
+
+class RecordedChannel(BytesSource):
+    """A daemon's recorded answers; `sent` collects what the client wrote."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.sent = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def peek(self) -> bytes:
+        return self.left
