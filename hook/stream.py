@@ -1,0 +1,190 @@
+"""Both directions of one connection to a remote end: exact reads, writes that cannot deadlock, a limit on silence.
+
+The descriptors are pipes to an ssh or local child.  One thread uses a Stream.  While it waits, for either direction,
+it also collects what the child prints on standard error, and while it writes it keeps reading into its buffer, so a
+peer that answers in the middle of an upload never blocks against us.  Memory: one fixed buffer and a short tail of
+standard error, whatever the peer sends.  Tested in test_stream.py.
+"""
+
+import os
+import select
+
+from hook.errors import ConnectionLost
+
+BUFFER_BYTES = 256 << 10
+STDERR_TAIL_BYTES = 8 << 10
+
+
+class Stream:
+    """Bytes from `read_fd` and to `write_fd`; owns and closes all descriptors given to it.
+
+    `silence_s` bounds every single wait for the peer; None waits as long as the peer lives (a build may be silent
+    for hours, and ssh's own keep-alive notices a dead link).
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, stderr_fd: int | None, name: str) -> None:
+        self.name = name
+        self.silence_s: float | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._stderr_fd = stderr_fd
+        self._stderr = bytearray()
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._pending = bytearray()
+        self._eof = False
+        for fd in (read_fd, write_fd, stderr_fd):
+            if fd is not None:
+                os.set_blocking(fd, False)
+
+    # Reading
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes; ConnectionLost when the peer ends before."""
+        if self._end - self._start >= size:
+            data = bytes(self._view[self._start : self._start + size])
+            self._start += size
+            return data
+        parts = bytearray()
+        while len(parts) < size:
+            piece = self.available()[: size - len(parts)]
+            parts += piece
+            self.consume(len(piece))
+        return bytes(parts)
+
+    def available(self) -> memoryview:
+        """At least one received byte, waiting for it if need be; valid until the next call on this object.
+
+        Whatever was written is sent first: the peer may be waiting for it.
+        """
+        if self._pending:
+            self.flush()
+        while self._start == self._end:
+            if self._eof:
+                raise ConnectionLost("unexpected end of file")
+            if not self._receive():
+                self._wait(reading=True, writing=False)
+        return self._view[self._start : self._end]
+
+    def consume(self, size: int) -> None:
+        """Drop `size` bytes of what `available` returned."""
+        self._start += size
+
+    def has_input(self) -> bool:
+        """Whether the peer has sent something that is not consumed yet; never waits."""
+        if self._start == self._end and not self._eof:
+            self._receive()
+        return self._start < self._end
+
+    def peek(self) -> bytes:
+        """What has been received and not consumed, without waiting."""
+        return bytes(self._view[self._start : self._end])
+
+    # Writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue bytes; they are sent by `flush`, by the next wait for input, or when enough have gathered."""
+        if len(data) >= BUFFER_BYTES // 4:
+            self.flush()
+            self._send(memoryview(data))
+        else:
+            self._pending += data
+            if len(self._pending) >= BUFFER_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        if self._pending:
+            pending, self._pending = self._pending, bytearray()
+            self._send(memoryview(pending))
+
+    def stderr_text(self, settle_s: float = 0) -> str:
+        """The end of what the child printed on standard error, on one line.
+
+        Waits up to `settle_s` for the child to close it: an error text may arrive after the end of its output.
+        """
+        while self._stderr_fd is not None and settle_s > 0:
+            ready, _, _ = select.select([self._stderr_fd], [], [], settle_s)
+            if not ready:
+                break
+            self._collect_stderr()
+        self._collect_stderr()
+        lines = bytes(self._stderr).decode(errors="replace").splitlines()
+        return "; ".join(stripped for line in lines if (stripped := line.strip()))
+
+    def close(self) -> None:
+        """Close every descriptor; the peer sees the end of the connection."""
+        for fd in (self._read_fd, self._write_fd, self._stderr_fd):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self._read_fd = self._write_fd = -1
+        self._stderr_fd = None
+
+    # One system call each
+
+    def _receive(self) -> bool:
+        """Read once without waiting; False when there was nothing."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == BUFFER_BYTES:
+            self._compact()
+        try:
+            size = os.readv(self._read_fd, [self._view[self._end :]])
+        except BlockingIOError:
+            return False
+        if size == 0:
+            self._eof = True
+        self._end += size
+        self.bytes_in += size
+        return True
+
+    def _compact(self) -> None:
+        rest = bytes(self._view[self._start : self._end])
+        self._view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    def _send(self, data: memoryview) -> None:
+        while data:
+            try:
+                size = os.write(self._write_fd, data)
+            except BlockingIOError:
+                self._wait(reading=not self._eof and self._end - self._start < BUFFER_BYTES, writing=True)
+                continue
+            except BrokenPipeError:
+                raise ConnectionLost("the remote end closed the connection") from None
+            self.bytes_out += size
+            data = data[size:]
+
+    def _wait(self, *, reading: bool, writing: bool) -> None:
+        """Wait until something can move, and take in whatever the child said meanwhile."""
+        poll = select.poll()
+        if reading:
+            poll.register(self._read_fd, select.POLLIN)
+        if writing:
+            poll.register(self._write_fd, select.POLLOUT)
+        if self._stderr_fd is not None:
+            poll.register(self._stderr_fd, select.POLLIN)
+        ready = poll.poll(None if self.silence_s is None else self.silence_s * 1000)
+        if not ready:
+            raise ConnectionLost(f"no sign of life for {self.silence_s:g} s")
+        for fd, _ in ready:
+            if fd == self._stderr_fd:
+                self._collect_stderr()
+            elif fd == self._read_fd and writing:
+                self._receive()
+
+    def _collect_stderr(self) -> None:
+        while self._stderr_fd is not None:
+            try:
+                data = os.read(self._stderr_fd, STDERR_TAIL_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                os.close(self._stderr_fd)
+                self._stderr_fd = None
+            self._stderr += data
+            del self._stderr[:-STDERR_TAIL_BYTES]

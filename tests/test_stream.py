@@ -1,0 +1,153 @@
+"""One connection's bytes: exact, deadlock-free, bounded, and never silent for ever."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hook.errors import ConnectionLost
+from hook.stream import BUFFER_BYTES, STDERR_TAIL_BYTES, Stream
+
+
+class Peer:
+    """The far ends of a stream's pipes."""
+
+    def __init__(self) -> None:
+        self.from_us, our_write = os.pipe()
+        our_read, self.to_us = os.pipe()
+        our_stderr, self.stderr = os.pipe()
+        self.stream = Stream(our_read, our_write, our_stderr, "test")
+
+    def close(self) -> None:
+        for name in ("from_us", "to_us", "stderr"):
+            self.shut(name)
+        self.stream.close()
+
+    def shut(self, name: str) -> None:
+        fd = getattr(self, name)
+        if fd >= 0:
+            os.close(fd)
+            setattr(self, name, -1)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.lists(st.integers(1, 60), max_size=20))
+def test_however_the_bytes_arrive_the_same_ones_are_read(pieces: list[bytes], sizes: list[int]) -> None:
+    """Writes of the peer and reads of ours need not match."""
+    peer = Peer()
+    try:
+        data = b"".join(pieces)
+        for piece in pieces:
+            os.write(peer.to_us, piece)
+        peer.shut("to_us")
+        read = b""
+        for size in sizes:
+            if len(read) + size > len(data):
+                break
+            read += peer.stream.read(size)
+        assert read == data[: len(read)]
+        rest = len(data) - len(read)
+        assert peer.stream.read(rest) == data[len(read) :]
+        with pytest.raises(ConnectionLost, match="end of file"):
+            peer.stream.read(1)
+    finally:
+        peer.close()
+
+
+def test_what_was_written_goes_out_before_we_wait_for_the_answer(peer: Peer) -> None:
+    """A request that stays in our own buffer would never be answered."""
+    peer.stream.write(b"question")
+
+    def answer() -> None:
+        assert os.read(peer.from_us, 100) == b"question"
+        os.write(peer.to_us, b"answer")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert peer.stream.read(6) == b"answer"
+    thread.join()
+
+
+def test_a_peer_that_talks_while_we_upload_does_not_block_us(peer: Peer) -> None:
+    """The daemon reports in the middle of an upload; if nobody read that, both sides would wait for ever."""
+    peer.stream.silence_s = 20
+    noise = b"n" * (BUFFER_BYTES - 1)
+    upload = b"u" * (1 << 20)
+    received = bytearray()
+
+    def daemon() -> None:
+        view = memoryview(noise)
+        while view:
+            view = view[os.write(peer.to_us, view) :]
+        while len(received) < len(upload):
+            received.extend(os.read(peer.from_us, 65536))
+
+    thread = threading.Thread(target=daemon)
+    thread.start()
+    peer.stream.write(upload)
+    peer.stream.flush()
+    thread.join()
+    assert bytes(received) == upload
+    assert peer.stream.read(len(noise)) == noise
+
+
+@pytest.mark.parametrize("writing", [False, True])
+def test_silence_ends_in_an_error(peer: Peer, writing: bool) -> None:
+    """Neither a peer that stops sending nor one that stops reading can hold a build for ever."""
+    peer.stream.silence_s = 0.02
+    with pytest.raises(ConnectionLost, match=r"no sign of life for 0\.02 s"):
+        if writing:
+            peer.stream.write(b"x" * (1 << 20))
+        else:
+            peer.stream.read(1)
+
+
+def test_a_peer_that_closes_while_we_write_is_a_lost_connection(peer: Peer) -> None:
+    """EPIPE is no stack trace."""
+    peer.shut("from_us")
+    peer.stream.write(b"x")
+    with pytest.raises(ConnectionLost, match="closed the connection"):
+        peer.stream.flush()
+
+
+def test_the_end_of_standard_error_is_kept_on_one_line(peer: Peer) -> None:
+    """ssh explains itself there; a flood of it must not cost memory."""
+    os.write(peer.stderr, b"first\r\n\nroot@b1: Permission denied (publickey).\n")
+    assert peer.stream.stderr_text() == "first; root@b1: Permission denied (publickey)."
+    for _ in range(20):
+        os.write(peer.stderr, b"z" * 1000)
+        peer.stream.stderr_text()
+    assert len(peer.stream.stderr_text()) == STDERR_TAIL_BYTES
+
+
+def test_standard_error_is_drained_while_we_wait(peer: Peer) -> None:
+    """A child that blocks because its standard error is full would look like a dead machine."""
+    peer.stream.silence_s = 20
+
+    def child() -> None:
+        for _ in range(100):
+            os.write(peer.stderr, b"debug1: chatter\n" * 100)
+        os.write(peer.to_us, b"ok")
+
+    thread = threading.Thread(target=child)
+    thread.start()
+    assert peer.stream.read(2) == b"ok"
+    thread.join()
+
+
+def test_input_can_be_looked_for_without_waiting(peer: Peer) -> None:
+    """Between two frames of an upload."""
+    assert not peer.stream.has_input()
+    os.write(peer.to_us, b"abc")
+    assert peer.stream.has_input()
+    assert peer.stream.peek() == b"abc"
+    assert peer.stream.read(3) == b"abc"
