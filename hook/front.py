@@ -1,0 +1,150 @@
+"""Nix's side of the pipe: settings and requests in, replies out.
+
+All knowledge of the build-hook protocol is here and in log.py, so that another front can take their place.  A request
+is either read whole or raises RequestError; after `accept` the parent reads log lines only.
+Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with recorded bytes of three Nix releases.
+"""
+
+import os
+from dataclasses import dataclass
+
+from hook.errors import RequestError
+from hook.log import Log, write_all
+from hook.protocol.wire import Reader, Writer
+from hook.schedule import Request
+from hook.settings import Settings
+
+MAX_SETTINGS = 10_000
+READ_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the parent sends after it heard `# accept`.
+
+    `inputs` is the closure of everything the build reads; `wanted` names the outputs not yet valid here.
+    """
+
+    inputs: frozenset[str]
+    wanted: frozenset[str]
+
+
+class _Input:
+    """Exact blocking reads from a descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            data = os.read(self._fd, max(READ_BYTES, size - len(self._buffer)))
+            if not data:
+                raise RequestError("the request ends in the middle")
+            self._buffer += data
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def at_end(self) -> bool:
+        if not self._buffer:
+            self._buffer += os.read(self._fd, READ_BYTES)
+        return not self._buffer
+
+    def take_rest(self) -> bytes:
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+
+class Front:
+    """One conversation with the Nix process that started the hook."""
+
+    def __init__(self, input_fd: int, output_fd: int, verbosity: int) -> None:
+        self.log = Log(output_fd, verbosity)
+        self.answered = True
+        """False between a request and its reply: the only time at which Nix is waiting for us."""
+        self._input = _Input(input_fd)
+        self._reader = Reader(self._input)
+        self._output_fd = output_fd
+
+    def at_end(self) -> bool:
+        """Whether the parent closed its end between two requests; waits for one or the other."""
+        return self._input.at_end()
+
+    def read_settings(self) -> Settings:
+        """The preamble; Nix sends it together with the first request, so it is waiting for an answer already."""
+        self.answered = False
+        values: dict[str, str] = {}
+        while self._reader.flag():
+            name = self._reader.text()
+            values[name] = self._reader.string().decode(errors="surrogateescape")
+            if len(values) > MAX_SETTINGS:
+                raise RequestError("the settings do not end")
+        return Settings(values)
+
+    def read_request(self) -> Request:
+        """One `try`."""
+        self.answered = False
+        word = self._reader.string()
+        if word != b"try":
+            raise RequestError(f"unknown request '{word[:32].decode('ascii', errors='backslashreplace')}'")
+        am_willing = self._reader.flag()
+        system = self._reader.text()
+        drv_path = self._reader.text()
+        return Request(
+            system=system, drv_path=drv_path, features=frozenset(self._reader.texts()), am_willing=am_willing
+        )
+
+    def read_job(self) -> Job:
+        """The inputs and wanted outputs of an accepted build."""
+        return Job(inputs=frozenset(self._reader.texts()), wanted=frozenset(self._reader.texts()))
+
+    def decline(self) -> None:
+        """Let Nix build this derivation itself, and ask again for the next one."""
+        self._reply("# decline")
+
+    def decline_permanently(self) -> None:
+        """As `decline`, and never ask again."""
+        self._reply("# decline-permanently")
+
+    def postpone(self) -> None:
+        """Have Nix ask again later."""
+        self._reply("# postpone")
+
+    def accept(self, uri: str) -> None:
+        """Take the build; `uri` names the machine in what Nix shows.
+
+        Both lines go out in one write: the second is read raw, and nothing may come between them.
+        """
+        self._reply(f"# accept\n{uri}")
+
+    def _reply(self, text: str) -> None:
+        write_all(self._output_fd, text.encode() + b"\n")
+        self.answered = True
+
+    def take_rest(self) -> bytes:
+        """Bytes already taken from the parent but not consumed, for handing the conversation to another process."""
+        return self._input.take_rest()
+
+
+def format_settings(settings: Settings) -> bytes:
+    """The preamble that `read_settings` parses."""
+    w = Writer()
+    for name, value in sorted(settings.items()):
+        w.u64(1)
+        w.string(name)
+        w.string(value)
+    w.u64(0)
+    return w.take()
+
+
+def format_request(request: Request) -> bytes:
+    """The `try` that `read_request` parses."""
+    w = Writer()
+    w.string("try")
+    w.flag(request.am_willing)
+    w.string(request.system)
+    w.string(request.drv_path)
+    w.strings(sorted(request.features))
+    return w.take()

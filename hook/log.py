@@ -1,0 +1,114 @@
+"""The JSON log that Nix reads from its hook: one `@nix {…}` line a message.
+
+Writes every line with one system call, so lines of several writers never mix.  Fields hold only strings and
+non-negative integers: Nix aborts the user's command on anything else.  Source: build-hook protocol, "Log messages".
+"""
+
+import json
+import os
+
+from hook.protocol.activity import (
+    ActivityResult,
+    ActivityType,
+    Field,
+    LogEvent,
+    LogMessage,
+    ResultType,
+    StartActivity,
+    StopActivity,
+    Verbosity,
+)
+
+_ID_MASK = (1 << 64) - 1
+
+
+class Log:
+    """Messages and activities for the user, written to `fd`."""
+
+    def __init__(self, fd: int, verbosity: int) -> None:
+        self.verbosity = verbosity
+        self._fd = fd
+        # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.
+        self._next_id = os.getpid() << 32
+
+    def message(self, level: int, text: str) -> None:
+        """A line of text, dropped when `level` is above the user's verbosity."""
+        if level <= self.verbosity:
+            self._line({"action": "msg", "level": int(level), "msg": text})
+
+    def error(self, text: str) -> None:
+        """An error in Nix's own layout: a red `error:`, further lines indented below it."""
+        first, *rest = text.splitlines() or [""]
+        lines = [f"\x1b[31;1merror:\x1b[0m {first}".rstrip(), *(f"       {line}".rstrip() for line in rest)]
+        self.message(Verbosity.ERROR, "\n".join(lines))
+
+    def start(self, level: int, kind: int, text: str, fields: tuple[str | int, ...] = ()) -> int:
+        """Begin an activity; returns its id."""
+        activity = self._new_id()
+        self._start(activity, level, kind, text, list(fields))
+        return activity
+
+    def stop(self, activity: int) -> None:
+        """End an activity."""
+        self._line({"action": "stop", "id": activity})
+
+    def result(self, activity: int, kind: int, *fields: str | int) -> None:
+        """News from an activity."""
+        self._line({"action": "result", "fields": list(fields), "id": activity, "type": int(kind)})
+
+    def progress(self, activity: int, done: int, expected: int, running: int = 0, failed: int = 0) -> None:
+        """How far an activity has come."""
+        self.result(activity, ResultType.PROGRESS, done, expected, running, failed)
+
+    def relay(self, ids: dict[int, int], event: LogEvent) -> None:
+        """Pass on what a daemon said; `ids` maps its activity ids to ours and belongs to one connection."""
+        match event:
+            case LogMessage(text):
+                self.message(Verbosity.ERROR, text.decode(errors="replace").rstrip())
+            case StartActivity(remote, level, kind, text, fields):
+                ids[remote] = self._new_id()
+                self._start(ids[remote], level, kind, text.decode(errors="replace"), _plain(fields))
+            case StopActivity(remote):
+                if remote in ids:
+                    self.stop(ids.pop(remote))
+            case ActivityResult(remote, kind, fields):
+                if remote in ids:
+                    self.result(ids[remote], kind, *_plain(fields))
+
+    def _start(self, activity: int, level: int, kind: int, text: str, fields: list[str | int]) -> None:
+        line = {"action": "start", "id": activity, "level": level, "parent": 0, "text": text, "type": int(kind)}
+        if fields:
+            line["fields"] = fields
+        self._line(line)
+
+    def _new_id(self) -> int:
+        self._next_id = self._next_id + 1 & _ID_MASK
+        return self._next_id
+
+    def _line(self, message: dict[str, object]) -> None:
+        write_all(self._fd, b"@nix " + json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+
+class Activity:
+    """An activity that ends with its `with` block."""
+
+    def __init__(self, log: Log, level: int, kind: ActivityType, text: str, *fields: str | int) -> None:
+        self._log = log
+        self.id = log.start(level, kind, text, fields)
+
+    def __enter__(self) -> "Activity":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.stop(self.id)
+
+
+def _plain(fields: tuple[Field, ...]) -> list[str | int]:
+    return [field if isinstance(field, int) else field.decode(errors="replace") for field in fields]
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write everything, however the kernel splits it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

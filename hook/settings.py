@@ -1,0 +1,56 @@
+"""Nix's settings as the parent sends them: names and canonical text.
+
+The preamble may lack any setting and may hold names unknown here (build-hook protocol, "settings preamble"), so every
+accessor takes the default that Nix documents.  Values are never interpreted before somebody asks.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from hook.errors import ConfigurationError
+
+
+class Settings(Mapping[str, str]):
+    """An immutable view of the parent's settings with typed access."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def text(self, name: str, default: str = "") -> str:
+        """The value as sent."""
+        return self._values.get(name, default)
+
+    def words(self, name: str, default: str = "") -> list[str]:
+        """A list or set: words separated by white space."""
+        return self._values.get(name, default).split()
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A boolean, written `true` or `false`."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if value not in ("true", "false"):
+            raise ConfigurationError(f"setting '{name}' is '{value}', expected 'true' or 'false'")
+        return value == "true"
+
+    def number(self, name: str, default: int) -> int:
+        """A decimal integer."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        try:
+            return int(value)
+        except ValueError:
+            raise ConfigurationError(f"setting '{name}' is '{value}', expected a number") from None
+
+    def replace(self, **changes: str) -> "Settings":
+        """A copy with some values changed; underscores in the keywords stand for dashes."""
+        return Settings(self._values | {name.replace("_", "-"): value for name, value in changes.items()})

@@ -1,0 +1,111 @@
+"""Nix's side of the pipe, with bytes recorded from three Nix releases."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hook.schedule import Request
+
+from hook.errors import RequestError
+from hook.front import Front, format_request, format_settings
+from hook.settings import Settings
+
+VECTORS = Path(__file__).parent / "vectors" / "hook"
+RELEASES = ["2.8", "2.26", "2.34"]
+
+
+@contextmanager
+def front_on(data: bytes) -> Iterator[tuple[Front, int]]:
+    """A front that reads `data` and then end of file; yields it with the read end of its replies."""
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    writer = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"],
+                              stdin=subprocess.PIPE, stdout=in_write)  # fmt: skip
+    os.close(in_write)
+    try:
+        assert writer.stdin is not None
+        writer.stdin.write(data)
+        writer.stdin.close()
+        yield Front(in_read, out_write, 3), out_read
+    finally:
+        for fd in (in_read, out_read, out_write):
+            os.close(fd)
+        writer.wait()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_recorded_conversation_is_read_to_its_end(release: str) -> None:
+    """Settings, one request, inputs and wanted outputs as Nix really sends them."""
+    with front_on((VECTORS / f"{release}-ok.stdin").read_bytes()) as (front, _):
+        settings = front.read_settings()
+        assert settings.text("system") == "x86_64-linux"
+        assert "remote-program=" in settings.text("builders")
+        request = front.read_request()
+        assert request.drv_path.endswith("-tiny.drv")
+        assert (request.system, request.am_willing, request.features) == ("x86_64-linux", False, frozenset())
+        job = front.read_job()
+        assert [path[-10:] for path in job.inputs] == ["-input.txt"]
+        assert job.wanted == {"dev", "out"}
+        assert front.at_end()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_postponed_request_comes_again(release: str) -> None:
+    """The same process is asked until it accepts."""
+    with front_on((VECTORS / f"{release}-postpone-2.stdin").read_bytes()) as (front, _):
+        front.read_settings()
+        first = front.read_request()
+        assert front.read_request() == first
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_is_handed_to_the_stock_hook_is_what_nix_sent(release: str) -> None:
+    """Re-encoded settings and request equal the recorded bytes, so the stock hook cannot tell the difference."""
+    data = (VECTORS / f"{release}-ok.stdin").read_bytes()
+    with front_on(data) as (front, _):
+        settings = front.read_settings()
+        encoded = format_settings(settings) + format_request(front.read_request())
+        assert data.startswith(encoded)
+        assert encoded + front.take_rest() == data
+
+
+def test_every_truncation_is_an_error_and_never_a_request() -> None:
+    """Closed standard input in every state: whatever is missing, nothing is made up."""
+    settings = Settings({"a": "1"})
+    request = Request(system="s", drv_path="/nix/store/x.drv", features=frozenset({"kvm"}), am_willing=True)
+    data = format_settings(settings) + format_request(request)
+    for cut in range(1, len(data)):
+        with front_on(data[:cut]) as (front, _), pytest.raises(RequestError, match="ends in the middle"):
+            front.read_settings()
+            front.read_request()
+
+
+def test_an_unknown_request_is_named() -> None:
+    """A future Nix may ask something else; its user should learn what."""
+    data = format_settings(Settings({})) + b"\x05\0\0\0\0\0\0\0train\0\0\0"
+    with front_on(data) as (front, _):
+        front.read_settings()
+        with pytest.raises(RequestError, match="unknown request 'train'"):
+            front.read_request()
+
+
+def test_accept_and_machine_arrive_in_one_piece() -> None:
+    """The line after `# accept` is read raw: a log line in between would become the machine's name."""
+    with front_on(b"") as (front, replies):
+        front.accept("ssh-ng://b1")
+        assert os.read(replies, 1000) == b"# accept\nssh-ng://b1\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("decline", b"# decline\n"), ("decline_permanently", b"# decline-permanently\n"), ("postpone", b"# postpone\n")],
+)
+def test_replies_are_exactly_the_words_nix_knows(method: str, expected: bytes) -> None:
+    """Any other line that starts with `# ` aborts the user's command."""
+    with front_on(b"") as (front, replies):
+        getattr(front, method)()
+        assert os.read(replies, 1000) == expected

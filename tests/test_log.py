@@ -1,0 +1,91 @@
+"""Lines that Nix parses as JSON; one it cannot take aborts the user's command."""
+
+import json
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hook.log import Activity, Log
+from hook.protocol.activity import ActivityResult, ActivityType, LogMessage, StartActivity, StopActivity, Verbosity
+
+
+class Lines:
+    """A log and what came out of it."""
+
+    def __init__(self, verbosity: int = 3) -> None:
+        self._read, self._write = os.pipe()
+        self.log = Log(self._write, verbosity)
+
+    def taken(self) -> list[dict[str, Any]]:
+        os.close(self._write)
+        with os.fdopen(self._read, "rb") as file:
+            lines = file.read().splitlines(keepends=True)
+        assert all(line.startswith(b"@nix {") and line.endswith(b"}\n") for line in lines)
+        return [json.loads(line[5:]) for line in lines]
+
+
+def test_messages_above_the_users_verbosity_are_not_sent() -> None:
+    """`-v` decides, and Nix passes it to its hook."""
+    lines = Lines(verbosity=3)
+    lines.log.message(Verbosity.INFO, "shown")
+    lines.log.message(Verbosity.TALKATIVE, "hidden")
+    assert [line["msg"] for line in lines.taken()] == ["shown"]
+
+
+def test_an_error_looks_like_one_of_nix() -> None:
+    """Red word, further lines below the text; the layout users know."""
+    lines = Lines()
+    lines.log.error("first\n\nsecond")
+    (message,) = lines.taken()
+    assert message == {"action": "msg", "level": 0, "msg": "\x1b[31;1merror:\x1b[0m first\n\n       second"}
+
+
+def test_an_activity_ends_with_its_block_even_on_errors() -> None:
+    """An activity left open stays in the user's progress display."""
+    lines = Lines()
+    with pytest.raises(ZeroDivisionError), Activity(lines.log, 4, ActivityType.UNKNOWN, "connecting"):
+        raise ZeroDivisionError
+    start, stop = lines.taken()
+    assert (start["action"], start["text"], start["level"], start["type"]) == ("start", "connecting", 4, 0)
+    assert stop == {"action": "stop", "id": start["id"]}
+
+
+FIELDS = st.lists(st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=20)), max_size=4).map(tuple)
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(max_size=30), FIELDS)
+def test_whatever_a_daemon_says_becomes_valid_json(remote: int, text: bytes, fields: tuple[Any, ...]) -> None:
+    """Every field is a string or a non-negative integer, every line valid UTF-8, every id one of ours."""
+    lines = Lines()
+    ids: dict[int, int] = {}
+    lines.log.relay(ids, StartActivity(remote, 3, 105, text, fields, 0))
+    lines.log.relay(ids, ActivityResult(remote, 101, fields))
+    lines.log.relay(ids, StopActivity(remote))
+    lines.log.relay(ids, LogMessage(text))
+    start, result, stop, message = lines.taken()
+    assert start["id"] == result["id"] == stop["id"]
+    assert start["text"] == text.decode(errors="replace")
+    assert result["fields"] == [f if isinstance(f, int) else f.decode(errors="replace") for f in fields]
+    assert message["level"] == 0
+
+
+def test_two_connections_may_use_the_same_ids() -> None:
+    """Ids are unique per connection only; mixed up, one build's log would appear under another."""
+    lines = Lines()
+    first: dict[int, int] = {}
+    second: dict[int, int] = {}
+    lines.log.relay(first, StartActivity(1, 3, 105, b"a", (), 0))
+    lines.log.relay(second, StartActivity(1, 3, 105, b"b", (), 0))
+    a, b = lines.taken()
+    assert a["id"] != b["id"]
+
+
+def test_news_from_an_unknown_activity_is_dropped() -> None:
+    """It cannot be shown anywhere, and Nix would ignore it."""
+    lines = Lines()
+    lines.log.relay({}, StopActivity(5))
+    lines.log.relay({}, ActivityResult(5, 101, (b"x",)))
+    assert lines.taken() == []
