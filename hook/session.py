@@ -1,0 +1,232 @@
+"""The life of one build, from Nix's question to the hook's exit status.
+
+    settings → request → decide → connect → accept → upload → build → download → exit
+
+A Session is given one front and the services it needs, and does not know which process it runs in.  Before `# accept`
+every failure ends in an answer that lets Nix go on; afterwards a build ends in success, in its own failure, or after
+every able machine was tried.  Tested in test_session.py with scripted machines, and in the lab.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from hook import stock
+from hook.build import Builder
+from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, ConfigurationError, FerryError, MachineError, StockOnly
+from hook.front import Front, Job
+from hook.log import Activity
+from hook.machines import Machine
+from hook.protocol.activity import ActivityType, Verbosity
+from hook.remote import Remote, one_line
+from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, no_machine_message, suitable
+from hook.settings import Settings
+from hook.slots import Slot, SlotTable
+from hook.store.local import LocalStore
+
+LOSSES_ALLOWED = 2
+"""How often one build may lose a machine before that machine is out."""
+
+SLOT_POLL_S = 1.0
+"""How often a build that lost its machine looks for a slot on a busy one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a session works with; opened from the parent's settings."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    host: Host
+    machines: tuple[Machine, ...]
+    store: LocalStore
+    slots: SlotTable
+    private_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A build's place: a connected machine, with one of its slots held until `close`."""
+
+    machine: Machine
+    remote: Remote
+    close: Callable[[], None]
+
+
+class Session:
+    """One conversation with Nix; `run` returns the hook's exit status."""
+
+    def __init__(self, front: Front, open_services: Callable[[Settings], Services]) -> None:
+        self._front = front
+        self._log = front.log
+        self._open_services = open_services
+        self._disabled: dict[Machine, str] = {}
+        self._losses: dict[Machine, int] = {}
+
+    def run(self) -> int:
+        """Answer requests until one is accepted and built, or Nix has no more."""
+        if self._front.at_end():
+            return EXIT_OK
+        settings = self._front.read_settings()
+        request = self._front.read_request()
+        machines: tuple[Machine, ...] = ()
+        try:
+            self._services = self._open_services(settings)
+            machines = self._services.machines
+            while True:
+                if placed := self._place(request):
+                    return self._carry_out(request, *placed)
+                if self._front.at_end():
+                    return EXIT_OK
+                request = self._front.read_request()
+        except StockOnly as reason:
+            text = f"handing '{request.drv_path}' to the stock build hook: {one_line(reason)}"
+            self._log.message(Verbosity.TALKATIVE, text)
+            return stock.hand_over(self._front, settings, request, machines)
+
+    # Before the answer
+
+    def _place(self, request: Request) -> tuple[Builder, Placement] | None:
+        """Find and connect a machine, then accept; otherwise answer what fits and return None."""
+        while True:
+            decision, slot = self._decide(request)
+            self._explain(request, decision)
+            match decision.answer:
+                case Answer.DECLINE:
+                    return self._front.decline()
+                case Answer.DECLINE_PERMANENTLY:
+                    return self._front.decline_permanently()
+                case Answer.POSTPONE:
+                    return self._front.postpone()
+            assert decision.machine is not None and slot is not None
+            try:
+                builder = self._prepare(request)
+            except FerryError as error:
+                slot.release()
+                if isinstance(error, StockOnly):
+                    raise
+                self._log.error(f"cannot build '{request.drv_path}' on another machine: {one_line(error)}")
+                return self._front.decline()
+            if placement := self._connect(decision.machine, slot, builder):
+                self._front.accept(placement.remote.name)
+                return builder, placement
+
+    def _decide(self, request: Request) -> tuple[Decision, Slot | None]:
+        """Choose a machine and take its slot, in one step for all hooks on this host."""
+        s = self._services
+        candidates: list[Candidate] = []
+        slots: dict[Machine, Slot | None] = {}
+        with s.slots.selection():
+            for machine in s.machines:
+                load, disabled = None, self._disabled.get(machine)
+                if disabled is None and suitable(request, machine) is None:
+                    slots[machine], load = s.slots.probe(self._stem(machine), machine.max_jobs)
+                candidates.append(Candidate(machine, load, slots.get(machine) is not None, disabled))
+            decision = decide(request, s.host, candidates)
+            for machine, slot in slots.items():
+                if slot is not None and machine is not decision.machine:
+                    slot.release()
+            chosen = slots[decision.machine] if decision.machine else None
+            if chosen is not None:
+                chosen.touch()
+            return decision, chosen
+
+    def _explain(self, request: Request, decision: Decision) -> None:
+        """Say why: every machine's verdict at `-v`, and stock's own text where no machine can ever do it."""
+        for verdict in decision.verdicts:
+            text = f"'{self._name(verdict.machine)}' for '{request.drv_path}': {verdict.reason}"
+            self._log.message(Verbosity.TALKATIVE, text)
+        if decision.answer is Answer.DECLINE and self._services.machines:
+            level, text = no_machine_message(request, self._services.host, self._services.machines)
+            self._log.message(level, text)
+
+    def _prepare(self, request: Request) -> Builder:
+        s = self._services
+        derivation = s.store.read_derivation(request.drv_path)
+        if not all(output.path for _, output in derivation.outputs):
+            raise StockOnly("its output paths are known only after the build")
+        return Builder(request.drv_path, derivation, s.settings, s.store, s.slots, self._log)
+
+    def _connect(self, machine: Machine, slot: Slot, builder: Builder) -> Placement | None:
+        """Connect to `machine`; if that fails say so, give up its slot, and leave it out from now on."""
+        s, name = self._services, self._name(machine)
+        with ExitStack() as held:
+            held.callback(slot.release)
+            if machine.uri.scheme != "ssh-ng":
+                raise StockOnly(f"machine '{name}' is not reached by ssh-ng")
+            try:
+                with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
+                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, self._log))
+                    remote.shake_hands()
+            except (MachineError, ConfigurationError) as error:
+                self._disabled[machine] = one_line(error)
+                self._log.error(f"cannot build on '{name}': {one_line(error)}")
+                return None
+            builder.check_supported(remote)
+            return Placement(machine, remote, held.pop_all().close)
+
+    # After `# accept`
+
+    def _carry_out(self, request: Request, builder: Builder, placement: Placement) -> int:
+        """Build what was accepted, moving to another machine when one is lost."""
+        try:
+            job = self._front.read_job()
+            while True:
+                lost = self._attempt(builder, job, placement)
+                if lost is None:
+                    return EXIT_OK
+                name = placement.remote.name
+                placement.close()
+                self._lose(placement.machine, lost)
+                following = self._replace(request, builder)
+                if following is None:
+                    self._log.error(f"build of '{request.drv_path}' on '{name}' failed: {one_line(lost)}")
+                    return EXIT_FAILED
+                moved = f"'{name}' was lost ({one_line(lost)}); building on '{following.remote.name}' instead"
+                self._log.message(Verbosity.WARN, f"warning: {moved}")
+                placement = following
+        except BuildFailed as error:
+            self._log.error(f"build of '{request.drv_path}' on '{placement.remote.name}' failed: {error}")
+            return EXIT_FAILED
+        except FerryError as error:
+            self._log.error(f"build of '{request.drv_path}' on '{placement.remote.name}' failed: {one_line(error)}")
+            return EXIT_FAILED
+        finally:
+            placement.close()
+
+    def _attempt(self, builder: Builder, job: Job, placement: Placement) -> MachineError | None:
+        """One try on one machine; returns why the machine failed us, or None after success."""
+        try:
+            builder.run(placement.remote, job, self._stem(placement.machine))
+        except MachineError as error:
+            return placement.remote.explain(error)
+        return None
+
+    def _lose(self, machine: Machine, error: MachineError) -> None:
+        self._losses[machine] = self._losses.get(machine, 0) + 1
+        if self._losses[machine] >= LOSSES_ALLOWED:
+            self._disabled[machine] = one_line(error)
+
+    def _replace(self, request: Request, builder: Builder) -> Placement | None:
+        """Another place for an accepted build; None when no machine is left that could take it."""
+        while True:
+            decision, slot = self._decide(request)
+            if decision.answer is Answer.POSTPONE:
+                time.sleep(SLOT_POLL_S)
+            elif decision.machine is None or slot is None:
+                return None
+            else:
+                try:
+                    if placement := self._connect(decision.machine, slot, builder):
+                        return placement
+                except StockOnly as reason:
+                    self._disabled[decision.machine] = one_line(reason)
+
+    # Names
+
+    def _name(self, machine: Machine) -> str:
+        return machine.uri.render(self._services.host.release)
+
+    def _stem(self, machine: Machine) -> str:
+        return machine.uri.lock_stem(self._services.host.release)

@@ -1,0 +1,90 @@
+"""Hand a conversation to Nix's own build hook, whole.
+
+Whatever nix-ferry does not handle reaches the stock hook as if Nix had started it: same settings, same request, same
+descriptors.  From then on this process only passes on what Nix still has to say.  The stock hook is the parent's own
+executable under the name `build-remote`, which every release since 2.0 answers to.
+"""
+
+import os
+import select
+import shutil
+import signal
+from collections.abc import Sequence
+
+from hook._native import lib
+from hook.errors import EXIT_FAILED
+from hook.front import Front, format_request, format_settings
+from hook.machines import Machine, format_machine
+from hook.schedule import Request
+from hook.settings import Settings
+
+CHUNK_BYTES = 64 << 10
+
+
+def find_stock_hook() -> str | None:
+    """A path by which the Nix that started us can be executed; None if the parent is not Nix and PATH has none."""
+    path = f"/proc/{os.getppid()}/exe"
+    try:
+        # The link stays executable when the file was replaced by an upgrade, which its text would not be.
+        name = os.path.basename(os.readlink(path))
+    except OSError:
+        return shutil.which("nix")
+    return path if name.startswith("nix") else shutil.which("nix")
+
+
+def hand_over(front: Front, settings: Settings, request: Request, machines: Sequence[Machine]) -> int:
+    """Let the stock hook answer `request` and all that follow; returns its exit status.
+
+    It is given only the lines of `builders` that are well formed, since one bad line makes it refuse all of them.
+    """
+    executable = find_stock_hook()
+    if executable is None:
+        front.log.error("cannot find the stock build hook: the parent process is not Nix, and 'nix' is not in PATH")
+        front.decline_permanently()
+        return EXIT_FAILED
+    if machines:
+        settings = settings.replace(builders="\n".join(format_machine(machine) for machine in machines))
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _become(executable, read_fd, front.log.verbosity)
+    os.close(read_fd)
+    front.answered = True
+    replay = format_settings(settings) + format_request(request) + front.take_rest()
+    return _relay(child, write_fd, replay)
+
+
+def _become(executable: str, stdin_fd: int, verbosity: int) -> None:
+    """Replace this forked process by the stock hook."""
+    try:
+        os.dup2(stdin_fd, 0)
+        lib.set_pdeathsig(signal.SIGKILL)
+        os.execv(executable, ["build-remote", str(verbosity)])
+    finally:
+        os._exit(127)
+
+
+def _relay(child: int, write_fd: int, data: bytes) -> int:
+    """Feed the child `data` and then our standard input, until it exits."""
+    child_fd = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(child_fd, select.POLLIN)
+    poll.register(0, select.POLLIN)
+    try:
+        while True:
+            try:
+                while data:
+                    data = data[os.write(write_fd, data) :]
+            except BrokenPipeError:
+                poll.unregister(0)
+                break
+            ready = {fd for fd, _ in poll.poll()}
+            if child_fd in ready:
+                break
+            data = os.read(0, CHUNK_BYTES)
+            if not data:
+                break
+    finally:
+        os.close(write_fd)
+        os.close(child_fd)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

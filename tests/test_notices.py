@@ -1,0 +1,36 @@
+"""A notice is for the user's command, and a command starts many hooks."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from hook.notices import KEPT_S, Notices
+
+
+def test_a_text_is_new_once_for_a_command_and_once_for_the_next(tmp_path: Path) -> None:
+    """Two hooks of one command, then a hook of another."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert Notices(str(tmp_path), os.getpid()).first_time("bad line")
+        assert not Notices(str(tmp_path), os.getpid()).first_time("bad line")
+        assert Notices(str(tmp_path), os.getpid()).first_time("other line")
+        assert Notices(str(tmp_path), other.pid).first_time("bad line")
+        other.kill()
+
+
+def test_yesterdays_notices_are_removed(tmp_path: Path) -> None:
+    """The directory must not grow with every command ever run."""
+    notices = Notices(str(tmp_path), os.getpid())
+    notices.first_time("old")
+    (stale,) = (tmp_path / "notices").iterdir()
+    os.utime(stale, (1, 1))
+    assert KEPT_S > 0
+    notices.first_time("young")
+    assert stale not in (tmp_path / "notices").iterdir()
+
+
+def test_a_directory_that_cannot_be_written_only_repeats_the_notice(tmp_path: Path) -> None:
+    """Saying it twice is better than not saying it, or failing the build."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert Notices(str(blocked), os.getpid()).first_time("bad line")
+    assert Notices(str(blocked), os.getpid()).first_time("bad line")
