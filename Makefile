@@ -1,0 +1,50 @@
+# Everything a developer or CI runs.  On Debian each target installs what it needs (as root) and is missing.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+NATIVE := $(wildcard native/*.c native/*.h) native/build.py
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+
+.PHONY: all demo test unit bench fuzz lint native-check clean
+
+all: $(VENV)/ready
+
+# The virtual environment holds an editable install, so Python changes need no rebuild and C changes need one.
+$(VENV)/ready: pyproject.toml $(NATIVE)
+	PYTHON=$(PYTHON) .ci/packages $(PYTHON)=python3 gcc=gcc /usr/include/openssl/evp.h=libssl-dev \
+	    /usr/include/stdio.h=libc6-dev python:ensurepip=python3-venv python:sysconfig=python3-dev
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade pip
+	$(RUN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/ready
+	$(RUN)/python -m tests.lab.demo
+
+test: $(VENV)/ready lint native-check
+	$(RUN)/python -m tests.lab.setup
+	$(RUN)/python -m pytest $(PYTEST_ARGS)
+
+unit: $(VENV)/ready
+	$(RUN)/python -m pytest -m 'not lab' $(PYTEST_ARGS)
+
+native-check:
+	$(MAKE) -C native check
+
+bench: $(VENV)/ready
+	$(RUN)/python -m tests.lab.setup
+	$(RUN)/python -m pytest bench --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
+
+fuzz:
+	.ci/packages clang=clang
+	$(MAKE) -C native fuzz SECONDS_EACH=$(FUZZ_SECONDS)
+
+lint: $(VENV)/ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info hook/*.so native/_native.c
+	$(MAKE) -C native clean
