@@ -1,0 +1,165 @@
+"""The local store as a build hook uses it: read from it, and import outputs into it.
+
+An import is prepare → restore (by the caller) → check_import → commit.  The parent process holds the lock of every
+output meanwhile, which is why neither the daemon nor `nix-store --import` can do this for us.  Nothing is valid before
+commit; what a failed import leaves on disk is removed by the next attempt or by the collector.  Tested in
+test_store_local.py against Nix.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypedDict
+
+from hook.errors import StoreError
+from hook.settings import Settings
+from hook.store.derivation import Derivation, parse_derivation
+from hook.store.info import PathInfo, check_content_address, format_hash
+from hook.store.location import StoreLocation, find_store
+from hook.store.mount import make_writable
+from hook.store.path import check_store_path, is_derivation
+from hook.store.remove import remove_tree
+from hook.store.temproots import TempRoots
+
+if TYPE_CHECKING:
+    from hook.store.database import Database
+
+IGNORED_ACLS = "security.csm security.selinux system.nfs4_acl"
+"""Nix's default of the setting `ignored-acls`."""
+
+
+class RestoreOptions(TypedDict):
+    """How to restore a NAR into this store: keyword arguments of `hook.nar.Restorer`."""
+
+    fsync: bool
+    kept_xattrs: Sequence[str]
+
+
+class LocalStore:
+    """A local store that this process may write to; the database is opened when first used, by that thread."""
+
+    def __init__(self, location: StoreLocation, settings: Settings) -> None:
+        self.store_dir = location.store_dir
+        self.real_store_dir = location.real_store_dir
+        self.state_dir = location.state_dir
+        self.log_dir = location.log_dir
+        self.temp_roots = TempRoots(location.state_dir)
+        self._settings = settings
+        self._fsync = settings.flag("fsync-store-paths", False)
+        self._optimise = settings.flag("auto-optimise-store", False)
+
+    @classmethod
+    def open(cls, settings: Settings, environ: Mapping[str, str]) -> Self:
+        """The store that `settings` and `environ` mean, made writable; StockOnly if it needs the stock hook.
+
+        To be called before there are threads: a remount reaches only the thread that did it and its children.
+        """
+        location = find_store(settings.text("store", "") or environ.get("NIX_REMOTE", ""), environ)
+        make_writable(location.real_store_dir)
+        return cls(location, settings)
+
+    @cached_property
+    def database(self) -> "Database":
+        """The store's database."""
+        # SQLite, libcrypto and the NAR code are loaded on first use: most requests are answered without them.
+        from hook.store.database import Database
+
+        return Database.open(
+            self.state_dir,
+            wal=self._settings.flag("use-sqlite-wal", True),
+            fsync_metadata=self._settings.flag("fsync-metadata", True),
+        )
+
+    def close(self) -> None:
+        """Close the database and end the temporary roots."""
+        if "database" in self.__dict__:
+            self.database.close()
+            del self.database
+        self.temp_roots.close()
+
+    # Reading
+
+    def real_path(self, path: str) -> str:
+        """Where the store path `path` is on disk."""
+        return self.real_store_dir + path[len(self.store_dir) :]
+
+    def read_derivation(self, drv_path: str) -> Derivation:
+        """Parse the derivation at `drv_path`; StoreError if it is missing or malformed, StockOnly if unsupported."""
+        check_store_path(drv_path, self.store_dir)
+        try:
+            with open(self.real_path(drv_path), "rb") as file:
+                derivation = parse_derivation(file.read())
+            for path in _paths_of(derivation):
+                check_store_path(path, self.store_dir)
+        except OSError as error:
+            raise StoreError(f"cannot read derivation '{drv_path}': {error.strerror}") from error
+        except StoreError as error:
+            raise StoreError(f"error parsing derivation '{drv_path}': {error}") from error
+        return derivation
+
+    # Importing
+
+    def restore_options(self) -> RestoreOptions:
+        """How this store wants its files written."""
+        return {"fsync": self._fsync, "kept_xattrs": self._settings.words("ignored-acls", IGNORED_ACLS)}
+
+    def prepare(self, path: str) -> str | None:
+        """Make room for `path`: the place to restore it to, where nothing is now; None if it is valid already."""
+        check_store_path(path, self.store_dir)
+        # Rooted first: otherwise a collector could delete it between the question and its use.
+        self.temp_roots.add([path])
+        if self.database.valid_among([path]):
+            return None
+        real_path = self.real_path(path)
+        remove_tree(real_path)
+        return real_path
+
+    def check_import(self, info: PathInfo, nar_hash: bytes, nar_size: int) -> None:
+        """StoreError unless the restored tree, whose NAR had this hash and size, is what `info` says."""
+        if nar_hash != info.nar_hash:
+            raise _mismatch("hash", info.path, format_hash(info.nar_hash), format_hash(nar_hash))
+        if nar_size != info.nar_size:
+            raise _mismatch("size", info.path, str(info.nar_size), str(nar_size))
+        claim = check_content_address(info, self.store_dir)
+        if claim:
+            from hook.store.content import check_content
+
+            check_content(info, claim, self.real_path(info.path))
+
+    def commit(self, infos: Sequence[PathInfo]) -> None:
+        """Make checked imports valid, all of them or none; paths that `prepare` found valid do not belong here."""
+        derivations = {info.path: self.read_derivation(info.path) for info in infos if is_derivation(info.path)}
+        if self._optimise:
+            from hook.store.optimise import optimise_path
+
+            for info in infos:
+                optimise_path(self.real_path(info.path), self.real_store_dir, fsync=self._fsync)
+        try:
+            if self._fsync:
+                _fsync_directory(self.real_store_dir)
+        except OSError as error:
+            raise StoreError(f"cannot write to '{self.real_store_dir}': {error.strerror}") from error
+        if self._settings.flag("sync-before-registering", False):
+            os.sync()
+        self.database.register(infos, int(time.time()), derivations)
+
+
+def _paths_of(derivation: Derivation) -> list[str]:
+    return [
+        *(output.path for _, output in derivation.outputs if output.path),
+        *(path for path, _ in derivation.input_drvs),
+        *derivation.input_srcs,
+    ]
+
+
+def _fsync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _mismatch(what: str, path: str, specified: str, got: str) -> StoreError:
+    return StoreError(f"{what} mismatch importing path '{path}';\n  specified: {specified}\n  got:       {got}")
