@@ -196,6 +196,20 @@ class Host:
             raise CommandError(shown)
         return Output(argv, child.returncode, stdout, stderr)
 
+    def processes(self) -> dict[int, str]:
+        """Return what runs in the machine besides its first process and its servers: outer process id → command."""
+        servers = [server.pid for server in (self._daemon, self._sshd) if server is not None]
+        known = {self._pid, *(pid for server in servers for pid in _children_of(server))}
+        namespace = os.readlink(f"/proc/{self._pid}/ns/pid")
+        found = {}
+        for directory in Path("/proc").glob("[0-9]*"):
+            # Processes come and go meanwhile, and a zombie has no namespace left.
+            with contextlib.suppress(OSError):
+                if os.readlink(directory / "ns/pid") == namespace and int(directory.name) not in known:
+                    command = (directory / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+                    found[int(directory.name)] = command.decode(errors="replace")
+        return found
+
     def end(self, child: subprocess.Popen[str]) -> None:
         """Kill a command given by `popen` with its process group, unless it has ended."""
 
@@ -296,12 +310,10 @@ class Host:
         known_hosts = f"/root/.ssh/known_hosts.{alias}"
         host_key = builder.read_file(HOST_KEY + ".pub")
         self.write_file(known_hosts, f"[127.0.0.1]:{builder.port} {host_key}")
-        config = self.path("/root/.ssh/config")
-        blocks = config.read_text() if config.exists() else ""
         block = [f"Host {alias}", "HostName 127.0.0.1", f"Port {builder.port}", f"IdentityFile {key}"]
         block += ["StrictHostKeyChecking yes", f"UserKnownHostsFile {known_hosts}"]
-        # ssh takes the first value it finds, so a later call for the same alias wins.
-        self.write_file("/root/.ssh/config", "\n  ".join(block) + "\n" + blocks, 0o600)
+        self.write_file(f"/root/.ssh/hosts/{alias}", "\n  ".join(block) + "\n", 0o600)
+        self.write_file("/root/.ssh/config", "Include hosts/*\n", 0o600)
         accepted = builder.path("/etc/ssh/authorized_keys")
         keys = accepted.read_text() if accepted.exists() else ""
         public = self.read_file(key + ".pub")

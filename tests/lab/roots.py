@@ -35,6 +35,10 @@ UNREAD = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/
 """Files of packages that no test reads and that would double a root's size."""
 
 
+VERSION_FILE = "/etc/nix-version"
+"""Where a root says what `nix --version` prints in it."""
+
+
 def cache_directory() -> Path:
     """Return where roots are kept: ${XDG_CACHE_HOME:-~/.cache}/nix-ferry/roots."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -47,6 +51,7 @@ def recipe(suite: str, mirror: str | None, target: str) -> list[str]:
     # A snapshot mirror serves release files that are past their date.
     options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNREAD]
+    options.append(f'--customize-hook=chroot "$1" nix --version > "$1{VERSION_FILE}"')
     return ["mmdebstrap", *options, suite, target, *([mirror] if mirror else [])]
 
 
@@ -61,20 +66,28 @@ def machine_mirror() -> str | None:
 
 def root(suite: str) -> Path:
     """Return the root directory of `suite`, making it first if need be (half a minute)."""
-    mirror = machine_mirror()
-    digest = hashlib.sha256(" ".join(recipe(suite, mirror, "")).encode()).hexdigest()[:8]
-    directory = cache_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    finished = directory / f"{suite}-{digest}"
-    with _locked(directory / f"{suite}.lock"):
+    finished = _path(suite)
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(finished.with_name(f"{suite}.lock")):
         if not finished.is_dir():
             # Roots of other recipes, and what an interrupted run left.
-            for stale in directory.glob(f"{suite}-*"):
+            for stale in finished.parent.glob(f"{suite}-*"):
                 shutil.rmtree(stale)
-            unfinished = tempfile.mkdtemp(prefix=f"{suite}-unfinished-", dir=directory)
-            subprocess.run(recipe(suite, mirror, unfinished), check=True)
+            unfinished = tempfile.mkdtemp(prefix=f"{suite}-unfinished-", dir=finished.parent)
+            subprocess.run(recipe(suite, machine_mirror(), unfinished), check=True)
             os.rename(unfinished, finished)
     return finished
+
+
+def label(suite: str) -> str:
+    """Return the version of Nix in the root of `suite`, `2.8.0` say, or the suite if that root is not made yet."""
+    made = list(cache_directory().glob(f"{suite}-*{VERSION_FILE}"))
+    return made[0].read_text().split()[-1] if made else suite
+
+
+def _path(suite: str) -> Path:
+    command = recipe(suite, machine_mirror(), "")
+    return cache_directory() / f"{suite}-{hashlib.sha256(' '.join(command).encode()).hexdigest()[:8]}"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,67 @@
+"""Fixtures that several directories of tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import install, roots
+from tests.lab.host import Host, wait_until
+from tests.lab.lab import Lab
+
+HOSTS = ("client", "builder")
+"""Fixtures that are a host; a test that asks for one runs on every release of Nix."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hook",
+        choices=("ferry", "stock"),
+        default="ferry",
+        help="the build hook of the lab's clients; with `stock` a test of the lab itself is tested",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for name in HOSTS:
+        if name in metafunc.fixturenames:
+            ids = [f"{name}-{roots.label(suite)}" for suite in roots.SUITES]
+            metafunc.parametrize(name, roots.SUITES, ids=ids, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    def ferry() -> Path:
+        return install.build(tmp_path_factory.mktemp("nix-ferry"))
+
+    with Lab(ferry) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="session")
+def hook(request: pytest.FixtureRequest) -> str | None:
+    """The build hook under test, for Host.configure."""
+    return install.HOOK if request.config.getoption("--hook") == "ferry" else None
+
+
+@pytest.fixture
+def client(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host with nix-ferry and an empty store; after the test none of its processes may be left."""
+    yield from _fresh(lab.client(request.param))
+
+
+@pytest.fixture
+def builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host to build on with an empty store; after the test none of its processes may be left."""
+    yield from _fresh(lab.builder(request.param))
+
+
+def _fresh(host: Host) -> Iterator[Host]:
+    host.stop_daemon()
+    host.reset_store()
+    yield host
+    host.stop_daemon()
+    try:
+        wait_until(lambda: not host.processes(), f"end of what the test started on {host.name}", timeout_s=5)
+    except TimeoutError as error:
+        pytest.fail(f"{error}; still there: {host.processes()}")

@@ -1,0 +1,51 @@
+"""nix-ferry as its users install it: the wheel, unpacked, with the scripts its entry points ask for.
+
+Built from a copy of the sources, so that neither leftovers of earlier builds get in nor new ones get out.
+"""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from tests.lab.host import Host
+
+SOURCES = Path(__file__).parents[2]
+PREFIX = "/opt/nix-ferry"
+HOOK = f"{PREFIX}/bin/nix-ferry-hook"
+
+NOT_SOURCES = (".*", "__pycache__", "bench", "build", "dist", "tests", "*.egg-info", "*.so")
+
+SCRIPT = """\
+#!/usr/bin/python3
+import sys
+
+sys.path[0] = "{prefix}/lib"
+from {module} import {function}
+
+sys.exit({function}())
+"""
+
+
+def build(directory: Path) -> Path:
+    """Build the wheel below `directory` and return the tree to be installed as PREFIX."""
+    copy, wheels, tree = directory / "sources", directory / "wheels", directory / "tree"
+    shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", str(wheels), str(copy)], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    shutil.unpack_archive(wheel, tree / "lib", "zip")
+    (tree / "bin").mkdir()
+    (installed,) = distributions(path=[str(tree / "lib")])
+    for entry in installed.entry_points.select(group="console_scripts"):
+        script = tree / "bin" / entry.name
+        script.write_text(SCRIPT.format(prefix=PREFIX, module=entry.module, function=entry.attr))
+        script.chmod(0o755)
+    return tree
+
+
+def install(tree: Path, host: Host) -> None:
+    """Copy a built tree into `host`, whose Python then finds the hook's modules compiled."""
+    shutil.copytree(tree, host.path(PREFIX))
+    host.run(["python3", "-m", "compileall", "-q", f"{PREFIX}/lib"])

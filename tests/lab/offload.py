@@ -1,0 +1,36 @@
+"""What every test with a client and a builder does: make them known to each other, and build parts of a graph."""
+
+from collections.abc import Sequence
+
+from tests.lab.host import Host
+from tests.lab.lab import GRAPHS
+
+
+def plain(builder: Host) -> str:
+    """Return the URI of the machine line that has no features."""
+    return f"ssh-ng://{builder.name}"
+
+
+def big(builder: Host) -> str:
+    """Return the URI of the machine line that has `big-parallel`."""
+    return f"ssh-ng://{builder.name}-big"
+
+
+def connect(client: Host, builder: Host, hook: str | None, **settings: str) -> None:
+    """Let `client` build on `builder`, through `hook`, as two machines of different features."""
+    for uri in (plain(builder), big(builder)):
+        client.trust(builder, uri.removeprefix("ssh-ng://"))
+    machines = f"{plain(builder)} - - 4 ; {big(builder)} - - 4 1 big-parallel"
+    client.configure(hook=hook, builders=machines, **settings)
+
+
+def nix_build(*attributes: str, seed: str, options: Sequence[str] = ()) -> list[str]:
+    """Return the command that builds attributes of graph.nix, elsewhere only, and prints their outputs."""
+    chosen = [word for attribute in attributes for word in ("-A", attribute)]
+    return ["nix-build", f"{GRAPHS}/graph.nix", *chosen, "--argstr", "seed", seed, "-j0", "--no-out-link", *options]
+
+
+def instantiate(client: Host, attribute: str, seed: str) -> str:
+    """Return the derivation path of an attribute of graph.nix."""
+    command = ["nix-instantiate", f"{GRAPHS}/graph.nix", "-A", attribute, "--argstr", "seed", seed]
+    return client.run(command).stdout.strip()
