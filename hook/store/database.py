@@ -9,13 +9,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from hook.errors import StockOnly, StoreError
-from hook.store.derivation import Derivation
 from hook.store.info import PathInfo, format_hash_hex, parse_hash
 
 SCHEMA = "10"
@@ -119,24 +118,22 @@ class Database:
 
     # Writing
 
-    def register(self, infos: Sequence[PathInfo], now: int, derivations: Mapping[str, Derivation]) -> None:
-        """Make `infos` valid, all of them or none.
+    def register(self, infos: Sequence[PathInfo], now: int) -> None:
+        """Make `infos`, none of them a derivation, valid: all of them or none.
 
         What they refer to must be valid or among them, without cycles.  `now` (Unix seconds) stands in for a
-        registration time of 0; `derivations` holds what those that are `.drv` files say.
+        registration time of 0.
         """
         _check_acyclic(infos)
-        self._transact("BEGIN IMMEDIATE", lambda: self._register(infos, now, derivations))
+        self._transact("BEGIN IMMEDIATE", lambda: self._register(infos, now))
 
-    def _register(self, infos: Sequence[PathInfo], now: int, derivations: Mapping[str, Derivation]) -> None:
+    def _register(self, infos: Sequence[PathInfo], now: int) -> None:
         ids = self._ids({path for info in infos for path in (info.path, *info.references)})
         for info in infos:
             if info.path in ids:
                 self._update(info)
             else:
                 ids[info.path] = self._insert(info, now)
-                if info.path in derivations:
-                    self._insert_outputs(ids[info.path], derivations[info.path])
         for info in infos:
             for reference in info.references:
                 if reference not in ids:
@@ -159,12 +156,6 @@ class Database:
         self._connection.execute(
             "UPDATE ValidPaths SET hash = ?, narSize = ?, ultimate = ?, sigs = ?, ca = ? WHERE path = ?",
             (*_changing_columns(info), info.path),
-        )
-
-    def _insert_outputs(self, drv_id: int, derivation: Derivation) -> None:
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO DerivationOutputs (drv, id, path) VALUES (?, ?, ?)",
-            [(drv_id, name, output.path) for name, output in derivation.outputs if output.path],
         )
 
     # Statements

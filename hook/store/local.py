@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypedDict
 
-from hook.errors import StoreError
+from hook.errors import StockOnly, StoreError
 from hook.settings import Settings
 from hook.store.derivation import Derivation, parse_derivation
 from hook.store.info import PathInfo, check_content_address, format_hash
 from hook.store.location import StoreLocation, find_store
 from hook.store.mount import make_writable
-from hook.store.path import check_store_path, is_derivation
+from hook.store.path import check_store_path
 from hook.store.remove import remove_tree
 from hook.store.temproots import TempRoots
 
@@ -87,6 +87,9 @@ class LocalStore:
     def read_derivation(self, drv_path: str) -> Derivation:
         """Parse the derivation at `drv_path`; StoreError if it is missing or malformed, StockOnly if unsupported."""
         check_store_path(drv_path, self.store_dir)
+        if drv_path.endswith(".drv.drv"):
+            # What it makes is a derivation itself, which becomes valid by rules of its own.
+            raise StockOnly("dynamic derivations")
         try:
             with open(self.real_path(drv_path), "rb") as file:
                 derivation = parse_derivation(file.read())
@@ -129,20 +132,16 @@ class LocalStore:
 
     def commit(self, infos: Sequence[PathInfo]) -> None:
         """Make checked imports valid, all of them or none; paths that `prepare` found valid do not belong here."""
-        derivations = {info.path: self.read_derivation(info.path) for info in infos if is_derivation(info.path)}
         if self._optimise:
             from hook.store.optimise import optimise_path
 
             for info in infos:
                 optimise_path(self.real_path(info.path), self.real_store_dir, fsync=self._fsync)
-        try:
-            if self._fsync:
-                _fsync_directory(self.real_store_dir)
-        except OSError as error:
-            raise StoreError(f"cannot write to '{self.real_store_dir}': {error.strerror}") from error
+        if self._fsync:
+            _fsync_directory(self.real_store_dir)
         if self._settings.flag("sync-before-registering", False):
             os.sync()
-        self.database.register(infos, int(time.time()), derivations)
+        self.database.register(infos, int(time.time()))
 
 
 def _paths_of(derivation: Derivation) -> list[str]:
@@ -154,11 +153,14 @@ def _paths_of(derivation: Derivation) -> list[str]:
 
 
 def _fsync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StoreError(f"cannot write '{path}' to disk: {error.strerror}") from error
 
 
 def _mismatch(what: str, path: str, specified: str, got: str) -> StoreError:

@@ -14,6 +14,9 @@ from hook.errors import StoreError
 from hook.nar import Dumper
 from hook.store.path import encode_base32
 
+MTIME_NS = 1_000_000_000
+"""The time of everything in a store: one second after the epoch."""
+
 _LINK_REFUSED = frozenset({errno.EMLINK, errno.ENOSPC, errno.ENOENT})
 
 
@@ -81,15 +84,20 @@ def _offer(path: str, status: os.stat_result, link: str) -> bool:
 
 
 def _replace_within(directory: str, path: str, link: str, real_store_dir: str, fsync: bool) -> None:
-    before = os.stat(directory)
-    os.chmod(directory, 0o755)
+    """Replace `path` in a directory that must be as before afterwards."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _replace(path, link, real_store_dir)
+        accessed_ns = os.fstat(fd).st_atime_ns
+        os.fchmod(fd, 0o755)
+        try:
+            _replace(path, link, real_store_dir)
+        finally:
+            os.fchmod(fd, 0o555)
+            os.utime(fd, ns=(accessed_ns, MTIME_NS))
+        if fsync:
+            os.fsync(fd)
     finally:
-        os.chmod(directory, 0o555)
-        os.utime(directory, ns=(before.st_atime_ns, 1_000_000_000))
-    if fsync:
-        fsync_directory(directory)
+        os.close(fd)
 
 
 def _replace(path: str, link: str, real_store_dir: str) -> None:
@@ -105,12 +113,3 @@ def _replace(path: str, link: str, real_store_dir: str) -> None:
     except OSError as error:
         if error.errno not in _LINK_REFUSED:
             raise
-
-
-def fsync_directory(path: str) -> None:
-    """Return once the entries of the directory `path` are on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -77,11 +77,6 @@ def name_of(path: str) -> str:
     return base_name(path)[HASH_CHARS + 1 :]
 
 
-def is_derivation(path: str) -> bool:
-    """Whether `path` names a `.drv` file."""
-    return path.endswith(".drv")
-
-
 def store_path(kind: str, inner: bytes, name: str, store_dir: str) -> str:
     """The path of something of `kind` whose SHA-256 is `inner`."""
     # Loaded on first use: it brings in libcrypto, which most decisions do without.
