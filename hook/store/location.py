@@ -5,6 +5,7 @@ understood, is left to the stock hook.  The rules are the rows of test_store_loc
 """
 
 import os
+from binascii import unhexlify
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,10 +72,10 @@ def _decode(text: str) -> str:
     """Resolve `%xx`."""
     first, *rest = text.encode("utf-8", "surrogateescape").split(b"%")
     try:
-        decoded = first + b"".join(bytes.fromhex(piece[:2].decode("ascii")) + piece[2:] for piece in rest)
+        # Padded, so that too few digits are wrong digits.
+        return os.fsdecode(first + b"".join(unhexlify(piece[:2].ljust(2)) + piece[2:] for piece in rest))
     except ValueError:
         raise StoreError(f"'{text}' in the store's parameters is badly encoded") from None
-    return os.fsdecode(decoded)
 
 
 def _first(*values: str | None) -> str:

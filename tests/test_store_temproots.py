@@ -1,0 +1,180 @@
+"""Temporary roots: what is rooted survives Nix's own collector, before, during and after a collection."""
+
+import fcntl
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hook.errors import StoreError
+from hook.store.temproots import TempRoots
+from tests.nixstore import NixStore
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> NixStore:
+    """A store with a few paths that nothing keeps."""
+    store = NixStore(tmp_path / "store")
+    store.build("leaf", "fixed")
+    return store
+
+
+def _path(store: NixStore, name: str) -> str:
+    (path,) = [path for path in store.objects() if path.endswith(f"-{name}")]
+    return path
+
+
+def test_a_rooted_path_survives_until_the_root_ends(store: NixStore) -> None:
+    """Only what was rooted, and only as long as this process wants it."""
+    leaf, fixed = _path(store, "leaf"), _path(store, "fixed")
+    roots = TempRoots(str(store.state_dir))
+    roots.add([leaf])
+    store.run("nix-store", "--gc")
+    assert store.objects() == [leaf]
+    roots.add([fixed])
+    roots.close()
+    store.run("nix-store", "--gc")
+    assert store.objects() == []
+    assert list((store.state_dir / "temproots").iterdir()) == []
+
+
+def test_an_invalid_path_survives_too(store: NixStore) -> None:
+    """A path that is being restored is not valid yet, and a collector deletes what is not valid."""
+    leaf = _path(store, "leaf")
+    other = leaf.replace("-leaf", "-other")
+    store.run("nix-store", "--delete", leaf)
+    for path in (leaf, other):
+        os.mkdir(path)
+    roots = TempRoots(str(store.state_dir))
+    roots.add([other])
+    store.run("nix-store", "--gc")
+    # The collector goes by hash: both names have the same one.
+    assert os.path.exists(other)
+    roots.close()
+    store.run("nix-store", "--gc")
+    assert not os.path.exists(other)
+
+
+@contextmanager
+def _collector_in_the_middle(store: NixStore) -> Iterator[None]:
+    """Nix's collector, stopped after it has read every root and before it deletes anything."""
+    fifo = store.root / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        ["nix-store", "--gc"],
+        env=store.environ | {"_NIX_TEST_GC_SYNC": str(fifo)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as collector:
+        with open(fifo, "wb"):
+            yield
+        assert collector.wait() == 0
+
+
+def test_a_running_collector_is_told(store: NixStore) -> None:
+    """It has read the files already; a root it learns of over its socket counts, now and in the next collection."""
+    leaf, fixed = _path(store, "leaf"), _path(store, "fixed")
+    roots = TempRoots(str(store.state_dir))
+    with _collector_in_the_middle(store):
+        roots.add([leaf, fixed])
+    assert set(store.objects()) == {leaf, fixed}
+    store.run("nix-store", "--gc")
+    assert set(store.objects()) == {leaf, fixed}
+    roots.close()
+
+
+def test_the_state_directory_may_have_a_long_name(tmp_path: Path) -> None:
+    """The address of a socket has 107 bytes."""
+    store = NixStore(tmp_path / ("long-name" * 15))
+    store.build("leaf")
+    roots = TempRoots(str(store.state_dir))
+    with _collector_in_the_middle(store):
+        roots.add([_path(store, "leaf")])
+    assert len(store.objects()) == 1
+    roots.close()
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[int]:
+    """The lock of a collector that does not answer yet."""
+    with open(tmp_path / "gc.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def test_a_collector_that_ends_meanwhile_is_waited_for(tmp_path: Path, collector: int) -> None:
+    """Its socket is gone before its lock is; afterwards the file alone counts."""
+    roots = TempRoots(str(tmp_path))
+    with ThreadPoolExecutor() as pool:
+        adding = pool.submit(roots.add, ["/nix/store/a"])
+        with pytest.raises(TimeoutError):
+            adding.result(0.3)
+        fcntl.flock(collector, fcntl.LOCK_UN)
+        adding.result()
+    assert (tmp_path / "temproots" / str(os.getpid())).read_bytes() == b"/nix/store/a\0"
+    roots.close()
+
+
+def test_a_collector_that_hangs_up_is_asked_again(tmp_path: Path, collector: int) -> None:
+    """A root that was not acknowledged may not have been seen."""
+    (tmp_path / "gc-socket").mkdir()
+    roots = TempRoots(str(tmp_path))
+    with socket.socket(socket.AF_UNIX) as server, ThreadPoolExecutor() as pool:
+        server.bind(str(tmp_path / "gc-socket" / "socket"))
+        server.listen()
+        adding = pool.submit(roots.add, ["/nix/store/a", "/nix/store/b"])
+        with server.accept()[0] as connection:
+            assert connection.recv(100) == b"/nix/store/a\n"
+        with server.accept()[0] as connection:
+            assert connection.recv(100) == b"/nix/store/a\n"
+            connection.sendall(b"1")
+            assert connection.recv(100) == b"/nix/store/b\n"
+            connection.sendall(b"1")
+            adding.result()
+    roots.close()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_collector_that_never_answers_is_an_error(tmp_path: Path, collector: int, listening: bool) -> None:
+    """Nothing waits for ever, and nothing goes on unprotected."""
+    (tmp_path / "gc-socket").mkdir()
+    roots = TempRoots(str(tmp_path), collector_s=0.2)
+    with socket.socket(socket.AF_UNIX) as server:
+        if listening:
+            server.bind(str(tmp_path / "gc-socket" / "socket"))
+            server.listen()
+        with pytest.raises(StoreError, match=r"cannot protect '/nix/store/a' from the .*garbage collector"):
+            roots.add(["/nix/store/a"])
+    fcntl.flock(collector, fcntl.LOCK_UN)
+    roots.add(["/nix/store/a"])
+    roots.close()
+
+
+def test_a_stale_file_of_this_process_id_is_replaced(tmp_path: Path) -> None:
+    """Process ids come round again; the roots of the last owner are nobody's."""
+    directory = tmp_path / "temproots"
+    directory.mkdir()
+    (directory / str(os.getpid())).write_bytes(b"/nix/store/stale\0")
+    roots = TempRoots(str(tmp_path))
+    roots.add(["/nix/store/a"])
+    roots.add(["/nix/store/a", "/nix/store/b"])
+    file = directory / str(os.getpid())
+    assert file.read_bytes() == b"/nix/store/a\0/nix/store/b\0"
+    assert file.stat().st_mode & 0o777 == 0o600
+    with open(file, "rb") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    roots.close()
+
+
+def test_a_state_directory_that_is_not_ours_is_an_error(tmp_path: Path) -> None:
+    """Without a root nothing may be written."""
+    (tmp_path / "temproots").touch()
+    with pytest.raises(StoreError, match="cannot protect '/nix/store/a'"):
+        TempRoots(str(tmp_path)).add(["/nix/store/a"])
