@@ -6,14 +6,16 @@ raises ProtocolError and the connection must be closed.  Layouts: worker protoco
 against recorded bytes of three Nix releases in test_worker.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity
+from hook.protocol.building import BuildResult, skip_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
-from hook.protocol.wire import MAX_COUNT, Reader, Writer
+from hook.protocol.upload import Upload
+from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
 from hook.store.info import PathInfo, format_hash_hex, parse_hash
 
@@ -42,49 +44,6 @@ class Stderr(IntEnum):
     START_ACTIVITY = 0x53545254
     STOP_ACTIVITY = 0x53544F50
     RESULT = 0x52534C54
-
-
-class BuildStatus(IntEnum):
-    """How a build ended, as numbered on the wire."""
-
-    BUILT = 0
-    SUBSTITUTED = 1
-    ALREADY_VALID = 2
-    PERMANENT_FAILURE = 3
-    INPUT_REJECTED = 4
-    OUTPUT_REJECTED = 5
-    TRANSIENT_FAILURE = 6
-    CACHED_FAILURE = 7
-    TIMED_OUT = 8
-    MISC_FAILURE = 9
-    DEPENDENCY_FAILED = 10
-    LOG_LIMIT_EXCEEDED = 11
-    NOT_DETERMINISTIC = 12
-    RESOLVES_TO_ALREADY_VALID = 13
-    NO_SUBSTITUTERS = 14
-
-
-SUCCESSES = frozenset(
-    {
-        BuildStatus.BUILT,
-        BuildStatus.SUBSTITUTED,
-        BuildStatus.ALREADY_VALID,
-        BuildStatus.RESOLVES_TO_ALREADY_VALID,
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """The daemon's answer to a build."""
-
-    status: int
-    message: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the outputs are there."""
-        return self.status in SUCCESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,21 +137,27 @@ class WorkerClient:
         self._request(Op.NAR_FROM_PATH).string(path)
         self._finish()
 
-    def begin_add_multiple(self) -> None:
-        """Begin to upload a batch; the caller sends `format_path_header` and NARs in frames, then `end_upload`."""
+    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
+        """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
+        if not self.adds_multiple:
+            return [Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),)) for info in infos]
+        headers = [_path_header(info) for info in infos]
+        headers[0] = len(infos).to_bytes(8, "little") + headers[0]
+        return [Upload(self._add_multiple(), framed=True, parts=tuple(zip(headers, infos, strict=True)))]
+
+    def _add_multiple(self) -> bytes:
         w = self._request(Op.ADD_MULTIPLE_TO_STORE)
         w.flag(False)  # repair
         w.flag(True)  # dontCheckSigs
-        self._send()
+        return w.take()
 
-    def begin_add_to_store_nar(self, info: PathInfo) -> None:
-        """Begin to upload one path; the caller sends its NAR in frames, then `end_upload`."""
+    def _add_to_store_nar(self, info: PathInfo) -> bytes:
         w = self._request(Op.ADD_TO_STORE_NAR)
         w.string(info.path)
         _write_path_info(w, info)
         w.flag(False)  # repair
         w.flag(True)  # dontCheckSigs
-        self._send()
+        return w.take()
 
     def end_upload(self) -> None:
         """Wait until the daemon has taken in everything."""
@@ -285,7 +250,7 @@ def _write_path_info(w: Writer, info: PathInfo) -> None:
     w.string(info.ca)
 
 
-def format_path_header(info: PathInfo) -> bytes:
+def _path_header(info: PathInfo) -> bytes:
     """What precedes the NAR of `info.path` in the stream of AddMultipleToStore."""
     w = Writer()
     w.string(info.path)
@@ -308,29 +273,8 @@ def read_path_info(r: Reader, path: str) -> PathInfo:
     )
 
 
-def write_basic_derivation(w: Writer, derivation: Derivation, inputs: Iterable[str]) -> None:
-    """A derivation without its input derivations: `inputs` must hold everything it needs."""
-    w.u64(len(derivation.outputs))
-    for name, output in derivation.outputs:
-        w.string(name)
-        w.string(output.path)
-        w.string(output.hash_algo)
-        w.string(output.hash)
-    w.strings(sorted(inputs))
-    w.string(derivation.system)
-    w.string(derivation.builder)
-    w.strings(derivation.args)
-    w.u64(len(derivation.env))
-    for variable, value in derivation.env:
-        w.string(variable)
-        w.string(value)
-
-
 def read_build_result(r: Reader, version: tuple[int, int]) -> BuildResult:
-    """A BuildResult at `version`; times and built outputs are read and dropped.
-
-    The times are 0 from some releases, and the outputs of every derivation built here have paths known beforehand.
-    """
+    """A BuildResult at `version`; its times are dropped, since some releases always send 0."""
     status = r.u64()
     message = r.message()
     if version >= (1, 29):
@@ -343,7 +287,5 @@ def read_build_result(r: Reader, version: tuple[int, int]) -> BuildResult:
             if r.flag():
                 r.u64()  # microseconds
     if version >= (1, 28):
-        for _ in range(r.count(MAX_COUNT)):
-            r.string()  # output id
-            r.string()  # realisation as JSON
+        skip_built_outputs(r)
     return BuildResult(status, message)

@@ -22,6 +22,16 @@ class RecordedChannel(BytesSource):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.sent = bytearray()
+        self._marks: list[int] = []
+
+    def mark(self) -> None:
+        """The next request begins here."""
+        self._marks.append(len(self.sent))
+
+    def requests(self) -> list[bytes]:
+        """What was sent, cut at the marks."""
+        ends = [*self._marks[1:], len(self.sent)]
+        return [bytes(self.sent[start:end]) for start, end in zip(self._marks, ends, strict=True)]
 
     def write(self, data: bytes) -> None:
         self.sent += data

@@ -1,0 +1,163 @@
+"""The serve protocol's client (`nix-store --serve --write`), what `ssh://` machines speak.
+
+There are no log messages and no errors on this connection: the build log and every error text come on the remote's
+standard error, and an error ends the connection.  Layouts: serve protocol, sections 1 to 4; decoded against bytes
+recorded from three Nix releases in test_serve.py.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from hook.errors import ProtocolError
+from hook.protocol.building import BuildResult, skip_built_outputs, write_basic_derivation
+from hook.protocol.handshake import Channel, describe_noise
+from hook.protocol.upload import Upload
+from hook.protocol.wire import Reader, Writer
+from hook.store.derivation import Derivation
+from hook.store.info import PathInfo, format_hash_hex, parse_hash
+
+CLIENT_MAGIC = 0x390C9DEB
+SERVER_MAGIC = 0x5452EECB
+CLIENT_VERSION = (2, 7)
+"""Announced to every server: those of Nix 2.5 to 2.10 send a reply of 2.6 or later whatever they are told."""
+OLDEST_SERVER = (2, 5)
+
+
+class Command(IntEnum):
+    """Command numbers."""
+
+    QUERY_VALID_PATHS = 1
+    QUERY_PATH_INFOS = 2
+    DUMP_STORE_PATH = 3
+    BUILD_DERIVATION = 8
+    ADD_TO_STORE_NAR = 9
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What every build is told; 0 stands for no limit."""
+
+    max_silent_time_s: int
+    timeout_s: int
+    max_log_bytes: int
+    keep_failed: bool
+
+
+class ServeClient:
+    """One handshaken connection to `nix-store --serve --write`."""
+
+    def __init__(self, channel: Channel, options: ServeOptions) -> None:
+        self._channel = channel
+        self._reader = Reader(channel)
+        self._writer = Writer()
+        self._options = options
+        self.version = self._shake_hands()
+
+    def _shake_hands(self) -> tuple[int, int]:
+        w, r = self._writer, self._reader
+        w.u64(CLIENT_MAGIC)
+        w.u64(_number(CLIENT_VERSION))
+        self._channel.write(w.take())
+        first = self._channel.read(8)
+        if int.from_bytes(first, "little") != SERVER_MAGIC:
+            raise ProtocolError(describe_noise(first + self._channel.peek()))
+        number = r.u64()
+        server = (number >> 8 & 0xFF, number & 0xFF)
+        if server[0] != CLIENT_VERSION[0]:
+            raise ProtocolError(f"serve protocol {server[0]}.{server[1]} is not supported (need 2.x)")
+        if server < OLDEST_SERVER:
+            oldest = f"{OLDEST_SERVER[0]}.{OLDEST_SERVER[1]}"
+            raise ProtocolError(f"serve protocol {server[0]}.{server[1]} is too old (need {oldest} or newer)")
+        return min(server, CLIENT_VERSION)
+
+    def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
+        """Those of `paths` that are valid there, rooted for as long as this connection lasts."""
+        w = self._request(Command.QUERY_VALID_PATHS)
+        w.flag(True)  # lock: add temporary roots first
+        w.flag(substitute)
+        w.strings(sorted(paths))
+        self._send()
+        return set(self._reader.texts())
+
+    def query_path_info(self, path: str) -> PathInfo | None:
+        """What is registered for `path`; None if it is not valid there.  The registration time is not sent."""
+        self._request(Command.QUERY_PATH_INFOS).strings([path])
+        self._send()
+        r = self._reader
+        info = None
+        while found := r.text():
+            if found != path or info is not None:
+                raise ProtocolError(f"asked about '{path}', told about '{found}'")
+            deriver, references = r.text() or None, tuple(sorted(r.texts()))
+            r.u64()  # download size
+            nar_size = r.u64()
+            nar_hash, ca, signatures = parse_hash(r.text(), "sha256"), r.text(), tuple(sorted(r.texts()))
+            info = PathInfo(path, deriver, nar_hash, nar_size, references, signatures=signatures, ca=ca)
+        return info
+
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+        """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
+        w, o = self._request(Command.BUILD_DERIVATION), self._options
+        w.string(drv_path)
+        write_basic_derivation(w, derivation, inputs)
+        w.u64(o.max_silent_time_s)
+        w.u64(o.timeout_s)
+        w.u64(o.max_log_bytes)
+        w.u64(0)  # repetitions
+        w.flag(False)  # enforce determinism
+        if self.version >= (2, 7):
+            w.flag(o.keep_failed)
+        self._send()
+        return self._read_build_result()
+
+    def _read_build_result(self) -> BuildResult:
+        r = self._reader
+        status, message = r.u64(), r.message()
+        for _ in ("times built", "non-deterministic", "start", "stop"):
+            r.u64()
+        if self.version >= (2, 6):
+            skip_built_outputs(r)
+        return BuildResult(status, message)
+
+    def nar_from_path(self, path: str) -> None:
+        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+        self._request(Command.DUMP_STORE_PATH).string(path)
+        self._send()
+
+    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
+        """How to send `infos`, which are in an order with references first: one command each."""
+        return [Upload(self._add_to_store_nar(info), framed=False, parts=((b"", info),)) for info in infos]
+
+    def _add_to_store_nar(self, info: PathInfo) -> bytes:
+        w = self._request(Command.ADD_TO_STORE_NAR)
+        w.string(info.path)
+        w.string(info.deriver or "")
+        w.string(format_hash_hex(info.nar_hash))
+        w.strings(info.references)
+        w.u64(info.registration_time)
+        w.u64(info.nar_size)
+        w.flag(info.ultimate)
+        w.strings(info.signatures)
+        w.string(info.ca)
+        return w.take()
+
+    def poll_upload(self) -> None:
+        """Input in the middle of an upload: the server has nothing to say there."""
+        raise ProtocolError("the server answered before it had the whole path")
+
+    def end_upload(self) -> None:
+        """Wait until the server has taken in one path."""
+        if self._reader.u64() != 1:
+            raise ProtocolError("the server did not confirm a path")
+
+    def _request(self, command: Command) -> Writer:
+        self._writer.u64(command)
+        return self._writer
+
+    def _send(self) -> None:
+        self._channel.write(self._writer.take())
+
+
+def _number(version: tuple[int, int]) -> int:
+    return version[0] << 8 | version[1]
