@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import install, roots
-from tests.lab.host import Host, wait_until
+from tests.lab.host import Host
 from tests.lab.lab import Lab
 
 HOSTS = ("client", "builder")
@@ -56,12 +56,28 @@ def builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     yield from _fresh(lab.builder(request.param))
 
 
+@pytest.fixture
+def twin(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A builder with the release of Nix that `client` has."""
+    yield from _fresh(lab.builder(_suite(request)))
+
+
+@pytest.fixture
+def other_builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A builder with another release of Nix than `client` has."""
+    index = roots.SUITES.index(_suite(request))
+    yield from _fresh(lab.builder(roots.SUITES[index - 1]))
+
+
+def _suite(request: pytest.FixtureRequest) -> str:
+    suite = request.node.callspec.params["client"]
+    assert isinstance(suite, str)
+    return suite
+
+
 def _fresh(host: Host) -> Iterator[Host]:
     host.stop_daemon()
     host.reset_store()
     yield host
     host.stop_daemon()
-    try:
-        wait_until(lambda: not host.processes(), f"end of what the test started on {host.name}", timeout_s=5)
-    except TimeoutError as error:
-        pytest.fail(f"{error}; still there: {host.processes()}")
+    host.wait_idle()

@@ -210,6 +210,14 @@ class Host:
                     found[int(directory.name)] = command.decode(errors="replace")
         return found
 
+    def wait_idle(self) -> None:
+        """Wait until nothing but its servers runs in the machine; TimeoutError tells what stayed."""
+        try:
+            wait_until(lambda: not self.processes(), "", timeout_s=5)
+        except TimeoutError:
+            still = "\n".join(self.processes().values())
+            raise TimeoutError(f"still running on {self.name} after 5 s:\n{still}") from None
+
     def end(self, child: subprocess.Popen[str]) -> None:
         """Kill a command given by `popen` with its process group, unless it has ended."""
 

@@ -12,7 +12,7 @@ def plain(builder: Host) -> str:
 
 
 def big(builder: Host) -> str:
-    """Return the URI of the machine line that has `big-parallel`."""
+    """Return the URI of the machine line that is kept for builds that require `big-parallel`."""
     return f"ssh-ng://{builder.name}-big"
 
 
@@ -20,7 +20,7 @@ def connect(client: Host, builder: Host, hook: str | None, **settings: str) -> N
     """Let `client` build on `builder`, through `hook`, as two machines of different features."""
     for uri in (plain(builder), big(builder)):
         client.trust(builder, uri.removeprefix("ssh-ng://"))
-    machines = f"{plain(builder)} - - 4 ; {big(builder)} - - 4 1 big-parallel"
+    machines = f"{plain(builder)} - - 4 ; {big(builder)} - - 4 1 - big-parallel"
     client.configure(hook=hook, builders=machines, **settings)
 
 

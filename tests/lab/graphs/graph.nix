@@ -61,6 +61,19 @@ rec {
         ];
       };
 
+  # The same files within one output and in both.
+  duplicates = make "duplicates" ''
+    mkdir $out $other
+    for i in 1 2; do echo same > $out/$i; echo same > $other/$i; ln -s target $other/link$i; done
+    cp $out/1 $out/executable; chmod +x $out/executable
+    cp $out/executable $other/executable
+  '' {
+    outputs = [
+      "out"
+      "other"
+    ];
+  };
+
   download = fixed "download-${seed}" "fetched once\n" { };
 
   # Its path depends on the content, whichever machine makes it.

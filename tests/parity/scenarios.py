@@ -1,0 +1,66 @@
+"""What the parity tests do with a client and a builder.
+
+A scenario gets both with empty stores, knowing each other (offload.connect), and returns what its commands printed.
+A new one is a function in SCENARIOS; `settings` and `daemon` say how the client is set up for it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.lab.host import Host, Output
+from tests.lab.lab import GRAPHS
+from tests.lab.offload import nix_build
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One entry of the list."""
+
+    name: str
+    act: Callable[[Host, Host], Sequence[Output]]
+    daemon: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = "/nix"
+    """Where the client's store lies."""
+
+
+def _build(*attributes: str, options: Sequence[str] = ()) -> Callable[[Host, Host], Sequence[Output]]:
+    def act(client: Host, _builder: Host) -> Sequence[Output]:
+        return [client.run(nix_build(*attributes, seed="parity", options=options), check=False)]
+
+    return act
+
+
+def _nix_build_with_logs(client: Host, _builder: Host) -> Sequence[Output]:
+    command = ["nix", "build", "-L", "--no-link", "-j0", "-f", f"{GRAPHS}/graph.nix", "top"]
+    return [client.run([*command, "--argstr", "seed", "parity"], check=False)]
+
+
+def _build_what_the_builder_has(client: Host, builder: Host) -> Sequence[Output]:
+    """The second build finds its inputs and outputs on the builder."""
+    first = _build("shapes")(client, builder)
+    client.reset_store()
+    return [*first, *_build("shapes")(client, builder)]
+
+
+def _build_missing_outputs(client: Host, builder: Host) -> Sequence[Output]:
+    """Only some outputs are wanted, since the others are still valid."""
+    first = _build("shapes")(client, builder)
+    empty = _build("shapes.empty")(client, builder)
+    client.run(["nix-store", "--delete", empty[0].stdout.strip()])
+    return [*first, *empty, *_build("shapes.empty", "shapes.out")(client, builder)]
+
+
+SCENARIOS = (
+    Scenario("graph", _build("top")),
+    Scenario("graph, single user", _build("top"), daemon=False),
+    Scenario("graph, chroot store", _build("top", options=["--store", "/root/chroot"]), prefix="/root/chroot/nix"),
+    Scenario("graph, with logs", _nix_build_with_logs),
+    Scenario("graph, optimised store", _build("top", "duplicates"), settings={"auto_optimise_store": "true"}),
+    Scenario("failing", _build("failing")),
+    Scenario("failing, others go on", _build("failing", "after-failing", "forgetful", "shapes", options=["-k"])),
+    Scenario("features", _build("featured")),
+    Scenario("impossible", _build("impossible")),
+    Scenario("the builder has all", _build_what_the_builder_has),
+    Scenario("some outputs are missing", _build_missing_outputs),
+)

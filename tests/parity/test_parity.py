@@ -1,0 +1,88 @@
+"""Stock's hook and ours leave the same stores, say the same and exit alike, on every client."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.lab import roots
+from tests.lab.host import Host
+from tests.lab.lab import GRAPHS, Lab
+from tests.lab.offload import connect
+from tests.parity.scenarios import SCENARIOS, Scenario
+from tests.parity.snapshot import registration_times, snapshot
+
+pytestmark = pytest.mark.lab
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one run of a scenario left; lines of text."""
+
+    messages: list[str]
+    client: list[str]
+    builder: list[str]
+
+
+def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, scratch: Path) -> Observed:
+    """Run a scenario on empty stores."""
+    for host in (client, builder):
+        host.stop_daemon()
+        host.reset_store()
+        host.run(["rm", "-rf", "/root/chroot"])
+    connect(client, builder, hook, **{"auto_optimise_store": "false", **scenario.settings})
+    if scenario.daemon:
+        client.start_daemon()
+    messages = []
+    for output in scenario.act(client, builder):
+        # Builds run side by side and paths are copied in no order, so only the lines count.
+        messages += [f"exit {output.returncode}", *output.stdout.splitlines(), *sorted(output.stderr.splitlines())]
+    client.stop_daemon()
+    client.wait_idle()
+    builder.wait_idle()
+    there = registration_times(builder, scratch)
+    return Observed(messages, snapshot(client, scratch, scenario.prefix, there), snapshot(builder, scratch))
+
+
+def differences(stock: list[str], ours: list[str]) -> str:
+    """Return a diff, empty if both agree."""
+    return "\n".join(difflib.unified_diff(stock, ours, "stock", "ours", lineterm="", n=0))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_stock_and_ours_agree(client: Host, twin: Host, hook: str | None, scenario: Scenario, tmp_path: Path) -> None:
+    """The builder runs the client's release, since messages of a build come from there."""
+    stock = observe(scenario, client, twin, None, tmp_path)
+    ours = observe(scenario, client, twin, hook, tmp_path)
+    assert differences(stock.messages, ours.messages) == ""
+    assert differences(stock.client, ours.client) == ""
+    assert differences(stock.builder, ours.builder) == ""
+
+
+TAMPERING = {
+    "mode": "chmod u+w $out/report",
+    "time": "touch $out",
+    "owner": "chown 1:1 $out/report",
+    "link count": "ln $out/report /nix/var/extra",
+    "content": "chmod u+w $out/report; printf x | dd of=$out/report bs=1 conv=notrunc; chmod 444 $out/report",
+    "left-over file": "touch /nix/store/left-over",
+    "row": "sqlite3 /nix/var/nix/db/db.sqlite \"update ValidPaths set ultimate = null where path = '$out'\"",
+    "reference": "sqlite3 /nix/var/nix/db/db.sqlite 'delete from Refs where rowid = (select max(rowid) from Refs)'",
+    "log": "rm -r /nix/var/log/nix/drvs",
+}
+"""Shell commands that change one thing each."""
+
+
+@pytest.mark.parametrize("command", TAMPERING.values(), ids=TAMPERING.keys())
+def test_the_harness_sees_any_single_difference(lab: Lab, tmp_path: Path, command: str) -> None:
+    """Otherwise agreement would mean nothing."""
+    host = lab.client(roots.SUITES[0])
+    host.reset_store()
+    host.configure()
+    build = ["nix-build", f"{GRAPHS}/graph.nix", "-A", "top", "--argstr", "seed", "parity", "--no-out-link"]
+    out = host.run(build).stdout.strip()
+    before = snapshot(host, tmp_path)
+    assert differences(before, snapshot(host, tmp_path)) == ""
+    host.run(["sh", "-euc", command], env={"out": out})
+    assert differences(before, snapshot(host, tmp_path)) != ""
