@@ -86,8 +86,9 @@ class NixStore:
         return self.lines("nix-build", "--no-out-link", str(self.root / "graph.nix"), *wanted)
 
     def objects(self) -> list[str]:
-        """Every valid path that is no derivation, in the order of their registration."""
-        return [path for (path,) in self.rows("select path from ValidPaths where path not like '%.drv' order by id")]
+        """Every valid path that is no derivation, references first."""
+        paths = [path for (path,) in self.rows("select path from ValidPaths where path not like '%.drv'")]
+        return self.lines("nix-store", "-qR", *paths)
 
     def verify(self) -> None:
         """Fail unless Nix finds the store clean."""

@@ -1,0 +1,114 @@
+"""Content addresses: the hash of every kind of object, with and without self references."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hook.errors import StoreError
+from hook.store.content import check_content, hash_modulo
+from hook.store.info import ContentAddress, PathInfo, check_content_address, format_hash
+from hook.store.path import hash_part
+from tests.nixstore import NixStore
+
+MODULUS = b"0c0zrkwjnlrhzdhmjhqsprjf8ia1p9ns"
+PATH = f"/nix/store/{MODULUS.decode()}-name"
+
+
+def _reference(data: bytes) -> bytes:
+    """The definition: zero every occurrence, then name its position."""
+    positions = []
+    at = data.find(MODULUS)
+    while at >= 0:
+        positions.append(at)
+        at = data.find(MODULUS, at + len(MODULUS))
+    zeroed = data.replace(MODULUS, bytes(len(MODULUS)))
+    return hashlib.sha256(zeroed + b"".join(b"|%d" % position for position in positions)).digest()
+
+
+@given(
+    st.lists(st.sampled_from([MODULUS, MODULUS[:16], MODULUS[16:], b"0", b"between"])).map(b"".join),
+    st.lists(st.integers(0, 400)),
+)
+def test_the_hash_does_not_depend_on_how_the_content_arrives(data: bytes, cuts: list[int]) -> None:
+    """An occurrence may span two chunks, or more."""
+    assert hash_modulo(_cut(data, cuts), "sha256", MODULUS) == _reference(data)
+
+
+def _cut(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    borders = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    for start, end in pairwise(borders):
+        yield data[start:end]
+
+
+@pytest.mark.lab
+def test_every_content_addressed_object_of_nix_passes(tmp_path: Path) -> None:
+    """Text, flat and recursive, SHA-256 and SHA-1, and a tree rewritten to contain its own address."""
+    store = NixStore(tmp_path)
+    outputs = store.build()
+    store.run("nix", "store", "make-content-addressed", "-r", *outputs)
+    ours = store.open()
+    infos = [info for info in ours.database.path_infos(store.objects()).values() if info.ca]
+    assert any(info.path in info.references for info in infos)
+    assert {info.ca.rsplit(":", 1)[0] for info in infos} >= {
+        "text:sha256",
+        "fixed:sha256",
+        "fixed:r:sha256",
+        "fixed:r:sha1",
+    }
+    for info in infos:
+        claim = check_content_address(info, ours.store_dir)
+        assert claim
+        check_content(info, claim, ours.real_path(info.path))
+        wrong = claim._replace(digest=bytes(len(claim.digest)))
+        with pytest.raises(StoreError, match=f"ca hash mismatch importing path '{info.path}';"):
+            check_content(info, wrong, ours.real_path(info.path))
+    ours.close()
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
+def test_a_flat_file_is_hashed_by_its_bytes(tmp_path: Path, algorithm: str) -> None:
+    """The executable bit and the NAR around it do not count; a mismatch names both hashes as stock does."""
+    file = tmp_path / "file"
+    file.write_bytes(b"content" * 300_000)
+    digest = hashlib.new(algorithm, b"content" * 300_000).digest()
+    info = PathInfo(PATH, None, bytes(32), 120, ())
+    check_content(info, ContentAddress("", algorithm, digest), str(file))
+    file.write_bytes(b"other")
+    got = hashlib.new(algorithm, b"other").digest()
+    with pytest.raises(StoreError) as caught:
+        check_content(info, ContentAddress("", algorithm, digest), str(file))
+    assert str(caught.value) == (
+        f"ca hash mismatch importing path '{PATH}';\n"
+        f"  specified: {format_hash(digest, algorithm)}\n"
+        f"  got:       {format_hash(got, algorithm)}"
+    )
+
+
+def test_a_flat_address_is_that_of_a_file_only(tmp_path: Path) -> None:
+    """A symlink is not followed: what it points to is not in the store object."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"content")
+    link = tmp_path / "link"
+    link.symlink_to(secret)
+    claim = ContentAddress("", "sha256", hashlib.sha256(b"content").digest())
+    for path in (link, tmp_path):
+        with pytest.raises(StoreError, match=f"cannot check the content of '{PATH}'"):
+            check_content(PathInfo(PATH, None, bytes(32), 120, ()), claim, str(path))
+
+
+def test_git_hashes_are_refused(tmp_path: Path) -> None:
+    """An unchecked claim must not be registered."""
+    with pytest.raises(StoreError, match="git"):
+        check_content(
+            PathInfo(PATH, None, bytes(32), 120, ()), ContentAddress("git:", "sha1", bytes(20)), str(tmp_path)
+        )
+
+
+def test_the_modulus_is_the_hash_part() -> None:
+    """What Nix zeroes is the digits of the path, wherever they occur."""
+    assert hash_part(PATH).encode() == MODULUS
