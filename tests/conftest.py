@@ -76,8 +76,7 @@ def _suite(request: pytest.FixtureRequest) -> str:
 
 
 def _fresh(host: Host) -> Iterator[Host]:
-    host.stop_daemon()
-    host.reset_store()
+    host.reset()
     yield host
     host.stop_daemon()
     host.wait_idle()

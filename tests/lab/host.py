@@ -196,19 +196,23 @@ class Host:
             raise CommandError(shown)
         return Output(argv, child.returncode, stdout, stderr)
 
-    def processes(self) -> dict[int, str]:
-        """Return what runs in the machine besides its first process and its servers: outer process id → command."""
-        servers = [server.pid for server in (self._daemon, self._sshd) if server is not None]
-        known = {self._pid, *(pid for server in servers for pid in _children_of(server))}
+    def processes(self, *, servers: bool = False) -> dict[int, str]:
+        """Return what runs in the machine: process id, as seen from outside, → command.
+
+        Leaves out the first process, nix-daemon and sshd themselves unless `servers`.
+        """
+        known = {self._pid}
+        for server in (self._daemon, self._sshd):
+            known.update(_children_of(server.pid) if server is not None else ())
         namespace = os.readlink(f"/proc/{self._pid}/ns/pid")
         found = {}
         for directory in Path("/proc").glob("[0-9]*"):
             # Processes come and go meanwhile, and a zombie has no namespace left.
             with contextlib.suppress(OSError):
-                if os.readlink(directory / "ns/pid") == namespace and int(directory.name) not in known:
+                if os.readlink(directory / "ns/pid") == namespace:
                     command = (directory / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                     found[int(directory.name)] = command.decode(errors="replace")
-        return found
+        return {pid: command for pid, command in found.items() if servers or pid not in known}
 
     def wait_idle(self) -> None:
         """Wait until nothing but its servers runs in the machine; TimeoutError tells what stayed."""
@@ -237,14 +241,14 @@ class Host:
     # Nix
 
     def configure(self, *, hook: str | None = None, **settings: str) -> None:
-        """Write nix.conf: the given settings (`_` for `-`) on top of the present ones; restart a running daemon.
+        """Write nix.conf: the host's own settings, then the given ones (`_` for `-`); restart a running daemon.
 
         `hook` is the build hook's path, None for the stock one.  It goes into the environment, which every Nix reads,
         because Nix 2.25 to 2.33 ignore it in nix.conf; to have it there, give `build_hook` among the settings.
         """
         self.hook = hook
-        self.settings.update({name.replace("_", "-"): value for name, value in settings.items()})
-        self.write_file("/etc/nix/nix.conf", "".join(f"{name} = {value}\n" for name, value in self.settings.items()))
+        lines = {**self.settings, **{name.replace("_", "-"): value for name, value in settings.items()}}
+        self.write_file("/etc/nix/nix.conf", "".join(f"{name} = {value}\n" for name, value in lines.items()))
         if self._daemon is not None:
             self.stop_daemon()
             self.start_daemon()
@@ -264,12 +268,18 @@ class Host:
             self._daemon = None
 
     def reset_store(self) -> None:
-        """Forget every store path, as on a fresh machine; a running daemon is restarted."""
+        """Forget every store path; a running daemon is restarted."""
         running = self._daemon is not None
         self.stop_daemon()
-        self.run(["sh", "-c", "rm -rf /nix/* /root/.cache/nix"])
+        self.run(["sh", "-c", "rm -rf /nix/* /root/.cache"])
         if running:
             self.start_daemon()
+
+    def reset(self) -> None:
+        """Forget store, configuration and root's home except for ssh; no daemon runs afterwards."""
+        self.stop_daemon()
+        self.run(["sh", "-c", "find /nix /root -mindepth 1 -maxdepth 1 ! -name .ssh -exec rm -rf {} +"])
+        self.configure()
 
     def nix_version(self) -> str:
         """Return the installed Nix's version, `2.8.0` say."""

@@ -10,7 +10,7 @@ from typing import Self
 from tests.lab import install, roots
 from tests.lab.host import Host
 
-GRAPHS = "/root/graphs"
+GRAPHS = "/srv/graphs"
 """Where clients have tests/lab/graphs."""
 
 

@@ -28,10 +28,8 @@ class Observed:
 def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, scratch: Path) -> Observed:
     """Run a scenario on empty stores."""
     for host in (client, builder):
-        host.stop_daemon()
-        host.reset_store()
-        host.run(["rm", "-rf", "/root/chroot"])
-    connect(client, builder, hook, **{"auto_optimise_store": "false", **scenario.settings})
+        host.reset()
+    connect(client, builder, hook, **scenario.settings)
     if scenario.daemon:
         client.start_daemon()
     messages = []
@@ -78,8 +76,7 @@ TAMPERING = {
 def test_the_harness_sees_any_single_difference(lab: Lab, tmp_path: Path, command: str) -> None:
     """Otherwise agreement would mean nothing."""
     host = lab.client(roots.SUITES[0])
-    host.reset_store()
-    host.configure()
+    host.reset()
     build = ["nix-build", f"{GRAPHS}/graph.nix", "-A", "top", "--argstr", "seed", "parity", "--no-out-link"]
     out = host.run(build).stdout.strip()
     before = snapshot(host, tmp_path)
