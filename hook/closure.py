@@ -17,11 +17,11 @@ def references_first(infos: Iterable[PathInfo]) -> list[PathInfo]:
     """
     by_path = {info.path: info for info in sorted(infos, key=lambda info: info.path)}
     done: dict[str, PathInfo] = {}
-    for root in by_path:
+    for root, info in by_path.items():
         if root in done:
             continue
         open_paths = {root}
-        stack: list[tuple[str, Iterator[str]]] = [(root, iter(by_path[root].references))]
+        stack: list[tuple[str, Iterator[str]]] = [(root, iter(info.references))]
         while stack:
             path, references = stack[-1]
             for reference in references:

@@ -51,7 +51,3 @@ class StoreError(FerryError):
 
 class NarError(FerryError):
     """Bytes that are no valid NAR, or a file that no NAR can hold."""
-
-
-class Cancelled(FerryError):
-    """The parent went away."""

@@ -76,13 +76,15 @@ class Dumper:
         """Fill `buffer`, which must not be empty; the number of bytes put, short only at the end, then 0."""
         if self._closed:
             raise ValueError("this dumper is closed")
-        target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        if not len(target):
+        if not len(buffer):
             raise ValueError("nowhere to read to")
-        size = lib.dumper_read(self._dumper, target, len(target))
+        # Released at once: an exception's traceback would keep it, and Python crashes when its collector then meets a
+        # memoryview that is still exported.
+        with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as target:
+            size = lib.dumper_read(self._dumper, target, len(target))
         if size < 0:
             _raise(lib.dumper_error(self._dumper), self._path, self._max_depth)
-        if size < len(target):
+        if size < len(buffer):
             self._digest = bytes(ffi.buffer(lib.dumper_digest(self._dumper), 32))
         self.size += size
         return size
@@ -137,8 +139,8 @@ class Restorer:
         """Take the next bytes of the NAR; the number consumed: all of them unless the NAR ends within."""
         if self._closed:
             raise ValueError("this restorer is closed")
-        source = ffi.from_buffer("uint8_t[]", data)
-        size = lib.restorer_feed(self._restorer, source, len(source))
+        with ffi.from_buffer("uint8_t[]", data) as source:  # released at once, as in Dumper.read_into
+            size = lib.restorer_feed(self._restorer, source, len(source))
         if size < 0:
             _raise(lib.restorer_error(self._restorer), self._dest, self._max_depth)
         self.size += size

@@ -24,6 +24,7 @@ from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, no
 from hook.settings import Settings
 from hook.slots import Slot, SlotTable
 from hook.store.local import LocalStore
+from hook.transport import REMOTE_PROGRAMS
 
 LOSSES_ALLOWED = 2
 """How often one build may lose a machine before that machine is out."""
@@ -37,6 +38,8 @@ class Services:
     """What a session works with; opened from the parent's settings."""
 
     settings: Settings
+    stock_settings: Settings
+    """The same, as far as the stock hook can take them."""
     environ: Mapping[str, str]
     host: Host
     machines: tuple[Machine, ...]
@@ -70,10 +73,9 @@ class Session:
             return EXIT_OK
         settings = self._front.read_settings()
         request = self._front.read_request()
-        machines: tuple[Machine, ...] = ()
         try:
             self._services = self._open_services(settings)
-            machines = self._services.machines
+            settings = self._services.stock_settings
             while True:
                 if placed := self._place(request):
                     return self._carry_out(request, *placed)
@@ -83,7 +85,7 @@ class Session:
         except StockOnly as reason:
             text = f"handing '{request.drv_path}' to the stock build hook: {one_line(reason)}"
             self._log.message(Verbosity.TALKATIVE, text)
-            return stock.hand_over(self._front, settings, request, machines)
+            return stock.hand_over(self._front, settings, request)
 
     # Before the answer
 
@@ -94,12 +96,13 @@ class Session:
             self._explain(request, decision)
             match decision.answer:
                 case Answer.DECLINE:
-                    return self._front.decline()
+                    self._front.decline()
                 case Answer.DECLINE_PERMANENTLY:
-                    return self._front.decline_permanently()
+                    self._front.decline_permanently()
                 case Answer.POSTPONE:
-                    return self._front.postpone()
-            assert decision.machine is not None and slot is not None
+                    self._front.postpone()
+            if decision.machine is None or slot is None:
+                return None
             try:
                 builder = self._prepare(request)
             except FerryError as error:
@@ -107,7 +110,8 @@ class Session:
                 if isinstance(error, StockOnly):
                     raise
                 self._log.error(f"cannot build '{request.drv_path}' on another machine: {one_line(error)}")
-                return self._front.decline()
+                self._front.decline()
+                return None
             if placement := self._connect(decision.machine, slot, builder):
                 self._front.accept(placement.remote.name)
                 return builder, placement
@@ -121,7 +125,10 @@ class Session:
             for machine in s.machines:
                 load, disabled = None, self._disabled.get(machine)
                 if disabled is None and suitable(request, machine) is None:
-                    slots[machine], load = s.slots.probe(self._stem(machine), machine.max_jobs)
+                    try:
+                        slots[machine], load = s.slots.probe(self._stem(machine), machine.max_jobs)
+                    except ConfigurationError as error:
+                        disabled = self._disabled[machine] = one_line(error)
                 candidates.append(Candidate(machine, load, slots.get(machine) is not None, disabled))
             decision = decide(request, s.host, candidates)
             for machine, slot in slots.items():
@@ -153,11 +160,11 @@ class Session:
         s, name = self._services, self._name(machine)
         with ExitStack() as held:
             held.callback(slot.release)
-            if machine.uri.scheme != "ssh-ng":
-                raise StockOnly(f"machine '{name}' is not reached by ssh-ng")
+            if machine.uri.scheme not in REMOTE_PROGRAMS:
+                raise StockOnly(f"machine '{name}' is not reached by ssh")
             try:
                 with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
-                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, self._log))
+                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, s.settings, self._log))
                     remote.shake_hands()
             except (MachineError, ConfigurationError) as error:
                 self._disabled[machine] = one_line(error)
@@ -198,7 +205,7 @@ class Session:
     def _attempt(self, builder: Builder, job: Job, placement: Placement) -> MachineError | None:
         """One try on one machine; returns why the machine failed us, or None after success."""
         try:
-            builder.run(placement.remote, job, self._stem(placement.machine))
+            builder.run(placement.remote, job)
         except MachineError as error:
             return placement.remote.explain(error)
         return None

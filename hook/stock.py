@@ -9,12 +9,10 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Sequence
 
 from hook._native import lib
 from hook.errors import EXIT_FAILED
 from hook.front import Front, format_request, format_settings
-from hook.machines import Machine, format_machine
 from hook.schedule import Request
 from hook.settings import Settings
 
@@ -32,18 +30,13 @@ def find_stock_hook() -> str | None:
     return path if name.startswith("nix") else shutil.which("nix")
 
 
-def hand_over(front: Front, settings: Settings, request: Request, machines: Sequence[Machine]) -> int:
-    """Let the stock hook answer `request` and all that follow; returns its exit status.
-
-    It is given only the lines of `builders` that are well formed, since one bad line makes it refuse all of them.
-    """
+def hand_over(front: Front, settings: Settings, request: Request) -> int:
+    """Let the stock hook answer `request` and all that follow; returns its exit status."""
     executable = find_stock_hook()
     if executable is None:
         front.log.error("cannot find the stock build hook: the parent process is not Nix, and 'nix' is not in PATH")
         front.decline_permanently()
         return EXIT_FAILED
-    if machines:
-        settings = settings.replace(builders="\n".join(format_machine(machine) for machine in machines))
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:

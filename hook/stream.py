@@ -10,6 +10,7 @@ import os
 import select
 
 from hook.errors import ConnectionLost
+from hook.log import write_all
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10
@@ -31,6 +32,7 @@ class Stream:
         self._write_fd = write_fd
         self._stderr_fd = stderr_fd
         self._stderr = bytearray()
+        self._stderr_copy_fd: int | None = None
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = 0
@@ -102,6 +104,11 @@ class Stream:
             pending, self._pending = self._pending, bytearray()
             self._send(memoryview(pending))
 
+    def copy_stderr(self, fd: int) -> None:
+        """From now on also pass on to `fd` whatever the child prints on standard error."""
+        self._collect_stderr()
+        self._stderr_copy_fd = fd
+
     def stderr_text(self, settle_s: float = 0) -> str:
         """The end of what the child printed on standard error, on one line.
 
@@ -118,6 +125,7 @@ class Stream:
 
     def close(self) -> None:
         """Close every descriptor; the peer sees the end of the connection."""
+        self._collect_stderr()
         for fd in (self._read_fd, self._write_fd, self._stderr_fd):
             if fd is not None and fd >= 0:
                 os.close(fd)
@@ -186,5 +194,7 @@ class Stream:
             if not data:
                 os.close(self._stderr_fd)
                 self._stderr_fd = None
+            if self._stderr_copy_fd is not None:
+                write_all(self._stderr_copy_fd, data)
             self._stderr += data
             del self._stderr[:-STDERR_TAIL_BYTES]

@@ -1,77 +1,97 @@
 """Move store paths between the local store and a machine, with bounded memory.
 
-Uploads send references before referrers, in frames of one fixed buffer that small paths share; downloads go from the
+Uploads send references before referrers, through one fixed buffer that small paths share; downloads go from the
 connection's buffer straight into the C module.  Neither decides what to copy.  Tested in test_transfer.py against a
 scripted daemon and in the lab against real ones.
 """
 
 from collections.abc import Callable, Sequence
 
-from hook.errors import RemoteError, StoreError
+from hook.errors import MachineError, NarError, RemoteError, StoreError
 from hook.log import Activity, Log
 from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
-from hook.protocol.worker import WorkerClient, format_path_header
+from hook.remote import Remote
 from hook.store.info import PathInfo
 from hook.store.local import LocalStore
 from hook.stream import Stream
 
-FRAME_BYTES = 128 << 10
+CHUNK_BYTES = 128 << 10
 PROGRESS_STEP_BYTES = 1 << 20
 """How often a copy reports its progress: once for this many bytes, and at its end."""
 
 
-class FrameSink:
-    """Collects bytes into frames (u64 length, bytes) on a stream; `end` writes the terminating empty frame.
+class Sink:
+    """Collects bytes in one buffer and sends them as they are.
 
-    After each frame it lets `on_input` deal with whatever the daemon has said meanwhile.
+    After each bufferful it lets `on_input` deal with whatever the peer has said meanwhile.
     """
+
+    _head = 0
 
     def __init__(self, stream: Stream, on_input: Callable[[], None]) -> None:
         self._stream = stream
         self._on_input = on_input
-        self._buffer = bytearray(8 + FRAME_BYTES)
-        self._view = memoryview(self._buffer)
-        self._end = 8
+        self._buffer = memoryview(bytearray(self._head + CHUNK_BYTES))
+        self._end = self._head
 
     def write(self, data: bytes) -> None:
         """Add bytes."""
         view = memoryview(data)
         while view:
             size = min(len(view), len(self._buffer) - self._end)
-            self._view[self._end : self._end + size] = view[:size]
-            self._end += size
+            self._buffer[self._end : self._end + size] = view[:size]
             view = view[size:]
-            self._flush_if_full()
+            self._added(size)
 
     def fill(self, dumper: Dumper) -> int:
-        """Add what the dumper has next, at most one frame of it; 0 at its end."""
-        size = dumper.read_into(self._view[self._end :])
-        self._end += size
-        self._flush_if_full()
+        """Add what the dumper has next, at most one buffer of it; 0 at its end."""
+        size = dumper.read_into(self._buffer[self._end :])
+        self._added(size)
         return size
 
     def end(self) -> None:
-        """Send the rest and the end marker."""
+        """Send the rest."""
         self._flush()
-        self._stream.write(bytes(8))
 
     def abandon(self) -> None:
-        """Drop the rest of the current frame and send the end marker, so that the daemon stops reading frames."""
-        self._end = 8
-        self._stream.write(bytes(8))
+        """Give up in the middle, leaving the peer able to read on as far as the protocol allows."""
+        self._end = self._head
 
-    def _flush_if_full(self) -> None:
+    def _added(self, size: int) -> None:
+        self._end += size
         if self._end == len(self._buffer):
             self._flush()
 
     def _flush(self) -> None:
-        if self._end > 8:
-            self._view[:8] = (self._end - 8).to_bytes(8, "little")
-            self._stream.write(self._view[: self._end])
-            self._end = 8
+        if self._end > self._head:
+            self._send(self._buffer[: self._end])
+            self._end = self._head
             while self._stream.has_input():
                 self._on_input()
+
+    def _send(self, filled: memoryview) -> None:
+        self._stream.write(filled)
+
+
+class FrameSink(Sink):
+    """Sends each bufferful as a frame: u64 length, bytes.  An empty frame ends the stream."""
+
+    _head = 8
+
+    def end(self) -> None:
+        """Send the rest and the end marker."""
+        super().end()
+        self._stream.write(bytes(8))
+
+    def abandon(self) -> None:
+        """Send the end marker, up to which the daemon drops what it still receives."""
+        super().abandon()
+        self._stream.write(bytes(8))
+
+    def _send(self, filled: memoryview) -> None:
+        filled[:8] = (len(filled) - 8).to_bytes(8, "little")
+        super()._send(filled)
 
 
 class CopyProgress:
@@ -108,94 +128,88 @@ class _PathProgress:
             self._reported = size
 
 
-def upload(client: WorkerClient, stream: Stream, store: LocalStore, infos: Sequence[PathInfo], log: Log) -> None:
-    """Send `infos`, references first, to the daemon behind `client`.
+class Copier:
+    """Copies store paths to and from one connected machine."""
 
-    RemoteError: the daemon refused a path; the connection stays usable.
-    """
-    with (progress := CopyProgress(log, infos)).activity:
-        if client.adds_multiple:
-            client.begin_add_multiple()
-            sink = FrameSink(stream, client.poll_upload)
-            _upload_framed(client, sink, lambda: _send_batch(sink, stream, store, infos, progress, log))
-        else:
+    def __init__(self, remote: Remote, store: LocalStore, log: Log) -> None:
+        self._client = remote.client
+        self._stream = remote.stream
+        self._name = remote.name
+        self._store = store
+        self._log = log
+
+    def upload(self, infos: Sequence[PathInfo]) -> None:
+        """Send `infos`, which must be in an order with references first.
+
+        RemoteError: the daemon refused a path; the connection stays usable.  StoreError: a path is damaged here.
+        """
+        with (progress := CopyProgress(self._log, infos)).activity:
+            for operation in self._client.plan_upload(infos):
+                self._stream.write(operation.request)
+                sink = (FrameSink if operation.framed else Sink)(self._stream, self._client.poll_upload)
+                try:
+                    for prefix, info in operation.parts:
+                        sink.write(prefix)
+                        self._send_nar(sink, info, progress)
+                    sink.end()
+                except RemoteError:
+                    sink.abandon()
+                    raise
+                self._client.end_upload()
+
+    def download(self, infos: Sequence[PathInfo]) -> None:
+        """Fetch `infos`, references first, verify each and register all of them in one transaction.
+
+        Nothing is registered unless everything arrived; what a failed transfer left on disk is invalid and
+        overwritten by the next attempt.  A path that became valid meanwhile is left alone.
+        """
+        with (progress := CopyProgress(self._log, infos)).activity:
+            imported = []
             for info in infos:
-                client.begin_add_to_store_nar(info)
-                sink = FrameSink(stream, client.poll_upload)
-                _upload_framed(client, sink, lambda s=sink, i=info: _send_nar(s, stream, store, i, progress, log))
+                try:
+                    destination = self._store.prepare(info.path)
+                    if destination is not None:
+                        progress.path_started()
+                        self._receive_path(info, destination)
+                        imported.append(info)
+                except NarError as error:
+                    raise MachineError(f"it sent no valid NAR: {error}") from None
+                except OSError as error:
+                    raise StoreError(f"cannot import '{info.path}': {error.strerror}: '{error.filename}'") from None
+                progress.path_done()
+            self._store.commit(imported)
 
+    def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress) -> None:
+        progress.path_started()
+        with self._copying(info, f"to '{self._name}'", "local", self._name) as activity:
+            bytes_progress = _PathProgress(self._log, activity.id, info.nar_size)
+            try:
+                with Dumper(self._store.real_path(info.path)) as dumper:
+                    while sink.fill(dumper):
+                        bytes_progress.at(dumper.size)
+            except (OSError, NarError) as error:
+                raise StoreError(f"cannot read '{info.path}': {error}") from None
+            # Checked here, too: a peer told a wrong size would take the next path for the rest of this one.
+            if dumper.size != info.nar_size or dumper.digest() != info.nar_hash:
+                raise StoreError(f"path '{info.path}' was modified; see 'nix-store --verify --check-contents --repair'")
+        progress.path_done()
 
-def _upload_framed(client: WorkerClient, sink: FrameSink, send: Callable[[], None]) -> None:
-    try:
-        send()
-        sink.end()
-    except RemoteError:
-        sink.abandon()
-        raise
-    client.end_upload()
+    def _receive_path(self, info: PathInfo, destination: str) -> None:
+        with (
+            self._copying(info, f"from '{self._name}'", self._name, "local") as activity,
+            Restorer(destination, **self._store.restore_options()) as restorer,
+        ):
+            progress = _PathProgress(self._log, activity.id, info.nar_size)
+            self._client.nar_from_path(info.path)
+            while not restorer.done:
+                self._stream.consume(restorer.feed(self._stream.available()))
+                progress.at(restorer.size)
+                if restorer.size > info.nar_size:
+                    raise StoreError(
+                        f"NAR of '{info.path}' is longer than the {info.nar_size} bytes it was declared as"
+                    )
+            self._store.check_import(info, restorer.digest(), restorer.size)
 
-
-def _send_batch(
-    sink: FrameSink,
-    stream: Stream,
-    store: LocalStore,
-    infos: Sequence[PathInfo],
-    progress: CopyProgress,
-    log: Log,
-) -> None:
-    sink.write(len(infos).to_bytes(8, "little"))
-    for info in infos:
-        sink.write(format_path_header(info))
-        _send_nar(sink, stream, store, info, progress, log)
-
-
-def _send_nar(
-    sink: FrameSink, stream: Stream, store: LocalStore, info: PathInfo, progress: CopyProgress, log: Log
-) -> None:
-    text = f"copying path '{info.path}' to '{stream.name}'"
-    progress.path_started()
-    with (
-        Activity(log, Verbosity.INFO, ActivityType.COPY_PATH, text, info.path, "local", stream.name) as activity,
-        Dumper(store.real_path(info.path)) as dumper,
-    ):
-        bytes_progress = _PathProgress(log, activity.id, info.nar_size)
-        while sink.fill(dumper):
-            bytes_progress.at(dumper.size)
-        # Checked here, too: a peer that believes in a wrong size would take the next path for the rest of this one.
-        if dumper.size != info.nar_size or dumper.digest() != info.nar_hash:
-            raise StoreError(
-                f"'{info.path}' is not what it was registered as; try 'nix-store --verify --check-contents'"
-            )
-    progress.path_done()
-
-
-def download(client: WorkerClient, stream: Stream, store: LocalStore, infos: Sequence[PathInfo], log: Log) -> None:
-    """Fetch `infos`, references first, verify each and register all of them in one transaction.
-
-    Nothing is registered unless everything arrived; what a failed transfer left on disk is invalid and overwritten
-    by the next attempt.
-    """
-    with (progress := CopyProgress(log, infos)).activity:
-        for info in infos:
-            text = f"copying path '{info.path}' from '{stream.name}'"
-            progress.path_started()
-            with Activity(
-                log, Verbosity.INFO, ActivityType.COPY_PATH, text, info.path, stream.name, "local"
-            ) as activity:
-                _receive_nar(client, stream, store, info, _PathProgress(log, activity.id, info.nar_size))
-            progress.path_done()
-        store.commit(infos)
-
-
-def _receive_nar(
-    client: WorkerClient, stream: Stream, store: LocalStore, info: PathInfo, progress: _PathProgress
-) -> None:
-    destination = store.prepare(info.path)
-    client.nar_from_path(info.path)
-    with Restorer(destination, **store.restore_options()) as restorer:
-        while not restorer.done:
-            stream.consume(restorer.feed(stream.available()))
-            progress.at(restorer.size)
-            if restorer.size > info.nar_size:
-                raise StoreError(f"NAR of '{info.path}' is longer than the {info.nar_size} bytes its builder declared")
-    store.check_import(info, restorer.digest(), restorer.size)
+    def _copying(self, info: PathInfo, direction: str, source: str, destination: str) -> Activity:
+        text = f"copying path '{info.path}' {direction}"
+        return Activity(self._log, Verbosity.INFO, ActivityType.COPY_PATH, text, info.path, source, destination)

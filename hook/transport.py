@@ -86,16 +86,21 @@ class Connection:
         self._child.wait()
 
 
-def daemon_command(machine: Machine, environ: Mapping[str, str], private_dir: str) -> Command:
-    """The command that connects to the Nix daemon of `machine`.
+REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--serve", "--write")}
+"""By scheme: the default of `remote-program`, and its arguments."""
+
+
+def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str) -> Command:
+    """The command that connects to the Nix of `machine`, whose scheme must be in REMOTE_PROGRAMS.
 
     `private_dir` keeps the known-hosts file of a machine whose line pins a host key.
     """
     uri = machine.uri
-    words = uri.parameter("remote-program", "nix-daemon").split()
+    program, *arguments = REMOTE_PROGRAMS[uri.scheme]
+    words = uri.parameter("remote-program", program).split()
     if not words:
         raise ConfigurationError("parameter 'remote-program' is empty")
-    remote = [*words, "--stdio"]
+    remote = [*words, *arguments]
     if store := uri.parameter("remote-store", ""):
         remote += ["--store", store]
     if uri.is_plain_localhost:

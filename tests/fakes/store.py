@@ -1,0 +1,75 @@
+"""A small local store made by hand: a schema-10 database, one source file, one derivation that reads it."""
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+from hook.nar import Dumper
+from hook.store.derivation import Derivation, DerivationOutput, format_derivation
+from hook.store.path import text_path
+
+SCHEMA = """
+create table ValidPaths (
+    id integer primary key autoincrement not null, path text unique not null, hash text not null,
+    registrationTime integer not null, deriver text, narSize integer, ultimate integer, sigs text, ca text);
+create table Refs (
+    referrer integer not null, reference integer not null, primary key (referrer, reference),
+    foreign key (referrer) references ValidPaths(id) on delete cascade,
+    foreign key (reference) references ValidPaths(id) on delete restrict);
+create table DerivationOutputs (
+    drv integer not null, id text not null, path text not null, primary key (drv, id),
+    foreign key (drv) references ValidPaths(id) on delete cascade);
+"""
+OUT_HASH = "0" * 31
+
+
+class FakeStore:
+    """A store at `root` as `local?root=` describes it; `drv_path` is valid and `source` is its only input."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.real = root / "nix/store"
+        self.state = root / "nix/var/nix"
+        (self.state / "db").mkdir(parents=True)
+        self.real.mkdir(parents=True)
+        (self.state / "db/schema").write_text("10")
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            database.executescript(SCHEMA)
+            database.execute("pragma journal_mode = wal")
+        self.source = self.add(b"input\n", "input.txt")
+        self.outputs = {"dev": f"/nix/store/{OUT_HASH}1-tiny-dev", "out": f"/nix/store/{OUT_HASH}2-tiny"}
+        self.derivation = Derivation(
+            outputs=tuple((name, DerivationOutput(path)) for name, path in self.outputs.items()),
+            input_drvs=(),
+            input_srcs=(self.source,),
+            system="x86_64-linux",
+            builder=b"/bin/sh",
+            args=(b"-c", b"true"),
+            env=(),
+        )
+        self.drv_path = self.add(format_derivation(self.derivation), "tiny.drv")
+
+    def add(self, content: bytes, name: str) -> str:
+        path = text_path(content, [], name, "/nix/store")
+        file = self.real / path.removeprefix("/nix/store/")
+        file.write_bytes(content)
+        file.chmod(0o444)
+        with Dumper(str(file)) as dumper:
+            while dumper.read_into(bytearray(65536)):
+                pass
+            digest, size = dumper.digest().hex(), dumper.size
+        ca = f"text:sha256:{hashlib.sha256(content).hexdigest()}"
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            database.execute(
+                "insert into ValidPaths (path, hash, registrationTime, narSize, ca) values (?, ?, 1, ?, ?)",
+                (path, f"sha256:{digest}", size, ca),
+            )
+        return path
+
+    def valid(self) -> set[str]:
+        """Every path registered now."""
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            return {path for (path,) in database.execute("select path from ValidPaths")}
+
+    def content(self, path: str) -> str:
+        return (self.real / path.removeprefix("/nix/store/")).read_text()

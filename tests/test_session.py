@@ -1,0 +1,414 @@
+"""A whole session against scripted machines: what Nix is answered, what its user reads, what the store holds.
+
+The machines are local commands behind `ssh-ng://localhost?remote-program=…`; real daemons and a real sshd are in the
+lab.  Every test also looks at what must hold whatever happened: no slot held, nothing half-registered.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hook.front import format_request, format_settings
+from hook.protocol.wire import Writer
+from hook.schedule import Request
+from hook.settings import Settings
+from tests.fakes.store import FakeStore
+
+REPOSITORY = Path(__file__).parent.parent
+SYSTEM = "x86_64-linux"
+
+
+@dataclass
+class Outcome:
+    """What came out of one run of the hook."""
+
+    status: int
+    lines: list[str]
+
+    @property
+    def answers(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("# ")]
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line[5:]) for line in self.lines if line.startswith("@nix ")]
+
+    @property
+    def messages(self) -> str:
+        return "\n".join(str(event["msg"]) for event in self.events if event["action"] == "msg")
+
+
+class Bench:
+    """A store and machines, and a hook run on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = FakeStore(root)
+
+    def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
+        # The name makes the URI, and with it the machine, distinct.
+        program = f"{sys.executable}%20-m%20tests.fakes.daemon%20{behaviour}%20{name}"
+        return f"{scheme}://localhost?remote-program={program} {SYSTEM} - 2 {speed}"
+
+    def preamble(self, machines: Sequence[str], **settings: str) -> bytes:
+        values = {
+            "builders": "\n".join(machines),
+            "store": f"local?root={self.store.root}",
+            "system": SYSTEM,
+            "max-jobs": "0",
+            **{name.replace("_", "-"): value for name, value in settings.items()},
+        }
+        return format_settings(Settings(values))
+
+    def request(self, drv_path: str = "", system: str = SYSTEM, features: Sequence[str] = ()) -> bytes:
+        return format_request(
+            Request(
+                system=system,
+                drv_path=drv_path or self.store.drv_path,
+                features=frozenset(features),
+                am_willing=False,
+            )
+        )
+
+    def job(self) -> bytes:
+        w = Writer()
+        w.strings([self.store.source])
+        w.strings(["dev", "out"])
+        return w.take()
+
+    def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
+        """Run the real executable's code on `data`, then end of file."""
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from hook.cli.hook import main; sys.exit(main())", argument],
+            check=False,
+            input=data,
+            capture_output=True,
+            timeout=60,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environ},
+        )
+        assert self.held_slots() == []
+        return Outcome(done.returncode, done.stderr.decode().splitlines())
+
+    def build(self, *machines: str, argument: str = "4", **settings: str) -> Outcome:
+        """One whole conversation about the store's derivation."""
+        return self.hook(self.preamble(machines, **settings) + self.request() + self.job(), argument)
+
+    def ask(self, *machines: str) -> Outcome:
+        """The same conversation up to the request, for answers other than accept."""
+        return self.hook(self.preamble(machines) + self.request())
+
+    def held_slots(self) -> list[str]:
+        held = []
+        for file in (self.store.state / "current-load").glob("*"):
+            with file.open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held.append(file.name)
+        return held
+
+    def outputs_valid(self) -> bool:
+        """Whether all outputs are registered, or none; anything between is a broken promise."""
+        registered = set(self.store.outputs.values()) & self.store.valid()
+        assert registered in (set(), set(self.store.outputs.values()))
+        return bool(registered)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_build_is_accepted_built_and_registered(bench: Bench) -> None:
+    """The whole way: inputs there, log here, outputs verified and valid."""
+    outcome = bench.build(bench.machine("ok"))
+    assert outcome.status == 0
+    assert outcome.answers == ["# accept"]
+    uri = outcome.lines[outcome.lines.index("# accept") + 1]
+    assert uri.startswith("ssh-ng://localhost")
+    assert bench.outputs_valid()
+    assert all(bench.store.content(path) == path for path in bench.store.outputs.values())
+    log = [event["fields"] for event in outcome.events if event.get("type") == 101]
+    assert log == [["a line of the log"]]
+
+
+def test_activities_all_end(bench: Bench) -> None:
+    """What stays open stays in the user's progress display until the hook is gone."""
+    events = bench.build(bench.machine("ok")).events
+    started = [event["id"] for event in events if event["action"] == "start"]
+    stopped = [event["id"] for event in events if event["action"] == "stop"]
+    assert sorted(map(str, started)) == sorted(map(str, stopped))
+    texts = [event.get("text") for event in events if event["action"] == "start"]
+    assert f"copying path '{bench.store.source}' to 'ssh-ng://localhost'" in " ".join(map(str, texts)).replace(
+        bench.machine("ok").split()[0], "ssh-ng://localhost"
+    )
+
+
+def test_a_failing_derivation_is_reported_once_in_stocks_words_and_not_tried_again(bench: Bench) -> None:
+    """Two able machines: the second must not be asked."""
+    outcome = bench.build(bench.machine("build-fails", speed=2), bench.machine("ok", "other"))
+    assert outcome.status == 1
+    assert outcome.messages.count("builder failed with exit code 3") == 1
+    assert f"build of '{bench.store.drv_path}' on 'ssh-ng://localhost" in outcome.messages
+    assert not bench.outputs_valid()
+
+
+BEFORE_ACCEPT = {
+    "no-nix": "command not found",
+    "noise": "Welcome to the builder!",
+}
+
+
+@pytest.mark.parametrize("behaviour", sorted(BEFORE_ACCEPT))
+def test_a_machine_that_cannot_be_reached_is_named_and_the_next_one_is_used(bench: Bench, behaviour: str) -> None:
+    """The failed one is better by speed; its trouble costs one line."""
+    outcome = bench.build(bench.machine(behaviour, speed=9), bench.machine("ok"))
+    assert outcome.status == 0
+    assert "cannot build on 'ssh-ng://localhost" in outcome.messages
+    assert BEFORE_ACCEPT[behaviour] in outcome.messages
+    assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize("behaviour", sorted(BEFORE_ACCEPT))
+def test_without_another_machine_nix_is_told_to_go_on_alone(bench: Bench, behaviour: str) -> None:
+    """Decline, so that this host builds it if it may, or Nix says why nobody can."""
+    outcome = bench.ask(bench.machine(behaviour))
+    assert outcome.answers == ["# decline"]
+    assert outcome.messages.count("cannot build on") == 1
+
+
+AFTER_ACCEPT = [
+    "die-query_valid_paths",
+    "die-add_multiple_to_store",
+    "refuse-add_multiple_to_store",
+    "die-build_derivation",
+    "refuse-build_derivation",
+    "die-query_path_info",
+    "output-missing",
+    "die-nar_from_path",
+    "half-nar",
+    "bad-nar",
+]
+
+
+@pytest.mark.parametrize("behaviour", AFTER_ACCEPT)
+def test_a_machine_lost_at_any_step_is_replaced(bench: Bench, behaviour: str) -> None:
+    """Nix was promised a build: it happens elsewhere, and the log says that it moved."""
+    outcome = bench.build(bench.machine(behaviour, speed=9), bench.machine("ok"))
+    assert outcome.answers == ["# accept"]
+    assert outcome.status == 0
+    assert "was lost" in outcome.messages
+    assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize("behaviour", AFTER_ACCEPT)
+def test_a_machine_that_fails_for_good_ends_the_build_and_leaves_nothing(bench: Bench, behaviour: str) -> None:
+    """A bounded number of tries, one final line, nothing registered; then the same build succeeds."""
+    outcome = bench.build(bench.machine(behaviour))
+    assert outcome.status == 1
+    assert outcome.messages.count(f"build of '{bench.store.drv_path}' on") == 1
+    assert not bench.outputs_valid()
+    assert bench.build(bench.machine("ok")).status == 0
+    assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("wrong-hash", "hash mismatch"),
+        ("wild-reference", "00000000000000000000000000000008-nobody-has"),
+        ("endless", "longer than the"),
+    ],
+)
+def test_what_a_builder_sends_is_believed_only_after_it_was_checked(
+    bench: Bench, behaviour: str, expected: str
+) -> None:
+    """Wrong bytes, references to paths nobody has, more bytes than declared."""
+    outcome = bench.build(bench.machine(behaviour))
+    assert outcome.status == 1
+    assert expected in outcome.messages
+    assert not bench.outputs_valid()
+
+
+def test_limits_reach_the_builder(bench: Bench) -> None:
+    """`timeout` and `max-silent-time` are set here and must count there."""
+    outcome = bench.build(bench.machine("die-build_derivation"), timeout="77", max_silent_time="5")
+    assert "options: {'timeout': '77'}" in outcome.messages
+
+
+# Answers without a build
+
+
+def test_no_machines_means_never_ask_again(bench: Bench) -> None:
+    """As stock: an empty `builders` costs one answer per command."""
+    assert bench.ask().answers == ["# decline-permanently"]
+
+
+def test_a_busy_machine_means_ask_later(bench: Bench) -> None:
+    """Somebody else holds the only slot; nothing else can take the build."""
+    machine = bench.machine("ok").replace(" - 2 ", " - 1 ")
+    assert bench.build(machine).status == 0
+    (slot,) = (bench.store.state / "current-load").glob("*-0")
+    with slot.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data = bench.preamble([machine]) + bench.request()
+        done = subprocess.run(
+            [sys.executable, "-c", "from hook.cli.hook import main; main()", "4"],
+            check=False,
+            input=data,
+            capture_output=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+        )
+    assert b"# postpone\n" in done.stderr
+    assert b"# accept" not in done.stderr
+
+
+def test_a_wrong_machine_says_why_in_one_line(bench: Bench) -> None:
+    """ "Why was it declined?" is answered at `-v`."""
+    data = bench.preamble([bench.machine("ok")]) + bench.request(features=["kvm"])
+    outcome = bench.hook(data)
+    assert outcome.answers == ["# decline"]
+    assert any("kvm" in line for line in outcome.messages.splitlines())
+
+
+def test_one_process_answers_many_requests(bench: Bench) -> None:
+    """Declines and postpones leave the process; the third request is built."""
+    data = bench.preamble([bench.machine("ok")])
+    data += bench.request(features=["kvm"]) + bench.request(system="riscv64-linux") + bench.request() + bench.job()
+    outcome = bench.hook(data)
+    assert outcome.answers == ["# decline", "# decline", "# accept"]
+    assert bench.outputs_valid()
+
+
+# Bad input
+
+
+def test_a_bad_line_of_builders_costs_one_warning(bench: Bench) -> None:
+    """Stock aborts the user's whole command; here the other machines stay usable."""
+    outcome = bench.build("ssh-ng://b1 x86_64-linux - many", bench.machine("ok"))
+    assert outcome.status == 0
+    assert outcome.messages.count("warning:") == 1
+    assert "many" in outcome.messages
+
+
+@pytest.mark.parametrize("missing", ["file", "row", "sense"])
+def test_a_derivation_that_cannot_be_read_is_declined(bench: Bench, missing: str) -> None:
+    """Nix can still build it here; nothing was sent anywhere."""
+    real = bench.store.real / Path(bench.store.drv_path).name
+    drv_path = bench.store.drv_path
+    if missing == "file":
+        real.unlink()
+    elif missing == "row":
+        drv_path = drv_path.replace("-tiny", "-other")
+    else:
+        real.chmod(0o644)
+        real.write_text("Derive(")
+    outcome = bench.hook(bench.preamble([bench.machine("ok")]) + bench.request(drv_path))
+    assert outcome.answers == ["# decline"]
+    assert drv_path in outcome.messages
+
+
+def test_every_truncation_is_answered(bench: Bench) -> None:
+    """A closed standard input never leaves Nix without an answer, or a build half done."""
+    data = bench.preamble([bench.machine("ok")]) + bench.request()
+    for cut in (1, 8, 20, len(data) // 2, len(data) - 1):
+        outcome = bench.hook(data[:cut])
+        assert outcome.answers == ["# decline-permanently"]
+        assert "cannot understand Nix: the request ends in the middle" in outcome.messages
+
+
+def test_standard_input_closed_after_the_accept_builds_nothing(bench: Bench) -> None:
+    """Without the list of inputs there is nothing to build."""
+    outcome = bench.hook(bench.preamble([bench.machine("ok")]) + bench.request())
+    assert outcome.answers == ["# accept"]
+    assert outcome.status == 1
+    assert not bench.outputs_valid()
+
+
+def test_an_empty_standard_input_is_no_error(bench: Bench) -> None:
+    """Nix starts hooks that it then does not need."""
+    outcome = bench.hook(b"")
+    assert (outcome.status, outcome.lines) == (0, [])
+
+
+def test_an_unknown_request_is_answered(bench: Bench) -> None:
+    """A newer Nix may ask something else: decline for good, and say so."""
+    w = Writer()
+    w.string("juggle")
+    outcome = bench.hook(bench.preamble([]) + w.take())
+    assert outcome.answers == ["# decline-permanently"]
+    assert "unknown request 'juggle'" in outcome.messages
+
+
+def test_a_verbosity_that_is_no_number_is_said_and_survived(bench: Bench) -> None:
+    """Somebody runs the hook by hand."""
+    outcome = bench.build(bench.machine("ok"), argument="loud")
+    assert outcome.status == 0
+    assert "got 'loud'" in outcome.messages
+
+
+def test_an_unreadable_machines_file_is_named(bench: Bench, tmp_path: Path) -> None:
+    """Stock aborts; Nix can go on alone."""
+    outcome = bench.ask(f"@{tmp_path}")
+    assert outcome.answers == ["# decline-permanently"]
+    assert str(tmp_path) in outcome.messages
+
+
+# The stock hook
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    """A `nix` in PATH that keeps what it was given and answers for good."""
+    program = tmp_path / "bin/nix"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\necho \"$0 $*\" > {tmp_path}/argv\necho '# decline-permanently' >&2\n"
+        f"cat > {tmp_path}/given\nexit 7\n"
+    )
+    program.chmod(0o755)
+    return program.parent
+
+
+def test_what_is_not_handled_reaches_the_stock_hook_whole(bench: Bench, stock: Path, tmp_path: Path) -> None:
+    """Same settings, same request, same verbosity; its answers and its status are the ones Nix sees."""
+    data = bench.preamble([bench.machine("ok", scheme="mounted-ssh-ng")]) + bench.request()
+    outcome = bench.hook(data + b"what follows", PATH=f"{stock}:{os.environ['PATH']}")
+    assert outcome.status == 7
+    assert outcome.answers == ["# decline-permanently"]
+    assert "handing" in outcome.messages
+    assert (tmp_path / "given").read_bytes() == data + b"what follows"
+    assert (tmp_path / "argv").read_text().split()[-1] == "4"
+
+
+def test_a_machine_that_does_not_trust_us_is_left_to_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
+    """It needs the derivation's own closure there; the slot must be free again for the stock hook."""
+    data = bench.preamble([bench.machine("untrusting")]) + bench.request()
+    outcome = bench.hook(data, PATH=f"{stock}:{os.environ['PATH']}")
+    assert outcome.status == 7
+    assert (tmp_path / "given").read_bytes() == data
+
+
+def test_bad_lines_are_kept_from_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
+    """One of them would make it abort the user's command."""
+    good = bench.machine("ok", scheme="mounted-ssh-ng")
+    data = bench.preamble(["ssh://b1 x86_64-linux - many", good]) + bench.request()
+    bench.hook(data, PATH=f"{stock}:{os.environ['PATH']}")
+    given = (tmp_path / "given").read_bytes()
+    assert b"many" not in given
+    assert good.split()[0].encode() in given
+
+
+def test_without_a_stock_hook_the_answer_is_a_decline(bench: Bench, tmp_path: Path) -> None:
+    """Better built here than not at all."""
+    data = bench.preamble([bench.machine("ok", scheme="mounted-ssh-ng")]) + bench.request()
+    outcome = bench.hook(data, PATH=str(tmp_path))
+    assert outcome.answers == ["# decline-permanently"]
+    assert "cannot find the stock build hook" in outcome.messages
