@@ -11,8 +11,10 @@ enum { FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 
 int dirs_enter(struct dirs *dirs, int parent, const char *name)
 {
-    if (!grow((void **)&dirs->chain, &dirs->room, dirs->depth + 1, sizeof *dirs->chain))
+    struct dir *chain = grow(dirs->chain, &dirs->room, dirs->depth + 1, sizeof *chain);
+    if (!chain)
         return ENOMEM;
+    dirs->chain = chain;
     int fd = openat(parent, name, FLAGS);
     if (fd < 0)
         return errno;

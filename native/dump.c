@@ -162,7 +162,7 @@ static int begin_node(struct dumper *dumper, int dir, const char *name, unsigned
         struct stat st;
         if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
             return fail_os(dumper, errno);
-        type = IFTODT(st.st_mode);
+        type = (unsigned char)IFTODT(st.st_mode);
     }
     switch (type) {
     case DT_REG:
@@ -200,8 +200,10 @@ static int finish_file(struct dumper *dumper)
 {
     uint8_t more;
     ssize_t got = dumper->at_end ? 0 : read(dumper->file, &more, 1);
+    if (got < 0)
+        return errno == EINTR ? 0 : fail_os(dumper, errno); /* after 0 this step is taken again */
     if (got)
-        return got < 0 ? fail_os(dumper, errno) : fail(dumper, NAR_E_CHANGED, 0);
+        return fail(dumper, NAR_E_CHANGED, 0);
     close(dumper->file);
     dumper->file = -1;
     size_t padding = wire_padding(dumper->file_size);

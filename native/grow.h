@@ -2,26 +2,24 @@
 #ifndef FERRY_GROW_H
 #define FERRY_GROW_H
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Make room for `need` items of `size` bytes in the array at *items.  False, and nothing changed, without memory. */
-static inline bool grow(void **items, size_t *capacity, size_t need, size_t size)
+/* The array `items`, moved if need be, with room for `need` > 0 items of `size` bytes.  NULL without memory: then the old
+ * array is as it was. */
+static inline void *grow(void *items, size_t *capacity, size_t need, size_t size)
 {
     if (need <= *capacity)
-        return true;
+        return items;
     if (need > SIZE_MAX / 2 / size)
-        return false;
+        return NULL;
     size_t room = *capacity ? *capacity : 16;
     while (room < need)
         room *= 2;
-    void *moved = realloc(*items, room * size);
-    if (!moved)
-        return false;
-    *items = moved;
-    *capacity = room;
-    return true;
+    void *moved = realloc(items, room * size);
+    if (moved)
+        *capacity = room;
+    return moved;
 }
 
 #endif

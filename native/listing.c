@@ -14,9 +14,14 @@ static int add(struct listing *listing, const char *name, unsigned char type)
     size_t size = strlen(name) + 1;
     if (size > NAR_NAME_MAX + 1)
         return ENAMETOOLONG; /* some file systems count characters, not bytes */
-    if (!grow((void **)&listing->bytes, &listing->bytes_room, listing->bytes_len + 1 + size, 1) ||
-        !grow((void **)&listing->order, &listing->order_room, listing->order_len + 1, sizeof *listing->order))
+    char *bytes = grow(listing->bytes, &listing->bytes_room, listing->bytes_len + 1 + size, 1);
+    if (!bytes)
         return ENOMEM;
+    listing->bytes = bytes;
+    size_t *order = grow(listing->order, &listing->order_room, listing->order_len + 1, sizeof *order);
+    if (!order)
+        return ENOMEM;
+    listing->order = order;
     listing->order[listing->order_len++] = listing->bytes_len;
     listing->bytes[listing->bytes_len] = (char)type;
     memcpy(listing->bytes + listing->bytes_len + 1, name, size);
@@ -57,9 +62,11 @@ static int compare(const void *left, const void *right, void *bytes)
 
 int listing_enter(struct listing *listing, int fd)
 {
-    if (!grow((void **)&listing->levels, &listing->levels_room, listing->depth + 1, sizeof *listing->levels))
+    struct level *levels = grow(listing->levels, &listing->levels_room, listing->depth + 1, sizeof *levels);
+    if (!levels)
         return ENOMEM;
-    struct level *level = &listing->levels[listing->depth++];
+    listing->levels = levels;
+    struct level *level = &levels[listing->depth++];
     *level = (struct level){listing->bytes_len, listing->order_len, listing->order_len};
     int error = add_all(listing, fd);
     if (!error && listing->order_len > level->order_start)

@@ -199,8 +199,10 @@ static int take_type(struct nar_parser *parser)
     }
     if (!is(parser, "directory"))
         return fail(parser, NAR_E_TYPE, parser->data, parser->data_len);
-    if (!grow((void **)&parser->starts, &parser->starts_room, parser->depth + 1, sizeof *parser->starts))
+    size_t *starts = grow(parser->starts, &parser->starts_room, parser->depth + 1, sizeof *starts);
+    if (!starts)
         return out_of_memory(parser);
+    parser->starts = starts;
     parser->starts[parser->depth++] = parser->path_len;
     parser->state = ENTRY_OR_CLOSE;
     return NAR_DIRECTORY;
@@ -327,8 +329,10 @@ static int take_name(struct nar_parser *parser)
     /* The path still ends in the previous entry's name, if there was one. */
     if (parser->path_len > start && !follows(name, len, parser->path + start + 1, parser->path_len - start - 1))
         return fail(parser, NAR_E_ORDER, name, len);
-    if (!grow((void **)&parser->path, &parser->path_room, start + 1 + len + 1, 1))
+    char *path = grow(parser->path, &parser->path_room, start + 1 + len + 1, 1);
+    if (!path)
         return out_of_memory(parser);
+    parser->path = path;
     parser->path[start] = '/';
     memcpy(parser->path + start + 1, name, len);
     parser->name_at = start + 1;

@@ -2,17 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "digest.h"
 #include "dirs.h"
 #include "nar.h"
+#include "xattrs.h"
 
 static const struct timespec canonical_times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
 
@@ -23,8 +21,9 @@ struct restorer {
     int parent, file; /* descriptors; `file` is -1 between files */
     bool fsync, done;
     char *name;
-    char *kept_xattrs; /* names, each ended by a NUL; an empty one ends the list */
-    char xattrs[XATTR_LIST_MAX];
+    struct xattrs xattrs;
+    /* The last file, the last symlink created in this directory had no attributes, so its siblings will have none. */
+    bool plain_files, plain_links;
 };
 
 int restorer_new(const char *parent, const char *name, uint32_t max_depth, bool fsync, const char *kept_xattrs,
@@ -38,10 +37,8 @@ int restorer_new(const char *parent, const char *name, uint32_t max_depth, bool 
     restorer->file = restorer->parent = -1;
     restorer->fsync = fsync;
     restorer->name = strdup(name);
-    restorer->kept_xattrs = calloc(1, kept_len + 1);
-    if (!digest_init(&restorer->digest) || !restorer->name || !restorer->kept_xattrs)
+    if (!restorer->name || !digest_init(&restorer->digest) || !xattrs_init(&restorer->xattrs, kept_xattrs, kept_len))
         goto failed;
-    memcpy(restorer->kept_xattrs, kept_xattrs, kept_len);
     restorer->parent = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (restorer->parent < 0) {
         error = errno;
@@ -63,34 +60,9 @@ void restorer_free(struct restorer *restorer)
         close(restorer->parent);
     digest_free(&restorer->digest);
     nar_free(&restorer->parser);
-    free(restorer->kept_xattrs);
+    xattrs_free(&restorer->xattrs);
     free(restorer->name);
     free(restorer);
-}
-
-static bool is_kept(const struct restorer *restorer, const char *xattr)
-{
-    for (const char *kept = restorer->kept_xattrs; *kept; kept += strlen(kept) + 1)
-        if (strcmp(kept, xattr) == 0)
-            return true;
-    return false;
-}
-
-/* Remove the extended attributes that the file system gave something we have just created: an ACL inherited from the
- * directory above, a security label.  Given a descriptor, or else a path that is not followed. */
-static int remove_xattrs(struct restorer *restorer, int fd, const char *path)
-{
-    ssize_t len = path ? llistxattr(path, restorer->xattrs, sizeof restorer->xattrs)
-                       : flistxattr(fd, restorer->xattrs, sizeof restorer->xattrs);
-    if (len < 0)
-        return errno == ENOTSUP ? 0 : errno;
-    for (const char *name = restorer->xattrs; name < restorer->xattrs + len; name += strlen(name) + 1) {
-        if (is_kept(restorer, name))
-            continue;
-        if ((path ? lremovexattr(path, name) : fremovexattr(fd, name)) < 0 && errno != ENODATA)
-            return errno;
-    }
-    return 0;
 }
 
 /* The directory to create the current node in, and its name there. */
@@ -108,7 +80,9 @@ static int create_file(struct restorer *restorer)
     const char *name;
     int dir = where(restorer, &name);
     restorer->file = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return restorer->file < 0 ? errno : remove_xattrs(restorer, restorer->file, NULL);
+    if (restorer->file < 0)
+        return errno;
+    return restorer->plain_files ? 0 : xattrs_remove(&restorer->xattrs, restorer->file, &restorer->plain_files);
 }
 
 static int write_file(const struct restorer *restorer)
@@ -154,28 +128,25 @@ static int create_symlink(struct restorer *restorer)
     int dir = where(restorer, &name);
     if (symlinkat(target, dir, name) < 0 || utimensat(dir, name, canonical_times, AT_SYMLINK_NOFOLLOW) < 0)
         return errno;
-    /* No call lists the attributes of a symlink by descriptor. */
-    char path[sizeof "/proc/self/fd//" + 10 + NAME_MAX];
-    snprintf(path, sizeof path, "/proc/self/fd/%d/%s", dir, name);
-    int error = remove_xattrs(restorer, -1, path);
-    /* The link exists, so what does not is /proc. */
-    return error == ENOENT ? 0 : error;
+    return restorer->plain_links ? 0 : xattrs_remove_link(&restorer->xattrs, dir, name, &restorer->plain_links);
 }
 
 static int create_directory(struct restorer *restorer)
 {
     const char *name;
-    /* The parser is one level ahead of us: it is inside the directory that we are about to make. */
     int dir = where(restorer, &name);
+    bool plain;
     if (mkdirat(dir, name, 0700) < 0)
         return errno;
     int error = dirs_enter(&restorer->dirs, dir, name);
-    return error ? error : remove_xattrs(restorer, dirs_fd(&restorer->dirs), NULL);
+    restorer->plain_files = restorer->plain_links = false;
+    return error ? error : xattrs_remove(&restorer->xattrs, dirs_fd(&restorer->dirs), &plain);
 }
 
 static int finish_directory(struct restorer *restorer)
 {
     int error = make_canonical(restorer, dirs_fd(&restorer->dirs), 0555);
+    restorer->plain_files = restorer->plain_links = false;
     return error ? error : dirs_leave(&restorer->dirs);
 }
 

@@ -14,21 +14,21 @@ from hook.errors import ProtocolError
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 _INVALID = {
-    lib.WIRE_TOO_LONG: "a string in a list is too long",
+    lib.WIRE_TOO_LONG: "list with a string of more than {max_bytes_each} bytes",
     lib.WIRE_PADDING: "non-zero padding",
-    lib.WIRE_TOO_MANY: "a list is too long",
-    lib.WIRE_NUL: "a string in a list contains a NUL",
+    lib.WIRE_TOO_MANY: "list of more than {max_count} elements",
+    lib.WIRE_NUL: "list with a NUL in a string",
 }
 
 
 def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytes:
     """A list of strings: u64 count, then each padded; text becomes UTF-8."""
-    texts = [string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string for string in strings]
-    lengths = ffi.from_buffer("uint64_t[]", array("Q", map(len, texts)))
-    joined = ffi.from_buffer("uint8_t[]", b"".join(texts))
-    size = lib.wire_strings_size(lengths, len(texts))
+    items = [string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string for string in strings]
+    lengths = ffi.from_buffer("uint64_t[]", array("Q", map(len, items)))
+    joined = ffi.from_buffer("uint8_t[]", b"".join(items))
+    size = lib.wire_strings_size(lengths, len(items))
     out = _new_uncleared("char[]", size)
-    lib.wire_put_strings(ffi.cast("uint8_t *", out), joined, lengths, len(texts))
+    lib.wire_put_strings(ffi.cast("uint8_t *", out), joined, lengths, len(items))
     return ffi.unpack(out, size)
 
 
@@ -55,7 +55,7 @@ def decode_texts(
     try:
         return ([] if strings is None else strings.decode().split("\0")), size
     except UnicodeDecodeError:
-        raise ProtocolError("a string in a list is not UTF-8") from None
+        raise ProtocolError("list with a string that is not UTF-8") from None
 
 
 def _decode(
@@ -68,7 +68,7 @@ def _decode(
     if size == lib.WIRE_PARTIAL:
         return None
     if size < 0:
-        raise ProtocolError(_INVALID[size])
+        raise ProtocolError(_INVALID[size].format(max_bytes_each=max_bytes_each, max_count=max_count))
     if not count[0]:
         return None, size
     out = _new_uncleared("char[]", length[0])

@@ -1,0 +1,23 @@
+"""Write the seeds of the fuzzers: `python -m tests.native.corpus.seeds` in the root of the project."""
+
+from pathlib import Path
+
+from tests.oracles import frames, strings
+
+HERE = Path(__file__).parent
+
+SEEDS = {
+    "wire/empty": strings([]),
+    "wire/paths": strings([b"/nix/store/00000000000000000000000000000000-a", b"", b"12345678"]),
+    "wire/nul": strings([b"a\0b"]),
+    "wire/huge": b"\xff" * 16,
+    "frame/empty": frames([]),
+    "frame/several": frames([b"a", b"12345678", b"x" * 100]) + b"rest",
+    "frame/cut": frames([b"a" * 20])[:15],
+}
+
+if __name__ == "__main__":
+    for name, data in SEEDS.items():
+        file = HERE / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)

@@ -1,0 +1,183 @@
+#include "faults.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static unsigned left;
+static bool armed;
+static int odd;
+
+void faults_arm(unsigned call)
+{
+    left = call;
+    armed = call > 0;
+}
+
+bool faults_fired(void)
+{
+    bool fired = armed && left == 0;
+    armed = false;
+    return fired;
+}
+
+void faults_oddities(int oddities)
+{
+    odd = oddities;
+}
+
+static bool fails(void)
+{
+    if (!armed || left == 0 || --left > 0)
+        return false;
+    errno = EIO;
+    return true;
+}
+
+#define WRAP(result, failure, name, parameters, arguments) \
+    result __real_##name parameters;                       \
+    result __wrap_##name parameters;                       \
+    result __wrap_##name parameters                        \
+    {                                                      \
+        return fails() ? failure : __real_##name arguments; \
+    }
+
+WRAP(void *, NULL, malloc, (size_t size), (size))
+WRAP(void *, NULL, calloc, (size_t count, size_t size), (count, size))
+WRAP(void *, NULL, realloc, (void *old, size_t size), (old, size))
+WRAP(char *, NULL, strdup, (const char *text), (text))
+WRAP(int, -1, fstat, (int fd, struct stat *st), (fd, st))
+WRAP(int, -1, fstatat, (int dir, const char *name, struct stat *st, int flags), (dir, name, st, flags))
+WRAP(int, -1, fchmod, (int fd, mode_t mode), (fd, mode))
+WRAP(int, -1, futimens, (int fd, const struct timespec *times), (fd, times))
+WRAP(int, -1, utimensat, (int dir, const char *name, const struct timespec *times, int flags), (dir, name, times, flags))
+WRAP(int, -1, mkdirat, (int dir, const char *name, mode_t mode), (dir, name, mode))
+WRAP(int, -1, symlinkat, (const char *target, int dir, const char *name), (target, dir, name))
+WRAP(int, -1, fsync, (int fd), (fd))
+WRAP(ssize_t, -1, readlinkat, (int dir, const char *name, char *out, size_t len), (dir, name, out, len))
+
+int __real_openat(int dir, const char *name, int flags, ...);
+int __wrap_openat(int dir, const char *name, int flags, ...);
+int __wrap_openat(int dir, const char *name, int flags, ...)
+{
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
+    va_end(more);
+    return fails() ? -1 : __real_openat(dir, name, flags, mode);
+}
+
+int __real_open(const char *name, int flags, ...);
+int __wrap_open(const char *name, int flags, ...);
+int __wrap_open(const char *name, int flags, ...)
+{
+    return fails() ? -1 : __real_open(name, flags);
+}
+
+int __real_close(int fd);
+int __wrap_close(int fd);
+int __wrap_close(int fd)
+{
+    /* A close that fails has closed all the same. */
+    int result = __real_close(fd);
+    return fails() ? -1 : result;
+}
+
+static bool interrupted(void)
+{
+    static bool next;
+    next = !next;
+    if (odd & FAULT_SHORT && next) {
+        errno = EINTR;
+        return true;
+    }
+    return false;
+}
+
+ssize_t __real_read(int fd, void *out, size_t len);
+ssize_t __wrap_read(int fd, void *out, size_t len);
+ssize_t __wrap_read(int fd, void *out, size_t len)
+{
+    return fails() || interrupted() ? -1 : __real_read(fd, out, odd & FAULT_SHORT ? 1 : len);
+}
+
+ssize_t __real_write(int fd, const void *in, size_t len);
+ssize_t __wrap_write(int fd, const void *in, size_t len);
+ssize_t __wrap_write(int fd, const void *in, size_t len)
+{
+    return fails() || interrupted() ? -1 : __real_write(fd, in, odd & FAULT_SHORT ? 1 : len);
+}
+
+ssize_t __real_getdents64(int fd, void *out, size_t len);
+ssize_t __wrap_getdents64(int fd, void *out, size_t len);
+ssize_t __wrap_getdents64(int fd, void *out, size_t len)
+{
+    if (fails())
+        return -1;
+    ssize_t got = __real_getdents64(fd, out, len);
+    for (ssize_t at = 0; odd & FAULT_UNTYPED && at < got;) {
+        struct dirent64 *entry = (struct dirent64 *)(void *)((char *)out + at);
+        entry->d_type = DT_UNKNOWN;
+        at += entry->d_reclen;
+    }
+    return got;
+}
+
+ssize_t __real_flistxattr(int fd, char *out, size_t len);
+ssize_t __wrap_flistxattr(int fd, char *out, size_t len);
+ssize_t __wrap_flistxattr(int fd, char *out, size_t len)
+{
+    if (fails())
+        return -1;
+    if (odd & FAULT_NO_XATTRS) {
+        errno = ENOTSUP;
+        return -1;
+    }
+    return __real_flistxattr(fd, out, len);
+}
+
+ssize_t __real_llistxattr(const char *path, char *out, size_t len);
+ssize_t __wrap_llistxattr(const char *path, char *out, size_t len);
+ssize_t __wrap_llistxattr(const char *path, char *out, size_t len)
+{
+    if (fails())
+        return -1;
+    if (odd & (FAULT_NO_XATTRS | FAULT_NO_PROC)) {
+        errno = odd & FAULT_NO_PROC ? ENOENT : ENOTSUP;
+        return -1;
+    }
+    return __real_llistxattr(path, out, len);
+}
+
+static void *crypto_malloc(size_t size, const char *file, int line)
+{
+    (void)file, (void)line;
+    return __wrap_malloc(size);
+}
+
+static void *crypto_realloc(void *old, size_t size, const char *file, int line)
+{
+    (void)file, (void)line;
+    return __wrap_realloc(old, size);
+}
+
+static void crypto_free(void *old, const char *file, int line)
+{
+    (void)file, (void)line;
+    free(old);
+}
+
+void faults_init(void)
+{
+    if (!CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free))
+        abort();
+}

@@ -1,0 +1,26 @@
+/* Makes one of the allocations and system calls of the code under test fail; linked with --wrap for each of them. */
+#ifndef FERRY_FAULTS_H
+#define FERRY_FAULTS_H
+
+#include <stdbool.h>
+
+/* The n-th call from now fails, with EIO or as out of memory; 0: none does. */
+void faults_arm(unsigned call);
+
+/* Disarms; whether the call to fail was reached. */
+bool faults_fired(void);
+
+enum {
+    FAULT_SHORT = 1,     /* reads and writes move one byte, and every other one is interrupted first */
+    FAULT_UNTYPED = 2,   /* directory entries come without a type */
+    FAULT_NO_XATTRS = 4, /* the file system has no extended attributes */
+    FAULT_NO_PROC = 8    /* nothing is found under /proc */
+};
+
+/* Oddities that must not matter: any of the above, until set again. */
+void faults_oddities(int oddities);
+
+/* Before libcrypto is used for the first time. */
+void faults_init(void);
+
+#endif

@@ -1,0 +1,144 @@
+/* wire.c on memory that ends in a guard page: nothing is read or written past what it was given. */
+#include "wire.h"
+
+#include "check.h"
+
+static void a_u64_is_little_endian(void)
+{
+    const uint8_t bytes[8] = {0xf1, 0xe2, 0xd3, 0xc4, 0xb5, 0xa6, 0x97, 0x88};
+    uint8_t out[8];
+    CHECK(wire_get_u64(bytes) == 0x8897a6b5c4d3e2f1);
+    wire_put_u64(out, 0x8897a6b5c4d3e2f1);
+    CHECK(memcmp(out, bytes, 8) == 0);
+}
+
+static void a_string_is_read_only_when_it_is_all_there(void)
+{
+    for (size_t len = 0; len <= 40; len++) {
+        uint8_t text[40], wire[64];
+        memset(text, 'x', sizeof text);
+        size_t size = wire_put_string(wire, text, len);
+        CHECK(size == 8 + (len + 7) / 8 * 8);
+        for (size_t cut = 0; cut <= size; cut++) {
+            struct guarded in = guard(wire, cut);
+            const uint8_t *out;
+            size_t outlen;
+            int64_t taken = wire_get_string(in.bytes, cut, 40, &out, &outlen);
+            if (cut < size)
+                CHECK(taken == WIRE_PARTIAL);
+            else
+                CHECK(taken == (int64_t)size && outlen == len && out == in.bytes + 8 && !memcmp(out, text, len));
+            unguard(in);
+        }
+    }
+}
+
+static void a_limit_is_checked_before_the_length_is_used(void)
+{
+    const uint64_t lengths[] = {41, 1 << 20, INT64_MAX - 8, INT64_MAX, UINT64_MAX - 15, UINT64_MAX - 7, UINT64_MAX};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        uint8_t head[8];
+        wire_put_u64(head, lengths[i]);
+        struct guarded in = guard(head, 8);
+        const uint8_t *out;
+        size_t outlen;
+        CHECK(wire_get_string(in.bytes, 8, 40, &out, &outlen) == WIRE_TOO_LONG);
+        CHECK(wire_get_string(in.bytes, 8, SIZE_MAX, &out, &outlen) == WIRE_PARTIAL);
+        unguard(in);
+    }
+}
+
+static void padding_must_be_zero(void)
+{
+    uint8_t wire[16];
+    const uint8_t *out;
+    size_t outlen;
+    for (size_t len = 1; len < 8; len++)
+        for (size_t at = len; at < 8; at++) {
+            CHECK(wire_put_string(wire, "1234567", len) == 16);
+            wire[8 + at] = 1;
+            CHECK(wire_get_string(wire, 16, 8, &out, &outlen) == WIRE_PADDING);
+        }
+}
+
+static void a_list_survives_the_round_trip(void)
+{
+    const char *text = "onethree";
+    const uint64_t lengths[] = {3, 0, 5};
+    size_t size = wire_strings_size(lengths, 3), count, joined;
+    CHECK(size == 8 + 16 + 8 + 16);
+    struct guarded wire = guard(NULL, size);
+    wire_put_strings(wire.bytes, (const uint8_t *)text, lengths, 3);
+    CHECK(wire_scan_strings(wire.bytes, size, 5, 3, &count, &joined) == (int64_t)size);
+    CHECK(count == 3 && joined == 10);
+    struct guarded out = guard(NULL, joined);
+    wire_join_strings(wire.bytes, (char *)out.bytes);
+    CHECK(memcmp(out.bytes, "one\0\0three", joined) == 0);
+    CHECK(wire_scan_strings(wire.bytes, size, 4, 3, &count, &joined) == WIRE_TOO_LONG);
+    CHECK(wire_scan_strings(wire.bytes, size, 5, 2, &count, &joined) == WIRE_TOO_MANY);
+    unguard(out);
+    for (size_t cut = 0; cut < size; cut++) {
+        struct guarded part = guard(wire.bytes, cut);
+        CHECK(wire_scan_strings(part.bytes, cut, 5, 3, &count, &joined) == WIRE_PARTIAL);
+        unguard(part);
+    }
+    wire.bytes[8 + 8] = 0;
+    CHECK(wire_scan_strings(wire.bytes, size, 5, 3, &count, &joined) == WIRE_NUL);
+    unguard(wire);
+}
+
+static void impossible_lists_are_refused(void)
+{
+    const uint64_t huge[] = {UINT64_MAX, UINT64_MAX - 16, INT64_MAX, INT64_MAX};
+    size_t count, joined;
+    uint8_t head[8];
+    CHECK(wire_strings_size(huge, 1) == SIZE_MAX);
+    CHECK(wire_strings_size(huge + 1, 1) == SIZE_MAX);
+    CHECK(wire_strings_size(huge + 2, 2) == SIZE_MAX);
+    wire_put_u64(head, UINT64_MAX);
+    CHECK(wire_scan_strings(head, 8, 10, SIZE_MAX, &count, &joined) == WIRE_PARTIAL);
+}
+
+static void frames_come_apart_at_any_cut(void)
+{
+    uint8_t wire[64], payload[16];
+    const uint8_t *out;
+    size_t outlen;
+    wire_put_u64(wire, 3);
+    memcpy(wire + 8, "abc", 3);
+    wire_put_u64(wire + 11, 1);
+    wire[19] = 'd';
+    wire_put_u64(wire + 20, 0);
+    memset(wire + 28, 'x', 8); /* belongs to the next message */
+    for (size_t piece = 1; piece <= 36; piece++) {
+        struct frame_source frame = {0};
+        size_t got = 0, at = 0;
+        while (!frame.done) {
+            size_t len = piece < 36 - at ? piece : 36 - at;
+            struct guarded in = guard(wire + at, len);
+            for (size_t used = 0; used < len && !frame.done;) {
+                size_t taken = frame_take(&frame, in.bytes + used, len - used, &out, &outlen);
+                CHECK(outlen || frame.done || taken == len - used);
+                memcpy(payload + got, out, outlen);
+                got += outlen;
+                used += taken;
+                at += taken;
+            }
+            unguard(in);
+        }
+        CHECK(at == 28 && got == 4 && memcmp(payload, "abcd", 4) == 0);
+        CHECK(frame_take(&frame, wire + 28, 8, &out, &outlen) == 0 && outlen == 0);
+    }
+}
+
+int main(void)
+{
+    a_u64_is_little_endian();
+    a_string_is_read_only_when_it_is_all_there();
+    a_limit_is_checked_before_the_length_is_used();
+    padding_must_be_zero();
+    a_list_survives_the_round_trip();
+    impossible_lists_are_refused();
+    frames_come_apart_at_any_cut();
+    puts("wire: ok");
+}
