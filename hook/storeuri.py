@@ -6,7 +6,7 @@ No file, socket or process is touched.  Source: machines.md section 2, ssh.md se
 rows in test_storeuri.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hook.errors import ConfigurationError
 from hook.release import Release
@@ -27,8 +27,8 @@ PATH_ENCODED: Release = (2, 32)
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 SCHEME_CHARACTERS = UNRESERVED - set("_~") | {"+"}
-URI_CHARACTERS = UNRESERVED | set(":/?@!$&'()*+,;=%\"")
-"""What RFC 3986 allows, less the brackets of an IPv6 address, plus the quote that Nix accepts in a query."""
+URI_CHARACTERS = UNRESERVED | set(":/?[]@!$&'()*+,;=%\"")
+"""What RFC 3986 allows, and the quote that Nix accepts in a query."""
 
 STORE_PARAMETERS = frozenset(
     ("path-info-cache-size", "priority", "store", "system-features", "trusted", "want-mass-query")
@@ -65,7 +65,7 @@ class StoreUri:
     scheme: str
     authority: str = ""
     user: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     host: str = ""
     port: int | None = None
     path: str = ""
@@ -137,14 +137,18 @@ def parse_store_uri(text: str) -> StoreUri:
         text, base = f"ssh://{text}", f"ssh://{base}"
     parameters = _parse_query(query)
     scheme, separator, rest = base.partition("://")
+    authority, slash, path = rest.partition("/")
     if not separator:
         if base in ("", *WORDS):
             return StoreUri(text=text, scheme=base or "auto", parameters=parameters)
-        return StoreUri(text=text, scheme="local", path=_absolute(base), parameters=parameters)
+        if "/" not in base:
+            raise ConfigurationError(f"'{base}' is neither an address nor a path, expected 'ssh://{base}'")
+        scheme, separator, path = base.partition(":")
+        if not separator or "/" in scheme:
+            return StoreUri(text=text, scheme="local", path=_absolute(base), parameters=parameters)
     if not scheme or not scheme[0].isalpha() or not SCHEME_CHARACTERS.issuperset(scheme):
         raise ConfigurationError(f"'{scheme}' is no URI scheme, expected for example 'ssh-ng'")
-    authority, slash, path = rest.partition("/")
-    if forbidden := set(authority) - URI_CHARACTERS - set("[]") | set(path + query) - URI_CHARACTERS:
+    if forbidden := set(text) - URI_CHARACTERS:
         raise ConfigurationError(f"{min(forbidden)!r} cannot stand in a URI, expected it percent-encoded")
     user, password, host, port = _parse_authority(authority)
     uri = StoreUri(text, scheme, authority, user, password, host, port, _decode(slash + path), parameters)

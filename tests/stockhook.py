@@ -1,0 +1,85 @@
+"""Ask the stock hook of a lab host what it makes of `builders`, without letting it reach a machine.
+
+The hook's PATH is empty, so every connection fails at once, and what it prints and which lock files it makes tell how
+it read the text and whom it would have chosen.
+"""
+
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hook.front import format_request, format_settings
+from hook.release import Release
+from hook.schedule import Request
+from hook.settings import Settings
+from tests.lab.host import Host
+
+STORE = "/tmp/stock-hook"
+CURRENT_LOAD = f"{STORE}/nix/var/nix/current-load"
+DRV_PATH = f"/nix/store/{'0' * 32}-a.drv"
+SYSTEM = "x86_64-linux"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the hook did."""
+
+    status: int
+    lines: list[str]
+    locks: frozenset[str]
+
+    @property
+    def answers(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("# ")]
+
+    @property
+    def messages(self) -> list[tuple[int, str]]:
+        events = [json.loads(line[5:]) for line in self.lines if line.startswith("@nix ")]
+        return [(event["level"], event["msg"]) for event in events if event["action"] == "msg"]
+
+    @property
+    def tried(self) -> list[str]:
+        """The machines it chose one after another, by the text it calls them."""
+        said = [text.split("'")[1] for _, text in self.messages if text.startswith("cannot build on '")]
+        return said
+
+    @property
+    def stems(self) -> frozenset[str]:
+        """The lock stems of the machines it considered."""
+        return frozenset(name.rpartition("-")[0] for name in self.locks if name != "main-lock")
+
+
+def release_of_host(host: Host) -> Release:
+    """The release of the Nix that is installed there."""
+    major, minor, _ = host.nix_version().split(".")
+    return int(major), int(minor)
+
+
+def ask(host: Host, builders: str, *requests: Request, **settings: str) -> Answered:
+    """Run the stock hook on the given requests; by default one for a derivation without features."""
+    host.run(["rm", "-rf", STORE])
+    host.run(["mkdir", "-p", STORE])
+    values = {"builders": builders, "store": STORE, "system": SYSTEM, "max-jobs": "0"}
+    values |= {name.replace("_", "-"): value for name, value in settings.items()}
+    data = format_settings(Settings(values))
+    for request in requests or [Request(SYSTEM, DRV_PATH, frozenset(), False)]:
+        data += format_request(request)
+    done = host.run(
+        ["/usr/libexec/nix/build-remote", "5"],
+        env={"PATH": "/nonexistent", "NIX_STATE_DIR": posixpath.join(STORE, "nix/var/nix"), "NIX_CONF_DIR": STORE},
+        input=data.decode(errors="surrogateescape"),
+        check=False,
+    )
+    directory = host.path(CURRENT_LOAD)
+    locks = frozenset(file.name for file in directory.iterdir()) if directory.is_dir() else frozenset()
+    return Answered(done.returncode, done.stderr.splitlines(), locks)
+
+
+def lines(*machines: str) -> str:
+    """Machines as the text of `builders`."""
+    return "\n".join(machines)
+
+
+def as_written(names: Sequence[str]) -> str:
+    return ", ".join(names)
