@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 from tests.lab.host import Host
+from tests.lab.install import HOOK
 from tests.lab.lab import GRAPHS
+
+MARKED_HOOK = "/usr/local/bin/marked-hook"
+MARK = "/run/hook-was-here"
 
 
 def plain(builder: Host) -> str:
@@ -22,6 +26,13 @@ def connect(client: Host, builder: Host, hook: str | None, **settings: str) -> N
         client.trust(builder, uri.removeprefix("ssh-ng://"))
     machines = f"{plain(builder)} - - 4 ; {big(builder)} - - 4 1 - big-parallel"
     client.configure(hook=hook, builders=machines, **settings)
+
+
+def mark(client: Host) -> str:
+    """Give `client` a hook that leaves MARK and then becomes ours; returns its path."""
+    client.write_file(MARKED_HOOK, f'#!/bin/sh\ntouch {MARK}\nexec {HOOK} "$@"\n', 0o755)
+    client.path(MARK).unlink(missing_ok=True)
+    return MARKED_HOOK
 
 
 def nix_build(*attributes: str, seed: str, options: Sequence[str] = ()) -> list[str]:

@@ -6,20 +6,15 @@ What shows that Nix runs our hook, and no other, is a script between them that l
 import pytest
 
 from tests.lab.host import Host
-from tests.lab.install import HOOK
-from tests.lab.offload import connect, nix_build
+from tests.lab.offload import MARK, MARKED_HOOK, connect, mark, nix_build
 
 pytestmark = pytest.mark.lab
-
-MARKED_HOOK = "/usr/local/bin/marked-hook"
-MARK = "/run/hook-was-here"
 
 
 @pytest.fixture
 def marked(client: Host) -> Host:
-    """The client with a hook that leaves MARK and then becomes ours."""
-    client.write_file(MARKED_HOOK, f'#!/bin/sh\ntouch {MARK}\nexec {HOOK} "$@"\n', 0o755)
-    client.path(MARK).unlink(missing_ok=True)
+    """The client, with a hook that shows that it ran."""
+    mark(client)
     return client
 
 

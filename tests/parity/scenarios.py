@@ -54,7 +54,12 @@ def _build_missing_outputs(client: Host, builder: Host) -> Sequence[Output]:
 SCENARIOS = (
     Scenario("graph", _build("top")),
     Scenario("graph, single user", _build("top"), daemon=False),
-    Scenario("graph, chroot store", _build("top", options=["--store", "/root/chroot"]), prefix="/root/chroot/nix"),
+    Scenario(
+        "graph, chroot store",
+        _build("top", options=["--store", "/root/chroot"]),
+        daemon=False,
+        prefix="/root/chroot/nix",
+    ),
     Scenario("graph, with logs", _nix_build_with_logs),
     Scenario("graph, optimised store", _build("top", "duplicates"), settings={"auto_optimise_store": "true"}),
     Scenario("failing", _build("failing")),

@@ -34,7 +34,7 @@ def snapshot(host: Host, scratch: Path, prefix: str = "/nix", origin: Times | No
         lines = [*_rows(database), *_valid_paths(database, origin or {})]
     lines += _tree(root / "store")
     lines += (f"log {path.name} {bz2.decompress(path.read_bytes())!r}" for path in (root / LOGS).rglob("*.bz2"))
-    lines += (f"slot {path.name} {oct(path.stat().st_mode)}" for path in (root / SLOTS).glob("*"))
+    lines += (f"slot {path.name} {oct(path.stat().st_mode)}" for path in (root / SLOTS).glob("*[0-9]"))
     store = ["--store", prefix.removesuffix("/nix")] if prefix != "/nix" else []
     verified = host.run(["nix-store", *store, "--verify", "--check-contents"], check=False)
     lines.append(f"verify exit {verified.returncode}")
