@@ -38,7 +38,6 @@ void nar_init(struct nar_parser *parser, uint32_t max_depth)
 {
     memset(parser, 0, sizeof *parser);
     parser->state = MAGIC;
-    parser->in = parser->hold;
     parser->max_depth = max_depth < NAR_DEPTH_CEILING ? max_depth : NAR_DEPTH_CEILING;
 }
 
@@ -52,8 +51,7 @@ void nar_free(struct nar_parser *parser)
 
 void nar_put_data(struct nar_parser *parser, const uint8_t *in, size_t len)
 {
-    parser->in = in;
-    parser->in_len = len;
+    input_give(&parser->input, in, len);
 }
 
 const char *nar_name(const struct nar_parser *parser)
@@ -94,52 +92,19 @@ static int out_of_memory(struct nar_parser *parser)
     return fail(parser, NAR_E_OS, NULL, 0);
 }
 
-static void consume(struct nar_parser *parser, size_t len)
-{
-    parser->in += len;
-    parser->in_len -= len;
-}
-
-/* Move input to `hold` until it has `want` bytes; false if the input ends first. */
-static bool hold(struct nar_parser *parser, size_t want)
-{
-    if (parser->held >= want)
-        return true;
-    size_t missing = want - parser->held;
-    size_t len = parser->in_len < missing ? parser->in_len : missing;
-    if (len)
-        memcpy(parser->hold + parser->held, parser->in, len);
-    parser->held += len;
-    consume(parser, len);
-    return parser->held == want;
-}
-
-/* Take a string of at most `max` bytes into data, data_len: straight from the input if it is all there. */
+/* Take a string of at most `max` bytes into data, data_len. */
 static int take(struct nar_parser *parser, size_t max)
 {
-    int64_t taken;
-    if (!parser->held) {
-        taken = wire_get_string(parser->in, parser->in_len, max, &parser->data, &parser->data_len);
-        if (taken >= 0)
-            consume(parser, (size_t)taken);
-    } else
-        taken = WIRE_PARTIAL;
-    if (taken == WIRE_PARTIAL) {
-        if (!hold(parser, 8))
-            return NAR_NEED_DATA;
-        uint64_t size = wire_get_u64(parser->hold);
-        if (size > max)
-            return fail(parser, NAR_E_LENGTH, NULL, 0);
-        if (!hold(parser, 8 + size + wire_padding(size)))
-            return NAR_NEED_DATA;
-        taken = wire_get_string(parser->hold, parser->held, max, &parser->data, &parser->data_len);
-        parser->held = 0;
-    }
-    if (taken == WIRE_TOO_LONG)
+    switch (input_take_string(&parser->input, max, &parser->data, &parser->data_len)) {
+    case 0:
+        return CONTINUE;
+    case WIRE_PARTIAL:
+        return NAR_NEED_DATA;
+    case WIRE_TOO_LONG:
         return fail(parser, NAR_E_LENGTH, NULL, 0);
-    if (taken == WIRE_PADDING)
+    default:
         return fail(parser, NAR_E_PADDING, NULL, 0);
-    return CONTINUE;
+    }
 }
 
 static bool is(const struct nar_parser *parser, const char *text)
@@ -237,10 +202,10 @@ static int take_marker(struct nar_parser *parser)
 
 static int take_size(struct nar_parser *parser)
 {
-    if (!hold(parser, 8))
+    const uint8_t *size = input_take(&parser->input, 8);
+    if (!size)
         return NAR_NEED_DATA;
-    parser->held = 0;
-    parser->size = parser->left = wire_get_u64(parser->hold);
+    parser->size = parser->left = wire_get_u64(size);
     parser->state = CONTENTS;
     return NAR_FILE;
 }
@@ -251,23 +216,19 @@ static int take_contents(struct nar_parser *parser)
         parser->state = CONTENTS_PADDING;
         return CONTINUE;
     }
-    if (!parser->in_len)
-        return NAR_NEED_DATA;
-    parser->data = parser->in;
-    parser->data_len = parser->in_len < parser->left ? parser->in_len : (size_t)parser->left;
+    parser->data = input_take_some(&parser->input, parser->left, &parser->data_len);
     parser->left -= parser->data_len;
-    consume(parser, parser->data_len);
-    return NAR_DATA;
+    return parser->data_len ? NAR_DATA : NAR_NEED_DATA;
 }
 
 static int take_padding(struct nar_parser *parser)
 {
-    size_t padding = wire_padding(parser->size);
-    if (!hold(parser, padding))
+    size_t len = wire_padding(parser->size);
+    const uint8_t *padding = input_take(&parser->input, len);
+    if (!padding)
         return NAR_NEED_DATA;
-    parser->held = 0;
-    for (size_t i = 0; i < padding; i++)
-        if (parser->hold[i])
+    for (size_t i = 0; i < len; i++)
+        if (padding[i])
             return fail(parser, NAR_E_PADDING, NULL, 0);
     parser->state = FILE_CLOSE;
     return CONTINUE;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "error.h"
+#include "input.h"
 
 #define NAR_MAGIC "nix-archive-1"
 
@@ -43,16 +44,12 @@ struct nar_parser {
     bool executable;
     struct nar_error error;
 
-    /* Input not consumed yet, in the caller's memory. */
-    const uint8_t *in;
-    size_t in_len;
+    struct input input; /* what is left of it */
 
     /* Private from here. */
     int state;
     uint32_t max_depth;
     uint64_t left;                    /* contents still to come */
-    size_t held;                      /* bytes of a cut string in `hold` */
-    uint8_t hold[8 + NAR_TARGET_MAX + 1];
     char *path;                       /* "/a/b" and a NUL */
     size_t path_len, path_room;
     size_t name_at;                   /* where its last component begins */

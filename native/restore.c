@@ -204,7 +204,7 @@ int64_t restorer_feed(struct restorer *restorer, const uint8_t *in, size_t len)
         if (error)
             return fail(restorer, error);
     } while (event != NAR_NEED_DATA && event != NAR_DONE);
-    size_t consumed = len - restorer->parser.in_len;
+    size_t consumed = len - restorer->parser.input.len;
     if (!digest_update(&restorer->digest, in, consumed) || (restorer->done && !digest_finish(&restorer->digest)))
         return fail(restorer, ENOMEM);
     return (int64_t)consumed;

@@ -22,8 +22,8 @@ class FrameReader:
         pieces = []
         at = 0
         while at < len(view) and not self.done:
-            source = ffi.from_buffer("uint8_t[]", view[at:])
-            at += lib.frame_take(self._frame, source, len(source), self._out, self._length)
+            with ffi.from_buffer("uint8_t[]", view[at:]) as source:
+                at += lib.frame_take(self._frame, source, len(source), self._out, self._length)
             if size := self._length[0]:
                 pieces.append(view[at - size : at])
             self.done = bool(self._frame.done)

@@ -62,15 +62,14 @@ def _decode(
     data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int
 ) -> tuple[bytes | None, int] | None:
     """The strings with a NUL between two, None for an empty list."""
-    source = ffi.from_buffer("uint8_t[]", data)
     count, length = ffi.new("size_t *"), ffi.new("size_t *")
-    size = lib.wire_scan_strings(source, len(source), max_bytes_each, max_count, count, length)
+    with ffi.from_buffer("uint8_t[]", data) as source:
+        size = lib.wire_scan_strings(source, len(source), max_bytes_each, max_count, count, length)
+        if size >= 0:
+            out = _new_uncleared("char[]", length[0])
+            lib.wire_join_strings(source, out)
     if size == lib.WIRE_PARTIAL:
         return None
     if size < 0:
         raise ProtocolError(_INVALID[size].format(max_bytes_each=max_bytes_each, max_count=max_count))
-    if not count[0]:
-        return None, size
-    out = _new_uncleared("char[]", length[0])
-    lib.wire_join_strings(source, out)
-    return ffi.unpack(out, length[0]), size
+    return (ffi.unpack(out, length[0]) if count[0] else None), size

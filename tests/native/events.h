@@ -53,9 +53,9 @@ static inline struct events parse(const uint8_t *in, size_t len, size_t piece, u
                 break;
         }
         if (events.last == NAR_NEED_DATA)
-            CHECK(parser.in_len == 0);
+            CHECK(parser.input.len == 0);
         at += size;
-        events.consumed = at - parser.in_len;
+        events.consumed = at - parser.input.len;
         free(part);
     }
     events.code = parser.error.code;
