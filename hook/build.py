@@ -6,6 +6,7 @@ Raises BuildFailed when the derivation itself fails, MachineError when another m
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from hook.closure import references_first
 from hook.errors import BuildFailed, MachineError, RemoteError, StockOnly, StoreError
@@ -19,7 +20,7 @@ from hook.store.derivation import Derivation, OutputKind
 from hook.store.info import PathInfo
 from hook.store.local import LocalStore
 from hook.store.path import check_store_path
-from hook.transfer import Copier
+from hook.transfer import Copier, CopyProgress
 
 UPLOAD_LOCK_S = 15 * 60.0
 """How long to wait for another hook's upload to the same machine; afterwards both upload at once."""
@@ -57,7 +58,9 @@ class Builder:
         substitute = self._settings.flag("builders-use-substitutes", False)
         missing = job.inputs - remote.client.query_valid_paths(job.inputs, substitute)
         if not missing:
-            return
+            # Stock says so, too.
+            with self._activity(f"copying dependencies to '{remote.name}'"), CopyProgress(self._log, []).activity:
+                return
         with self._slots.upload_lock(remote.name, UPLOAD_LOCK_S, self._announce_wait(remote)):
             # Whoever held the lock was most likely sending these very paths.
             missing -= remote.client.query_valid_paths(missing, substitute=False)
@@ -74,7 +77,7 @@ class Builder:
         infos = self._store.database.path_infos(paths)
         if invalid := sorted(set(paths) - infos.keys()):
             raise StoreError(f"path '{invalid[0]}' is not valid")
-        return list(infos.values())
+        return [replace(info, ultimate=False) for info in infos.values()]
 
     def _build(self, remote: Remote, job: Job) -> None:
         inputs = job.inputs if self._derivation.input_drvs else self._derivation.input_srcs
@@ -98,7 +101,8 @@ class Builder:
                     raise MachineError(f"'{path}' is not valid there after its build")
                 if info.deriver:
                     check_store_path(info.deriver, self._store.store_dir)
-                infos.append(info)
+                # Only paths built by this very store are its last word about them.
+                infos.append(replace(info, ultimate=False))
             try:
                 Copier(remote, self._store, self._log).download(references_first(infos))
             except RemoteError as error:

@@ -115,7 +115,9 @@ class Decision:
 def suitable(request: Request, machine: Machine) -> str | None:
     """None if the machine is able to build the request when it has a slot; otherwise why not."""
     if request.system not in ("builtin", *machine.systems):
-        return f"is for {_listing(machine.systems) or 'no system'} only, not {request.system}"
+        if not machine.systems:
+            return "is for no system, only for builtin builders"
+        return f"is for {_listing(machine.systems)} only, not {request.system}"
     if lacking := request.features - machine.supported - machine.mandatory:
         return f"lacks {_features(lacking)}"
     if unwanted := machine.mandatory - request.features:
