@@ -174,7 +174,7 @@ def no_machine_message(request: Request, host: Host, machines: Sequence[Machine]
 def _rate(able: Iterable[Candidate], release: Release) -> Callable[[Candidate], float]:
     """How the load of a machine is set against its speed factor.
 
-    Releases that divide whole numbers know no fractions; where `builders` has one anyway, loads are compared exactly.
+    Releases that divide whole numbers accept no fractions; where `builders` has one all the same, nothing is dropped.
     """
     if release < FLOAT_LOAD and all(c.machine.speed_factor.is_integer() for c in able):
         return lambda c: (c.load or 0) // int(c.machine.speed_factor)

@@ -5,9 +5,9 @@ it read the text and whom it would have chosen.
 """
 
 import json
-import posixpath
-from collections.abc import Sequence
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from hook.front import format_request, format_settings
 from hook.release import Release
@@ -41,8 +41,7 @@ class Answered:
     @property
     def tried(self) -> list[str]:
         """The machines it chose one after another, by the text it calls them."""
-        said = [text.split("'")[1] for _, text in self.messages if text.startswith("cannot build on '")]
-        return said
+        return [text.split("'")[1] for _, text in self.messages if "cannot build on '" in text]
 
     @property
     def stems(self) -> frozenset[str]:
@@ -56,30 +55,26 @@ def release_of_host(host: Host) -> Release:
     return int(major), int(minor)
 
 
+def fresh_state(host: Host) -> Path:
+    """Empty the state directory that `ask` uses, and return it as seen from outside."""
+    shutil.rmtree(host.path(STORE), ignore_errors=True)
+    directory = host.path(CURRENT_LOAD)
+    directory.mkdir(parents=True)
+    return directory.parent
+
+
 def ask(host: Host, builders: str, *requests: Request, **settings: str) -> Answered:
-    """Run the stock hook on the given requests; by default one for a derivation without features."""
-    host.run(["rm", "-rf", STORE])
-    host.run(["mkdir", "-p", STORE])
+    """Run the stock hook on the given requests; by default one without features."""
     values = {"builders": builders, "store": STORE, "system": SYSTEM, "max-jobs": "0"}
     values |= {name.replace("_", "-"): value for name, value in settings.items()}
     data = format_settings(Settings(values))
     for request in requests or [Request(SYSTEM, DRV_PATH, frozenset(), False)]:
         data += format_request(request)
     done = host.run(
-        ["/usr/libexec/nix/build-remote", "5"],
-        env={"PATH": "/nonexistent", "NIX_STATE_DIR": posixpath.join(STORE, "nix/var/nix"), "NIX_CONF_DIR": STORE},
+        ["/bin/sh", "-c", "exec /usr/libexec/nix/build-remote 5 4>/dev/null 5</dev/null"],
+        env={"PATH": "/nonexistent", "NIX_CONF_DIR": STORE},
         input=data.decode(errors="surrogateescape"),
         check=False,
     )
-    directory = host.path(CURRENT_LOAD)
-    locks = frozenset(file.name for file in directory.iterdir()) if directory.is_dir() else frozenset()
+    locks = frozenset(file.name for file in host.path(CURRENT_LOAD).iterdir())
     return Answered(done.returncode, done.stderr.splitlines(), locks)
-
-
-def lines(*machines: str) -> str:
-    """Machines as the text of `builders`."""
-    return "\n".join(machines)
-
-
-def as_written(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -1,0 +1,331 @@
+"""Slot and upload locks, against other descriptors, other processes and stock's own file names."""
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from hook.errors import ConfigurationError
+from hook.slots import LONGEST_PAUSE_S, Slot, SlotTable
+from tests import stockhook
+from tests.lab.host import Host
+
+STEM = "ssh-ng:__b1"
+
+OTHER_PROCESS = """
+import sys
+from hook.slots import SlotTable
+table = SlotTable(sys.argv[1])
+with table.selection():
+    slot, load = table.probe(sys.argv[2], int(sys.argv[3]))
+print(slot is not None, load, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> SlotTable:
+    return SlotTable(str(tmp_path))
+
+
+@contextmanager
+def held(tmp_path: Path, *names: str) -> Iterator[None]:
+    """Lock files as another hook holds them."""
+    directory = tmp_path / "current-load"
+    directory.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        for name in names:
+            fcntl.flock(stack.enter_context((directory / name).open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def taken(table: SlotTable, max_jobs: int) -> Slot:
+    """A slot of an idle machine."""
+    with table.selection():
+        slot, load = table.probe(STEM, max_jobs)
+    assert slot is not None
+    assert load == 0
+    return slot
+
+
+def open_descriptors() -> list[int]:
+    """This process's descriptors, less the one that reads the list."""
+    return [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+
+
+@pytest.mark.parametrize(
+    ("busy", "kept", "load"),
+    [([], 0, 0), ([0], 1, 1), ([1], 0, 1), ([0, 2], 1, 2), ([0, 1], 2, 2), ([1, 2], 0, 2), ([0, 1, 2], None, 3)],
+)
+def test_the_first_free_slot_is_kept_and_the_busy_ones_counted(
+    table: SlotTable, tmp_path: Path, busy: list[int], kept: int | None, load: int
+) -> None:
+    """All slots are looked at, also those behind a free one."""
+    with held(tmp_path, *(f"{STEM}-{number}" for number in busy)), table.selection():
+        slot, counted = table.probe(STEM, 3)
+        locked = [number for number in range(3) if is_locked(tmp_path / "current-load" / f"{STEM}-{number}")]
+    assert counted == load
+    assert (slot is None) == (kept is None)
+    assert locked == sorted([*busy, *([] if kept is None else [kept])])
+    if slot is not None:
+        slot.release()
+
+
+def test_a_machine_without_jobs_has_no_slots(table: SlotTable) -> None:
+    """Max jobs 0 is able but never free."""
+    with table.selection():
+        assert table.probe(STEM, 0) == (None, 0)
+
+
+def test_files_are_as_stock_makes_them(table: SlotTable, tmp_path: Path) -> None:
+    """Empty, for their owner alone, in a directory that others may list."""
+    taken(table, 2).release()
+    with table.upload_lock("ssh-ng://b1", 1):
+        pass
+    directory = tmp_path / "current-load"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    names = ["main-lock", f"{STEM}-0", f"{STEM}-1", f"{STEM}.upload-lock"]
+    assert sorted(file.name for file in directory.iterdir()) == names
+    for file in directory.iterdir():
+        assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_size) == (0o600, 0)
+
+
+def test_a_released_slot_is_free_and_may_be_released_again(table: SlotTable, tmp_path: Path) -> None:
+    """Several ways lead out of a build, and each of them lets go."""
+    with taken(table, 1) as slot:
+        assert is_locked(tmp_path / "current-load" / f"{STEM}-0")
+    assert not is_locked(tmp_path / "current-load" / f"{STEM}-0")
+    slot.release()
+    slot.touch()
+    taken(table, 1).release()
+
+
+def test_touching_a_slot_sets_its_time_to_now(table: SlotTable, tmp_path: Path) -> None:
+    """Stock does it when a build starts, so the file tells when a slot was last used."""
+    slot = taken(table, 1)
+    file = tmp_path / "current-load" / f"{STEM}-0"
+    os.utime(file, (1, 1))
+    slot.touch()
+    assert file.stat().st_mtime > 1
+    slot.release()
+
+
+def test_no_child_inherits_a_lock(table: SlotTable, tmp_path: Path) -> None:
+    """A left-over ssh would keep the slot busy for ever."""
+    with table.selection(), table.upload_lock("ssh://b1", 1):
+        slot, _ = table.probe(STEM, 1)
+        opened = [fd for fd in open_descriptors() if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path))]
+        assert len(opened) == 3
+        assert not any(os.get_inheritable(fd) for fd in opened)
+    assert slot is not None
+    slot.release()
+
+
+def test_two_processes_share_the_slots_of_a_machine(table: SlotTable, tmp_path: Path) -> None:
+    """Each process holds its slot until it ends, and sees the others' as load."""
+    argv = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path), STEM, "2"]
+    with ExitStack() as stack:
+        others = [stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))]
+        assert line_of(others[0]) == "True 0"
+        others.append(
+            stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        )
+        assert line_of(others[1]) == "True 1"
+        with table.selection():
+            assert table.probe(STEM, 2) == (None, 2)
+        # However a process ends, the kernel frees what it held.
+        others[0].kill()
+        others[0].wait()
+        with table.selection():
+            slot, load = table.probe(STEM, 2)
+        assert slot is not None
+        assert load == 1
+        slot.release()
+        others[1].communicate("")
+
+
+def line_of(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def test_the_main_lock_keeps_others_from_probing(table: SlotTable, tmp_path: Path) -> None:
+    """Two hooks probing at once would see each other's passing locks as load."""
+    argv = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path), STEM, "1"]
+    with ExitStack() as stack:
+        with table.selection():
+            other = stack.enter_context(
+                subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            wait_for_waiter(tmp_path / "current-load" / "main-lock")
+            slot, _ = table.probe(STEM, 1)
+        assert line_of(other) == "False 1"
+        other.communicate("")
+    assert slot is not None
+    slot.release()
+
+
+def wait_for_waiter(path: Path) -> None:
+    """Until another process waits for this lock: /proc/locks shows it behind the lock, marked by an arrow."""
+    inode = f":{path.stat().st_ino} "
+    while not any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()):
+        os.sched_yield()
+
+
+def test_an_error_frees_what_was_locked(table: SlotTable, tmp_path: Path) -> None:
+    """The second slot cannot be opened; the first must not stay locked."""
+    directory = tmp_path / "current-load"
+    with table.selection():
+        (directory / f"{STEM}-1").mkdir()
+        with pytest.raises(ConfigurationError, match=f"cannot lock '{STEM}-1' in '{directory}': Is a directory"):
+            table.probe(STEM, 3)
+    assert not is_locked(directory / f"{STEM}-0")
+    assert not is_locked(directory / "main-lock")
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """For example for a user who may not write to the store's state."""
+    missing = tmp_path / "missing"
+    expected = f"cannot lock 'main-lock' in '{missing}/current-load': No such file or directory"
+    with pytest.raises(ConfigurationError, match=expected), SlotTable(str(missing)).selection():
+        pass
+
+
+def test_a_failing_lock_is_reported(table: SlotTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems without locks exist; treating them as busy would postpone for ever."""
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with table.selection():
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        before = open_descriptors()
+        with pytest.raises(ConfigurationError, match=f"cannot lock '{STEM}-0' in .*: No locks available"):
+            table.probe(STEM, 1)
+        assert open_descriptors() == before
+
+
+def test_a_machine_whose_name_is_too_long_for_a_slot_is_named(table: SlotTable) -> None:
+    """Stock has no way out either."""
+    stem = "x" * 260
+    with (
+        table.selection(),
+        pytest.raises(ConfigurationError, match=f"cannot lock '{stem}-0' in .*: File name too long"),
+    ):
+        table.probe(stem, 1)
+
+
+class Pauses:
+    """Stands for the clock: remembers each pause, and does something at one of them."""
+
+    def __init__(self, at: int = -1, action: Callable[[], object] = lambda: None) -> None:
+        self.taken: list[float] = []
+        self._at = at
+        self._action = action
+
+    def __call__(self, pause_s: float) -> None:
+        self.taken.append(pause_s)
+        if len(self.taken) == self._at:
+            self._action()
+
+
+def test_a_free_upload_lock_is_had_at_once(table: SlotTable, tmp_path: Path) -> None:
+    """Held inside the block, free behind it."""
+    pauses = Pauses()
+    with table.selection():
+        pass
+    with table.upload_lock("ssh-ng://b1", 10, pause=pauses) as obtained:
+        assert obtained
+        assert is_locked(tmp_path / "current-load" / f"{STEM}.upload-lock")
+    assert not is_locked(tmp_path / "current-load" / f"{STEM}.upload-lock")
+    assert pauses.taken == []
+
+
+def test_an_upload_lock_is_had_when_it_is_freed(table: SlotTable, tmp_path: Path) -> None:
+    """Looked at again and again, less and less often, but at least once a second."""
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path, f"{STEM}.upload-lock"))
+        pauses = Pauses(at=12, action=other.close)
+        with table.upload_lock("ssh-ng://b1", 900, pause=pauses) as obtained:
+            assert obtained
+    assert len(pauses.taken) == 12
+    assert pauses.taken == sorted(pauses.taken)
+    assert pauses.taken[-1] == LONGEST_PAUSE_S
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.005, 0.1, 3, 900])
+def test_waiting_for_an_upload_lock_has_a_bound(table: SlotTable, tmp_path: Path, timeout_s: float) -> None:
+    """Then it goes on without: stock means to, but its alarm does not end flock."""
+    pauses = Pauses()
+    with (
+        held(tmp_path, f"{STEM}.upload-lock"),
+        table.upload_lock("ssh-ng://b1", timeout_s, pause=pauses) as obtained,
+    ):
+        assert not obtained
+    assert sum(pauses.taken) == pytest.approx(timeout_s)
+
+
+def test_the_wait_is_announced_and_over_before_the_upload(table: SlotTable, tmp_path: Path) -> None:
+    """The activity must not look as if the upload itself were waiting."""
+    events: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        events.append("waiting")
+        yield
+        events.append("done")
+
+    with held(tmp_path, f"{STEM}.upload-lock"):
+        pauses = Pauses(at=1, action=lambda: events.append("pause"))
+        with table.upload_lock("ssh-ng://b1", 0.001, waiting(), pause=pauses):
+            events.append("upload")
+    assert events == ["waiting", "pause", "done", "upload"]
+
+
+def test_an_upload_lock_with_a_long_name_has_stocks_short_one(table: SlotTable, tmp_path: Path) -> None:
+    """MD5 in base64, which has slashes too: printf %s URI | openssl md5 -binary | base64 | tr / _"""
+    uri = "ssh-ng://" + "y" * 300
+    with table.selection():
+        pass
+    with table.upload_lock(uri, 1):
+        locked = [file.name for file in (tmp_path / "current-load").iterdir() if file.name != "main-lock"]
+    digest = subprocess.run(
+        ["sh", "-c", 'printf %s "$1" | openssl md5 -binary | base64 | tr / _', "sh", uri],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert locked == [f"{digest}.upload-lock"]
+
+
+@pytest.mark.lab
+def test_the_stock_hook_sees_our_slots_as_busy(builder: Host) -> None:
+    """And asks Nix to try later, where it would otherwise connect."""
+    ours = SlotTable(str(stockhook.fresh_state(builder)))
+    with ours.selection():
+        first, _ = ours.probe("ssh:__b1", 2)
+        second, _ = ours.probe("ssh:__b1", 2)
+    assert first is not None
+    assert second is not None
+    with first:
+        with second:
+            stock = stockhook.ask(builder, "b1 - - 2")
+            assert (stock.tried, stock.answers) == ([], ["# postpone"])
+        stock = stockhook.ask(builder, "b1 - - 2")
+        assert (stock.tried, stock.answers) == (["ssh://b1"], ["# decline"])
