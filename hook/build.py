@@ -13,6 +13,7 @@ from hook.errors import BuildFailed, MachineError, RemoteError, StockOnly, Store
 from hook.front import Job
 from hook.log import Activity, Log
 from hook.protocol.activity import ActivityType, Verbosity
+from hook.protocol.building import Limits
 from hook.remote import Remote
 from hook.settings import Settings
 from hook.slots import SlotTable
@@ -24,6 +25,9 @@ from hook.transfer import Copier, CopyProgress
 
 UPLOAD_LOCK_S = 15 * 60.0
 """How long to wait for another hook's upload to the same machine; afterwards both upload at once."""
+
+BUILD_LOG_FD = 4
+"""Where Nix expects the raw log of a build, see the build-hook protocol."""
 
 TRANSFER_SILENCE_S = 300.0
 """How long a machine may neither take nor send a byte while a copy is under way."""
@@ -44,12 +48,16 @@ class Builder:
 
     def check_supported(self, remote: Remote) -> None:
         """StockOnly if `remote` does not trust us to say which outputs a derivation has, and needs its closure."""
-        if remote.distrusts_us and self._derivation.kind is OutputKind.INPUT_ADDRESSED:
+        if remote.client.trusted is False and self._derivation.kind is OutputKind.INPUT_ADDRESSED:
             raise StockOnly(f"'{remote.name}' does not trust the user we connect as")
 
     def run(self, remote: Remote, job: Job) -> None:
         """Build every output that is not valid here."""
-        remote.begin_build()
+        if remote.client.log_on_stderr:
+            remote.stream.copy_stderr(BUILD_LOG_FD)
+        remote.client.set_limits(
+            limits_of(self._settings), self._log.verbosity, self._settings.flag("substitute", True)
+        )
         self._upload_inputs(remote, job)
         self._build(remote, job)
         self._download_outputs(remote)
@@ -85,7 +93,7 @@ class Builder:
             result = remote.client.build_derivation(self._drv_path, self._derivation, inputs)
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}") from None
-        remote.settle_log()
+        remote.client.settle_log()
         if not result.ok:
             raise BuildFailed(result.message)
 
@@ -113,3 +121,13 @@ class Builder:
 
     def _announce_wait(self, remote: Remote) -> Activity:
         return self._activity(f"waiting for the upload lock to '{remote.name}'")
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the user allows a build.  The parent does not enforce it on a hook; the builder does."""
+    return Limits(
+        max_silent_time_s=settings.number("max-silent-time", 0),
+        timeout_s=settings.number("timeout", 0),
+        max_log_bytes=settings.number("max-build-log-size", 0),
+        keep_failed=settings.flag("keep-failed", False),
+    )

@@ -12,6 +12,11 @@ EXIT_FAILED = 1
 class FerryError(Exception):
     """Anything nix-ferry reports to its user instead of a stack trace."""
 
+    @property
+    def one_line(self) -> str:
+        """The text on one line: what a remote daemon says may span several."""
+        return " ".join(str(self).split())
+
 
 class RequestError(FerryError):
     """The parent's side of the pipe is malformed: truncated settings, an unknown request, a number that is none."""

@@ -4,7 +4,6 @@ A notice is a file named by the command's process and the text, in the private s
 O_EXCL, so of several hooks exactly one speaks; files of earlier days are removed when the next one is made.
 """
 
-import hashlib
 import os
 import time
 
@@ -20,6 +19,8 @@ class Notices:
 
     def first_time(self, text: str) -> bool:
         """Whether `text` is new to this command; if that cannot be remembered, it always is."""
+        import hashlib
+
         digest = hashlib.sha256(f"{self._parent}\n{text}".encode(errors="surrogateescape")).hexdigest()[:32]
         path = os.path.join(self._directory, digest)
         try:

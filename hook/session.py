@@ -11,20 +11,22 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hook import stock
-from hook.build import Builder
 from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, ConfigurationError, FerryError, MachineError, StockOnly
 from hook.front import Front, Job
 from hook.log import Activity
 from hook.machines import Machine
 from hook.protocol.activity import ActivityType, Verbosity
-from hook.remote import Remote, one_line
+from hook.remote import Remote
 from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, no_machine_message, suitable
 from hook.settings import Settings
 from hook.slots import Slot, SlotTable
 from hook.store.local import LocalStore
 from hook.transport import REMOTE_PROGRAMS
+
+if TYPE_CHECKING:
+    from hook.build import Builder
 
 LOSSES_ALLOWED = 2
 """How often one build may lose a machine before that machine is out."""
@@ -83,13 +85,15 @@ class Session:
                     return EXIT_OK
                 request = self._front.read_request()
         except StockOnly as reason:
-            text = f"handing '{request.drv_path}' to the stock build hook: {one_line(reason)}"
+            text = f"handing '{request.drv_path}' to the stock build hook: {reason.one_line}"
             self._log.message(Verbosity.TALKATIVE, text)
+            from hook import stock
+
             return stock.hand_over(self._front, settings, request)
 
     # Before the answer
 
-    def _place(self, request: Request) -> tuple[Builder, Placement] | None:
+    def _place(self, request: Request) -> tuple["Builder", Placement] | None:
         """Find and connect a machine, then accept; otherwise answer what fits and return None."""
         while True:
             decision, slot = self._decide(request)
@@ -104,17 +108,16 @@ class Session:
             if decision.machine is None or slot is None:
                 return None
             try:
-                builder = self._prepare(request)
+                placed = self._connect(decision.machine, slot, lambda: self._prepare(request))
+            except StockOnly:
+                raise
             except FerryError as error:
-                slot.release()
-                if isinstance(error, StockOnly):
-                    raise
-                self._log.error(f"cannot build '{request.drv_path}' on another machine: {one_line(error)}")
+                self._log.error(f"cannot build '{request.drv_path}' on another machine: {error.one_line}")
                 self._front.decline()
                 return None
-            if placement := self._connect(decision.machine, slot, builder):
-                self._front.accept(placement.remote.name)
-                return builder, placement
+            if placed is not None:
+                self._front.accept(placed[1].remote.name)
+                return placed
 
     def _decide(self, request: Request) -> tuple[Decision, Slot | None]:
         """Choose a machine and take its slot, in one step for all hooks on this host."""
@@ -128,7 +131,7 @@ class Session:
                     try:
                         slots[machine], load = s.slots.probe(self._stem(machine), machine.max_jobs)
                     except ConfigurationError as error:
-                        disabled = self._disabled[machine] = one_line(error)
+                        disabled = self._disabled[machine] = error.one_line
                 candidates.append(Candidate(machine, load, slots.get(machine) is not None, disabled))
             decision = decide(request, s.host, candidates)
             for machine, slot in slots.items():
@@ -148,34 +151,51 @@ class Session:
             level, text = no_machine_message(request, self._services.host, self._services.machines)
             self._log.message(level, text)
 
-    def _prepare(self, request: Request) -> Builder:
+    def _connect(
+        self, machine: Machine, slot: Slot, prepare: Callable[[], "Builder"]
+    ) -> tuple["Builder", Placement] | None:
+        """Connect to `machine`; if that fails say so, give up its slot, and leave it out from now on.
+
+        `prepare` does what can be done meanwhile; its errors are passed on.
+        """
+        s, name = self._services, self._name(machine)
+        with ExitStack() as held:
+            held.callback(slot.release)
+            if machine.uri.scheme not in REMOTE_PROGRAMS:
+                raise StockOnly(f"machine '{name}' is not reached by ssh")
+            with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
+                try:
+                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, self._log))
+                except (MachineError, ConfigurationError) as error:
+                    self._leave_out(machine, error)
+                    return None
+                builder = prepare()
+                try:
+                    remote.shake_hands()
+                except MachineError as error:
+                    self._leave_out(machine, error)
+                    return None
+            builder.check_supported(remote)
+            return builder, Placement(machine, remote, held.pop_all().close)
+
+    def _leave_out(self, machine: Machine, error: FerryError) -> None:
+        """Use `machine` no more in this conversation."""
+        self._disabled[machine] = error.one_line
+        self._log.error(f"cannot build on '{self._name(machine)}': {error.one_line}")
+
+    def _prepare(self, request: Request) -> "Builder":
+        # Loaded while ssh authenticates: none of it is needed to choose a machine.
+        from hook.build import Builder
+
         s = self._services
         derivation = s.store.read_derivation(request.drv_path)
         if not all(output.path for _, output in derivation.outputs):
             raise StockOnly("its output paths are known only after the build")
         return Builder(request.drv_path, derivation, s.settings, s.store, s.slots, self._log)
 
-    def _connect(self, machine: Machine, slot: Slot, builder: Builder) -> Placement | None:
-        """Connect to `machine`; if that fails say so, give up its slot, and leave it out from now on."""
-        s, name = self._services, self._name(machine)
-        with ExitStack() as held:
-            held.callback(slot.release)
-            if machine.uri.scheme not in REMOTE_PROGRAMS:
-                raise StockOnly(f"machine '{name}' is not reached by ssh")
-            try:
-                with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
-                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, s.settings, self._log))
-                    remote.shake_hands()
-            except (MachineError, ConfigurationError) as error:
-                self._disabled[machine] = one_line(error)
-                self._log.error(f"cannot build on '{name}': {one_line(error)}")
-                return None
-            builder.check_supported(remote)
-            return Placement(machine, remote, held.pop_all().close)
-
     # After `# accept`
 
-    def _carry_out(self, request: Request, builder: Builder, placement: Placement) -> int:
+    def _carry_out(self, request: Request, builder: "Builder", placement: Placement) -> int:
         """Build what was accepted, moving to another machine when one is lost."""
         try:
             job = self._front.read_job()
@@ -188,21 +208,21 @@ class Session:
                 self._lose(placement.machine, lost)
                 following = self._replace(request, builder)
                 if following is None:
-                    self._log.error(f"build of '{request.drv_path}' on '{name}' failed: {one_line(lost)}")
+                    self._log.error(f"build of '{request.drv_path}' on '{name}' failed: {lost.one_line}")
                     return EXIT_FAILED
-                moved = f"'{name}' was lost ({one_line(lost)}); building on '{following.remote.name}' instead"
+                moved = f"'{name}' was lost ({lost.one_line}); building on '{following.remote.name}' instead"
                 self._log.message(Verbosity.WARN, f"warning: {moved}")
                 placement = following
         except BuildFailed as error:
             self._log.error(f"build of '{request.drv_path}' on '{placement.remote.name}' failed: {error}")
             return EXIT_FAILED
         except FerryError as error:
-            self._log.error(f"build of '{request.drv_path}' on '{placement.remote.name}' failed: {one_line(error)}")
+            self._log.error(f"build of '{request.drv_path}' on '{placement.remote.name}' failed: {error.one_line}")
             return EXIT_FAILED
         finally:
             placement.close()
 
-    def _attempt(self, builder: Builder, job: Job, placement: Placement) -> MachineError | None:
+    def _attempt(self, builder: "Builder", job: Job, placement: Placement) -> MachineError | None:
         """One try on one machine; returns why the machine failed us, or None after success."""
         try:
             builder.run(placement.remote, job)
@@ -213,9 +233,9 @@ class Session:
     def _lose(self, machine: Machine, error: MachineError) -> None:
         self._losses[machine] = self._losses.get(machine, 0) + 1
         if self._losses[machine] >= LOSSES_ALLOWED:
-            self._disabled[machine] = one_line(error)
+            self._disabled[machine] = error.one_line
 
-    def _replace(self, request: Request, builder: Builder) -> Placement | None:
+    def _replace(self, request: Request, builder: "Builder") -> Placement | None:
         """Another place for an accepted build; None when no machine is left that could take it."""
         while True:
             decision, slot = self._decide(request)
@@ -225,10 +245,10 @@ class Session:
                 return None
             else:
                 try:
-                    if placement := self._connect(decision.machine, slot, builder):
-                        return placement
+                    if placed := self._connect(decision.machine, slot, lambda: builder):
+                        return placed[1]
                 except StockOnly as reason:
-                    self._disabled[decision.machine] = one_line(reason)
+                    self._disabled[decision.machine] = reason.one_line
 
     # Names
 

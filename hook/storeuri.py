@@ -30,27 +30,27 @@ SCHEME_CHARACTERS = UNRESERVED - set("_~") | {"+"}
 URI_CHARACTERS = UNRESERVED | set(":/?[]@!$&'()*+,;=%\"")
 """What RFC 3986 allows, and the quote that Nix accepts in a query."""
 
-STORE_PARAMETERS = frozenset(
-    ("path-info-cache-size", "priority", "store", "system-features", "trusted", "want-mass-query")
+SSH_PARAMETERS = frozenset(
+    (
+        "base64-ssh-public-host-key",
+        "compress",
+        "max-connections",
+        "path-info-cache-size",
+        "priority",
+        "remote-program",
+        "remote-store",
+        "ssh-key",
+        "store",
+        "system-features",
+        "trusted",
+        "want-mass-query",
+    )
 )
-SSH_PARAMETERS = STORE_PARAMETERS | {
-    "base64-ssh-public-host-key",
-    "compress",
-    "max-connections",
-    "remote-program",
-    "remote-store",
-    "ssh-key",
-}
-FILE_SYSTEM_PARAMETERS = STORE_PARAMETERS | {"log", "max-connections", "max-connection-age", "real", "root", "state"}
 KNOWN_PARAMETERS = {
     "ssh": SSH_PARAMETERS | {"log-fd"},
     "ssh-ng": SSH_PARAMETERS | {"max-connection-age"},
-    "mounted-ssh-ng": SSH_PARAMETERS | FILE_SYSTEM_PARAMETERS,
-    "unix": FILE_SYSTEM_PARAMETERS,
-    "daemon": FILE_SYSTEM_PARAMETERS,
-    "auto": FILE_SYSTEM_PARAMETERS,
-    "local": FILE_SYSTEM_PARAMETERS | {"ignore-gc-delete-failure", "read-only", "require-sigs", "use-roots-daemon"},
 }
+"""The settings of the kinds of store that we connect to; about others stock warns itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class StoreUri:
 
     @property
     def unknown_parameters(self) -> tuple[str, ...]:
-        """The parameters that this kind of store does not have; stock warns about them and goes on."""
-        known = KNOWN_PARAMETERS.get(self.scheme)
-        return tuple(name for name, _ in self.parameters if known is not None and name not in known)
+        """The parameters that a store reached by ssh does not have; stock warns about them and goes on."""
+        known = KNOWN_PARAMETERS.get(self.scheme, frozenset(dict(self.parameters)))
+        return tuple(name for name, _ in self.parameters if name not in known)
 
     def parameter(self, name: str, default: str) -> str:
         """The decoded value of a parameter."""

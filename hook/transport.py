@@ -6,7 +6,6 @@ a way to ask a question.  Source: ssh.md; tested with a scripted ssh in test_tra
 
 import base64
 import binascii
-import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -150,6 +149,8 @@ def _known_hosts_file(public: str, private_dir: str) -> str:
         keys = base64.b64decode(public, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise ConfigurationError("the public host key is not base64 text") from None
+    import hashlib
+
     content = "".join(f"* {line}\n" for line in keys.splitlines() if line.strip())
     directory = os.path.join(private_dir, "known-hosts")
     path = os.path.join(directory, hashlib.sha256(content.encode()).hexdigest()[:32])

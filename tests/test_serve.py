@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hook.errors import ProtocolError
-from hook.protocol.building import BuildResult
-from hook.protocol.serve import SERVER_MAGIC, Command, ServeClient, ServeOptions
+from hook.protocol.building import BuildResult, Limits
+from hook.protocol.serve import SERVER_MAGIC, Command, ServeClient
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation, DerivationOutput
 from hook.store.info import PathInfo, parse_hash
@@ -17,7 +17,6 @@ from tests.fakes.source import BytesSource, RecordedChannel
 
 VECTORS = Path(__file__).parent / "vectors" / "sp"
 SERVERS = ["2.8", "2.26", "2.34"]
-NO_LIMITS = ServeOptions(0, 0, 0, keep_failed=False)
 
 
 class Conversation:
@@ -29,7 +28,7 @@ class Conversation:
         self.channel = RecordedChannel(stem.with_suffix(stem.suffix + ".s2c").read_bytes())
         r = Reader(source)
         handshake = source.read(16)
-        self.client = ServeClient(self.channel, NO_LIMITS)
+        self.client = ServeClient(self.channel)
         assert bytes(self.channel.sent) == handshake
         self.nars: list[bytes] = []
         self.infos: dict[str, PathInfo] = {}
@@ -129,7 +128,8 @@ def server_says(*words: int | str, version: int = 0x207) -> RecordedChannel:
 def test_limits_and_keep_failed_are_in_their_places() -> None:
     """Six numbers without names."""
     channel = server_says(0, "", 0, 0, 0, 0, 0)
-    client = ServeClient(channel, ServeOptions(11, 22, 33, keep_failed=True))
+    client = ServeClient(channel)
+    client.set_limits(Limits(11, 22, 33, keep_failed=True), 3, substitute=True)
     derivation = Derivation((("out", DerivationOutput("/nix/store/x")),), (), (), "s", b"b", (), ())
     assert client.build_derivation("/nix/store/x.drv", derivation, []).ok
     assert channel.left == b""
@@ -142,7 +142,7 @@ def test_limits_and_keep_failed_are_in_their_places() -> None:
 def test_an_invalid_path_has_no_info_and_the_next_question_still_works() -> None:
     """The reply is just the end marker."""
     channel = server_says("", 0)
-    client = ServeClient(channel, NO_LIMITS)
+    client = ServeClient(channel)
     assert client.query_path_info("/nix/store/x") is None
     assert client.query_valid_paths([], substitute=False) == set()
     assert channel.left == b""
@@ -151,7 +151,7 @@ def test_an_invalid_path_has_no_info_and_the_next_question_still_works() -> None
 @pytest.mark.parametrize("answer", [("/nix/store/other",), (7,)])
 def test_answers_to_other_questions_are_refused(answer: tuple[int | str, ...]) -> None:
     """Told about another path, or a confirmation that is none."""
-    client = ServeClient(server_says(*answer), NO_LIMITS)
+    client = ServeClient(server_says(*answer))
     with pytest.raises(ProtocolError):
         if isinstance(answer[0], str):
             client.query_path_info("/nix/store/x")
@@ -162,11 +162,11 @@ def test_answers_to_other_questions_are_refused(answer: tuple[int | str, ...]) -
 def test_text_before_the_protocol_is_quoted_and_explained() -> None:
     """The same trouble, the same line as with `ssh-ng://`."""
     with pytest.raises(ProtocolError, match="got 'Last login: yesterday"):
-        ServeClient(RecordedChannel(b"Last login: yesterday\n"), NO_LIMITS)
+        ServeClient(RecordedChannel(b"Last login: yesterday\n"))
 
 
 @pytest.mark.parametrize(("version", "expected"), [(0x204, "2.4 is too old"), (0x307, "3.7 is not supported")])
 def test_a_server_of_another_age_is_refused_by_name(version: int, expected: str) -> None:
     """The line must say which version is meant."""
     with pytest.raises(ProtocolError, match=expected):
-        ServeClient(server_says(version=version), NO_LIMITS)
+        ServeClient(server_says(version=version))

@@ -11,12 +11,11 @@ import pytest
 
 from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, LogEvent, LogMessage, ResultType, StartActivity, StopActivity
-from hook.protocol.building import BuildResult
+from hook.protocol.building import BuildResult, Limits
 from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import (
     Op,
-    Options,
     Stderr,
     WorkerClient,
     read_path_info,
@@ -293,12 +292,14 @@ def test_a_build_result_is_read_at_every_version(version: int, extra: list[int])
     assert channel.left == b""
 
 
-def test_options_are_sent_in_the_daemons_order() -> None:
+def test_limits_are_sent_in_the_daemons_order_and_only_if_there_are_any() -> None:
     """Thirteen fields without names: the layout is the only protection."""
     channel = daemon(lambda w: w.u64(Stderr.LAST))
     client = WorkerClient(channel, lambda event: None)
     channel.sent.clear()
-    client.set_options(Options(True, False, False, 3, 60, 0, True, {"timeout": "5"}))
+    client.set_limits(Limits(), 3, substitute=True)
+    assert channel.sent == b""
+    client.set_limits(Limits(60, 5, 0, keep_failed=True), 1, substitute=True)
     r = Reader(source := BytesSource(bytes(channel.sent)))
     assert r.u64() == Op.SET_OPTIONS
     assert [r.u64() for _ in range(12)] == [1, 0, 0, 3, 1, 60, 1, 0, 0, 0, 0, 1]

@@ -1,4 +1,4 @@
-"""What both protocols say about a build: a derivation without its inputs' derivations there, a result back.
+"""What both protocols say about a build: a derivation without its inputs' derivations and limits there, a result back.
 
 Sources: worker protocol, "BasicDerivation" and "BuildResult"; the serve protocol uses the same layouts.
 """
@@ -39,6 +39,19 @@ SUCCESSES = frozenset(
         BuildStatus.RESOLVES_TO_ALREADY_VALID,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the user allows a build; 0 stands for no limit."""
+
+    max_silent_time_s: int = 0
+    timeout_s: int = 0
+    max_log_bytes: int = 0
+    keep_failed: bool = False
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)

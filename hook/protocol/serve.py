@@ -6,11 +6,10 @@ recorded from three Nix releases in test_serve.py.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
 from hook.errors import ProtocolError
-from hook.protocol.building import BuildResult, skip_built_outputs, write_basic_derivation
+from hook.protocol.building import NO_LIMITS, BuildResult, Limits, skip_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, describe_noise
 from hook.protocol.upload import Upload
 from hook.protocol.wire import Reader, Writer
@@ -34,24 +33,17 @@ class Command(IntEnum):
     ADD_TO_STORE_NAR = 9
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What every build is told; 0 stands for no limit."""
-
-    max_silent_time_s: int
-    timeout_s: int
-    max_log_bytes: int
-    keep_failed: bool
-
-
 class ServeClient:
     """One handshaken connection to `nix-store --serve --write`."""
 
-    def __init__(self, channel: Channel, options: ServeOptions) -> None:
+    log_on_stderr = True
+    trusted = None
+
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._reader = Reader(channel)
         self._writer = Writer()
-        self._options = options
+        self._limits = NO_LIMITS
         self.version = self._shake_hands()
 
     def _shake_hands(self) -> tuple[int, int]:
@@ -70,6 +62,10 @@ class ServeClient:
             oldest = f"{OLDEST_SERVER[0]}.{OLDEST_SERVER[1]}"
             raise ProtocolError(f"serve protocol {server[0]}.{server[1]} is too old (need {oldest} or newer)")
         return min(server, CLIENT_VERSION)
+
+    def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
+        """Remember `limits`, which are sent with each build."""
+        self._limits = limits
 
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
         """Those of `paths` that are valid there, rooted for as long as this connection lasts."""
@@ -98,16 +94,16 @@ class ServeClient:
 
     def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
         """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
-        w, o = self._request(Command.BUILD_DERIVATION), self._options
+        w, limits = self._request(Command.BUILD_DERIVATION), self._limits
         w.string(drv_path)
         write_basic_derivation(w, derivation, inputs)
-        w.u64(o.max_silent_time_s)
-        w.u64(o.timeout_s)
-        w.u64(o.max_log_bytes)
+        w.u64(limits.max_silent_time_s)
+        w.u64(limits.timeout_s)
+        w.u64(limits.max_log_bytes)
         w.u64(0)  # repetitions
         w.flag(False)  # enforce determinism
         if self.version >= (2, 7):
-            w.flag(o.keep_failed)
+            w.flag(limits.keep_failed)
         self._send()
         return self._read_build_result()
 
@@ -119,6 +115,10 @@ class ServeClient:
         if self.version >= (2, 6):
             skip_built_outputs(r)
         return BuildResult(status, message)
+
+    def settle_log(self) -> None:
+        """Ask something: the log takes another way than the result, but no later answer overtakes it."""
+        self.query_valid_paths([], substitute=False)
 
     def nar_from_path(self, path: str) -> None:
         """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from hook.errors import ProtocolError
-from hook.protocol.lists import encode_strings
 
 MAX_STRING_BYTES = 64 << 20
 """Longest string accepted where the protocol sets no tighter limit: a log line or an error message."""
@@ -102,6 +101,9 @@ class Writer:
 
     def strings(self, values: Iterable[bytes | str]) -> None:
         """A list; sets are sent sorted, so sort before."""
+        # Loaded on first use: choosing a machine needs no C.
+        from hook.protocol.lists import encode_strings
+
         self._data += encode_strings([v.encode(errors="surrogateescape") if isinstance(v, str) else v for v in values])
 
     def raw(self, data: bytes) -> None:

@@ -6,13 +6,12 @@ raises ProtocolError and the connection must be closed.  Layouts: worker protoco
 against recorded bytes of three Nix releases in test_worker.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
 from hook.errors import ProtocolError, RemoteError
-from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity
-from hook.protocol.building import BuildResult, skip_built_outputs, write_basic_derivation
+from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
+from hook.protocol.building import NO_LIMITS, BuildResult, Limits, skip_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
 from hook.protocol.upload import Upload
 from hook.protocol.wire import Reader, Writer
@@ -46,22 +45,10 @@ class Stderr(IntEnum):
     RESULT = 0x52534C54
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What SetOptions tells a daemon; see `WorkerClient.set_options` for the fields that are not a choice."""
-
-    keep_failed: bool
-    keep_going: bool
-    fallback: bool
-    verbosity: int
-    max_silent_time_s: int
-    cores: int
-    substitute: bool
-    others: Mapping[str, str]
-
-
 class WorkerClient:
     """One handshaken connection to a Nix daemon."""
+
+    log_on_stderr = False
 
     def __init__(self, channel: Channel, on_event: Callable[[LogEvent], None]) -> None:
         self._channel = channel
@@ -77,6 +64,11 @@ class WorkerClient:
         return self.hello.version
 
     @property
+    def trusted(self) -> bool | None:
+        """What the daemon said in the handshake."""
+        return self.hello.trusted
+
+    @property
     def adds_multiple(self) -> bool:
         """Whether a batch of paths can be uploaded in one operation.
 
@@ -87,25 +79,33 @@ class WorkerClient:
 
     # Operations
 
-    def set_options(self, options: Options) -> None:
-        """Set the daemon's options for this connection."""
+    def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
+        """Send SetOptions, if there is any limit.
+
+        The operation overrides some of the daemon's own configuration whether one means it or not, and the stock hook
+        never sends it; so neither do we without need.
+        """
+        if limits == NO_LIMITS:
+            return
         w = self._request(Op.SET_OPTIONS)
-        w.flag(options.keep_failed)
-        w.flag(options.keep_going)
-        w.flag(options.fallback)
-        w.u64(options.verbosity)
+        w.flag(limits.keep_failed)
+        w.flag(False)  # keepGoing
+        w.flag(False)  # tryFallback
+        w.u64(max(verbosity, Verbosity.INFO))
         w.u64(1)  # maxBuildJobs: 0 would forbid the daemon to build
-        w.u64(options.max_silent_time_s)
+        w.u64(limits.max_silent_time_s)
         w.u64(1)  # obsolete: use the build hook
         w.u64(0)  # verboseBuild, where 0 means yes
         w.u64(0)  # obsolete
         w.u64(0)  # obsolete
-        w.u64(options.cores)
-        w.flag(options.substitute)
-        w.u64(len(options.others))
-        for name, value in sorted(options.others.items()):
-            w.string(name)
-            w.string(value)
+        w.u64(0)  # buildCores: as many as there are
+        w.flag(substitute)
+        others = {"max-build-log-size": limits.max_log_bytes, "timeout": limits.timeout_s}
+        w.u64(sum(1 for value in others.values() if value))
+        for name, value in others.items():
+            if value:
+                w.string(name)
+                w.string(str(value))
         self._finish()
 
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
@@ -131,6 +131,9 @@ class WorkerClient:
         w.u64(0)  # a normal build: neither repair nor check
         self._finish()
         return read_build_result(self._reader, self.version)
+
+    def settle_log(self) -> None:
+        """Nothing to wait for: the log comes before the result on the same connection."""
 
     def nar_from_path(self, path: str) -> None:
         """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""

@@ -1,0 +1,64 @@
+"""What a build needs of a machine's store, whichever protocol reaches it.
+
+Implemented by WorkerClient and ServeClient; their docstrings say what each protocol adds.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from hook.protocol.building import BuildResult, Limits
+from hook.protocol.upload import Upload
+from hook.store.derivation import Derivation
+from hook.store.info import PathInfo
+
+
+class StoreClient(Protocol):
+    """One handshaken connection.
+
+    Every method raises RemoteError when the other end refuses the operation, after which the connection is as usable
+    as before, and MachineError when the connection is not.
+    """
+
+    log_on_stderr: bool
+    """Whether the log of a build comes on the remote's standard error instead of in messages."""
+
+    @property
+    def trusted(self) -> bool | None:
+        """Whether the other end trusts us; None if it does not say."""
+        ...
+
+    def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
+        """Make the user's limits known there; `verbosity` and `substitute` are the user's settings."""
+        ...
+
+    def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
+        """Those of `paths` that are valid there; with `substitute` the other end first fetches what it can."""
+        ...
+
+    def query_path_info(self, path: str) -> PathInfo | None:
+        """What is registered for `path`; None if it is not valid there."""
+        ...
+
+    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
+        """How to send `infos`, which are in an order with references first."""
+        ...
+
+    def poll_upload(self) -> None:
+        """Handle input that arrived in the middle of an upload."""
+        ...
+
+    def end_upload(self) -> None:
+        """Wait until the other end has taken in everything that one Upload holds."""
+        ...
+
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+        """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
+        ...
+
+    def settle_log(self) -> None:
+        """Wait until everything the last build printed has arrived."""
+        ...
+
+    def nar_from_path(self, path: str) -> None:
+        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+        ...
