@@ -79,8 +79,8 @@ class StoreUri:
     @property
     def unknown_parameters(self) -> tuple[str, ...]:
         """The parameters that a store reached by ssh does not have; stock warns about them and goes on."""
-        known = KNOWN_PARAMETERS.get(self.scheme, frozenset(dict(self.parameters)))
-        return tuple(name for name, _ in self.parameters if name not in known)
+        known = KNOWN_PARAMETERS.get(self.scheme)
+        return () if known is None else tuple(name for name, _ in self.parameters if name not in known)
 
     def parameter(self, name: str, default: str) -> str:
         """The decoded value of a parameter."""

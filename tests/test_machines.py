@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from hook.machines import Machine, format_machine, parse_machines
 from hook.release import Release
+from hook.schedule import Host as LocalHost
+from hook.schedule import Request, no_machine_message
 from hook.storeuri import parse_store_uri
 from tests import stockhook
 from tests.lab.host import Host
@@ -247,6 +249,26 @@ def test_a_fractional_speed_is_rounded_up_for_a_release_that_knows_none() -> Non
     machine = only("b1 - - 1 1.5")
     assert format_machine(machine, (2, 8)) == "ssh://b1 x86_64-linux - 1 2 - - -"
     assert format_machine(machine, (2, 20)) == "ssh://b1 x86_64-linux - 1 1.5 - - -"
+
+
+@pytest.mark.lab
+def test_the_stock_hook_reads_formatted_machines(builder: Host) -> None:
+    """One line it refuses would cost all the others; what it read shows in its refusal."""
+    release = stockhook.release_of_host(builder)
+    lines = [
+        "b1",
+        "ssh-ng://u@[::1]:22?compress=true&remote-store=/x a-b,c-d,a-b /etc/key 4 2.5 kvm,big q QUJD surplus",
+        "/srv/store , - 0 1e3",
+        "b3 - - 4294967295 0.1 - a,b QUJ",
+    ]
+    found, warnings = parse("\n".join(lines), release)
+    assert warnings == []
+    asked = Request("nobodys-system", stockhook.DRV_PATH, frozenset(), False)
+    stockhook.fresh_state(builder)
+    stock = stockhook.ask(builder, "\n".join(format_machine(machine, release) for machine in found), asked)
+    here = LocalHost(SYSTEM, frozenset(), frozenset(), 0, release)
+    assert stock.answers == ["# decline"]
+    assert no_machine_message(asked, here, found) in stock.messages
 
 
 names = st.text("abcz019._+-", min_size=1, max_size=6).filter(lambda name: name != "-")
