@@ -1,0 +1,89 @@
+"""What may import what, and how much is loaded before Nix gets its answer."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOOK = Path(__file__).parent.parent / "hook"
+MODULES = sorted(path for path in HOOK.rglob("*.py"))
+
+PURE = [
+    *sorted((HOOK / "protocol").glob("*.py")),
+    *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation")),
+    *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release")),
+]
+IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl", "tempfile", "shutil"}
+
+LAYERS = [
+    {"cli"},
+    {"standalone"},
+    {"session"},
+    {"build", "stock"},
+    {"transfer"},
+    {"remote"},
+    {"transport", "notices"},
+    {"front", "stream"},
+    {"log"},
+    {"slots", "schedule"},
+    {"machines"},
+    {"release", "storeuri"},
+    {"protocol", "closure"},
+    {"store"},
+    {"nar", "settings"},
+    {"errors", "_native"},
+]
+"""From top to bottom; a module imports from its own layer or from those below."""
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it, except for types only."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "hook":
+                found |= {f"hook.{alias.name}" for alias in node.names}
+    return found - {"hook"}
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
+def test_what_is_pure_touches_nothing(path: Path) -> None:
+    """Protocols, values and decisions can be tested, simulated and reused without files, sockets or clocks."""
+    assert {name.partition(".")[0] for name in imports_of(path)} & IO_MODULES == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOOK)))
+def test_imports_point_down_the_map(path: Path) -> None:
+    """A reader who starts at the top never has to look up again."""
+    level = {name: index for index, names in enumerate(LAYERS) for name in names}
+    own = path.relative_to(HOOK).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in level, "a module has a place on the map"
+    for name in imports_of(path):
+        package, _, rest = name.partition(".")
+        if package == "hook":
+            other = rest.partition(".")[0]
+            assert level[other] >= level[own], f"{own} imports {other}"
+
+
+LATER = {"hook._native", "hook.build", "hook.nar", "hook.transfer", "hook.protocol.worker", "sqlite3", "hashlib"}
+NEVER = {"asyncio", "logging", "argparse", "importlib.metadata", "pathlib", "cffi", "_cffi_backend"}
+
+
+def test_little_is_loaded_before_the_answer() -> None:
+    """Nix's only event loop waits for our first reply; what the build itself needs is loaded while ssh connects."""
+    code = "import hook.cli.hook, hook.standalone, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=HOOK.parent)
+    loaded = set(done.stdout.split())
+    assert loaded & (LATER | NEVER) == set()
+    assert len([name for name in loaded if name.startswith("hook")]) <= 32
