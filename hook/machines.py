@@ -46,7 +46,8 @@ class Machine:
     """One machine of `builders`.
 
     Two equal lines are two machines, therefore a machine equals nothing but itself.  `systems` keeps the order of the
-    line.  `origin` is `builders`, or the file and line.  `public_host_key` is base64 as given.
+    line, `speed_factor` is of single precision, `public_host_key` is base64 as given.  `origin` is `builders`, or the
+    file and line.
     """
 
     uri: StoreUri
@@ -99,7 +100,8 @@ def format_machine(machine: Machine, release: Release) -> str:
         ",".join(machine.systems) or ",",
         machine.ssh_key or "-",
         str(machine.max_jobs),
-        repr(speed).removesuffix(".0") if release >= FLOAT_SPEED else str(math.ceil(speed)),
+        # Nine digits tell all numbers of single precision apart.
+        f"{speed:.9g}" if release >= FLOAT_SPEED else str(math.ceil(speed)),
         ",".join(sorted(machine.supported)) or "-",
         ",".join(sorted(machine.mandatory)) or "-",
         machine.public_host_key or "-",
@@ -189,15 +191,15 @@ def _parse_max_jobs(text: str) -> int:
 
 
 def _parse_speed(text: str) -> float:
-    """A number of at least 0 that fits single precision, where 0 counts as 1."""
+    """A number of at least 0, rounded to the single precision that stock has, where 0 counts as 1."""
     try:
         speed = float(text) if set(text) <= set("0123456789.eE+-") else math.nan
     except ValueError:
         speed = math.nan
     if not 0 <= speed <= MAX_SPEED:
         raise ConfigurationError(f"is '{text}', expected a number of at least 0, for example '1.5'")
-    # Also what is 0 only in single precision: stock would divide by it.
-    return speed if struct.unpack("f", struct.pack("f", speed)) != (0.0,) else 1.0
+    (rounded,) = struct.unpack("f", struct.pack("f", speed))
+    return float(rounded) or 1.0
 
 
 def _parse_base64(text: str) -> str:

@@ -178,7 +178,7 @@ def _rate(able: Iterable[Candidate], release: Release) -> Callable[[Candidate], 
     """
     if release < FLOAT_LOAD and all(c.machine.speed_factor.is_integer() for c in able):
         return lambda c: (c.load or 0) // int(c.machine.speed_factor)
-    return lambda c: _single(_single(c.load or 0) / _single(c.machine.speed_factor))
+    return lambda c: _single((c.load or 0) / c.machine.speed_factor)
 
 
 def _single(value: float) -> float:

@@ -114,6 +114,7 @@ def test_max_jobs_is_a_whole_number(jobs: str, expected: int) -> None:
         (".5", 0.5),
         ("2.", 2.0),
         ("1e3", 1000.0),
+        ("2.99999999", 3.0),
         # Not 0, but 0 in the single precision that stock computes with.
         ("1e-60", 1.0),
     ],

@@ -83,15 +83,17 @@ CHOICES = [
     # Equal load: the faster one.
     ([("a - - 1 1", 0), ("b - - 1 2", 0)], {OLD: 1, NEW: 1}),
     # 1/2 is 0 in whole numbers, so the old rule fills the fast machine first.
-    ([("a - - 4 1", 0), ("b - - 4 2", 1)], {OLD: 1, NEW: 0}),
+    ([("a - - 4 1", 0), ("b - - 4 2", 1)], {OLD: 1, (2, 19): 1, (2, 20): 0, NEW: 0}),
     # Equal quotient and speed, smaller load; 2/4 and 3/4 are both 0 in whole numbers.
     ([("a - - 4 4", 3), ("b - - 4 4", 2)], {OLD: 1, NEW: 1}),
     # 1/1 and 2/2.
     ([("a - - 4 1", 1), ("b - - 4 2", 2)], {OLD: 1, NEW: 1}),
     # A full machine is none, however fast.
     ([("a - - 1 99", 1), ("b - - 2 1", 1)], {OLD: 1, NEW: 1}),
-    # The fractions differ only beyond single precision: equal, the first one stays.
-    ([("a - - 4 3", 1), ("b - - 4 2.99999999", 1)], {NEW: 0}),
+    # The quotients differ only beyond single precision: equal, so the speed decides.
+    ([("a - - 99999999 16777216", 16777215), ("b - - 99999999 16777214", 16777213)], {NEW: 0}),
+    # The speeds differ only beyond single precision: equal, the first one stays.
+    ([("a - - 4 2.99999999", 1), ("b - - 4 3", 1)], {NEW: 0}),
     # With a fraction among them an old release has no rule of its own.
     ([("a - - 4 1.5", 1), ("b - - 4 2", 1)], {OLD: 1, NEW: 1}),
 ]
