@@ -2,6 +2,8 @@
 
 import hashlib
 from base64 import b64encode
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from hook.store.info import (
     ContentAddress,
     PathInfo,
     check_content_address,
+    check_path_info,
     fingerprint,
     format_hash,
     format_hash_hex,
@@ -63,6 +66,34 @@ def test_what_is_no_sha256_is_refused(text: str) -> None:
     """A hash that cannot be compared must not pass for one that was."""
     with pytest.raises(StoreError):
         parse_hash(text, "sha256")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "/elsewhere"},
+        {"references": (OTHER, "/elsewhere")},
+        {"deriver": ""},
+        {"deriver": "/elsewhere"},
+        {"nar_size": 0},
+        {"nar_size": 1 << 63},
+        {"registration_time": -1},
+        {"registration_time": 1 << 63},
+        {"signatures": ("key:AA==", "key:")},
+        {"signatures": (":AA==",)},
+        {"signatures": ("key",)},
+        {"signatures": ("two keys:AA==",)},
+        {"signatures": (" key:AA==",)},
+        {"signatures": ("key:AA== BB==",)},
+        {"signatures": ("key:AA\n",)},
+    ],
+)
+def test_what_cannot_be_registered_is_refused(change: dict[str, Any]) -> None:
+    """One row that Nix cannot parse makes every query of that path fail, for everybody."""
+    good = PathInfo(OTHER, f"{OTHER}.drv", DIGEST, 120, (OTHER,), 7, signatures=("key-1:AA==", "other.org:BB/+"))
+    check_path_info(good, STORE)
+    with pytest.raises(StoreError):
+        check_path_info(replace(good, **change), STORE)
 
 
 def test_the_fingerprint_is_what_signatures_sign() -> None:

@@ -101,7 +101,12 @@ def test_durability_settings_are_honoured(
     nix = NixStore(tmp_path / "durable", names=built.store_dir, **{setting: "true"}, auto_optimise_store="true")
     calls: list[str] = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+
+    def record(fd: int) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
     monkeypatch.setattr(os, "sync", lambda: calls.append("everything"))
     target = nix.open()
     copy(source, target, _infos(built, source))
@@ -170,7 +175,7 @@ def test_refusals_are_in_the_words_of_nix(
     built: NixStore, source: LocalStore, nix: NixStore, target: LocalStore
 ) -> None:
     """A wrong hash, a wrong size and an untrue address, each told to both."""
-    info = _leaf(built, source)
+    info = next(info for info in _infos(built, source) if info.path.endswith("-pair") and not info.ca)
     cache = nix.root / "cache"
     uri = f"file://{cache}?store={built.store_dir}"
     built.run("nix", "copy", "--to", f"{uri}&compression=none", info.path)
@@ -193,7 +198,15 @@ def test_refusals_are_in_the_words_of_nix(
         with pytest.raises(StoreError) as caught:
             restore(source, target, wrong) if not wrong.ca else target.check_import(wrong, actual_hash, actual_size)
         assert str(caught.value).split() == stock.partition("error: ")[2].split()
-        assert nix.objects() == []
+        assert info.path not in nix.objects()
+
+
+def test_what_cannot_be_registered_is_refused(built: NixStore, source: LocalStore, target: LocalStore) -> None:
+    """A machine could otherwise make the whole database unreadable for Nix."""
+    info = _leaf(built, source)
+    assert target.prepare(info.path)
+    with pytest.raises(StoreError, match="is not in the Nix store"):
+        restore(source, target, replace(info, deriver="/etc/passwd"))
 
 
 def test_a_refused_import_can_be_tried_again(
@@ -312,6 +325,16 @@ def test_a_derivation_that_cannot_be_used_is_named(target: LocalStore, content: 
     if content is not None:
         Path(target.real_path(drv_path)).write_bytes(content)
     with pytest.raises(StoreError, match=message):
+        target.read_derivation(drv_path)
+
+
+@pytest.mark.parametrize("algorithm", ["git:sha1", "blake3", "r:blake3"])
+def test_addresses_that_cannot_be_checked_are_left_to_stock(target: LocalStore, algorithm: str) -> None:
+    """Known before a build is accepted, not only when its output has arrived."""
+    drv_path = f"{target.store_dir}/0c0zrkwjnlrhzdhmjhqsprjf8ia1p9ns-x.drv"
+    output = drv_path.removesuffix(".drv")
+    Path(target.real_path(drv_path)).write_text(f'Derive([("out","{output}","{algorithm}","00")],[],[],"","",[],[])')
+    with pytest.raises(StockOnly, match=algorithm):
         target.read_derivation(drv_path)
 
 

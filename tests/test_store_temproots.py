@@ -69,7 +69,8 @@ def _collector_in_the_middle(store: NixStore) -> Iterator[None]:
     os.mkfifo(fifo)
     with subprocess.Popen(
         ["nix-store", "--gc"],
-        env=store.environ | {"_NIX_TEST_GC_SYNC": str(fifo)},
+        # The name of this point up to Nix 2.8, and since.
+        env=store.environ | {"_NIX_TEST_GC_SYNC": str(fifo), "_NIX_TEST_GC_SYNC_2": str(fifo)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as collector:

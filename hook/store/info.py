@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hook.errors import StoreError
-from hook.store.path import decode_base32, encode_base32, fixed_path, name_of, source_path, text_path
+from hook.store.path import (
+    check_store_path,
+    decode_base32,
+    encode_base32,
+    fixed_path,
+    name_of,
+    source_path,
+    text_path,
+)
+
+MAX_INTEGER = (1 << 63) - 1
+"""The largest number that the database, and Nix, can hold."""
+
+_BASE64_DIGITS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
 
 HASH_SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 """Bytes of each digest that Nix's stable features know."""
@@ -77,6 +90,21 @@ def format_hash(digest: bytes, algorithm: str = "sha256") -> str:
 def format_hash_sri(digest: bytes, algorithm: str = "sha256") -> str:
     """`<algorithm>-<base 64>`."""
     return f"{algorithm}-{b2a_base64(digest, newline=False).decode('ascii')}"
+
+
+def check_path_info(info: PathInfo, store_dir: str) -> None:
+    """StoreError if a field of `info` is nothing that could be registered, whoever reported it."""
+    for path in (info.path, *info.references):
+        check_store_path(path, store_dir)
+    if info.deriver is not None:
+        check_store_path(info.deriver, store_dir)
+    if not 0 <= info.registration_time <= MAX_INTEGER or not 0 < info.nar_size <= MAX_INTEGER:
+        raise StoreError(f"'{info.path}' has registration time {info.registration_time} and NAR size {info.nar_size}")
+    for signature in info.signatures:
+        name, _, digits = signature.partition(":")
+        # Signatures are kept as words of one line.
+        if name.split() != [name] or not digits or not _BASE64_DIGITS.issuperset(digits):
+            raise StoreError(f"'{info.path}' has the malformed signature {signature!r}")
 
 
 def fingerprint(info: PathInfo) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 from hook.errors import StockOnly, StoreError
 from hook.settings import Settings
 from hook.store.derivation import Derivation, parse_derivation
-from hook.store.info import PathInfo, check_content_address, format_hash
+from hook.store.info import HASH_SIZES, PathInfo, check_content_address, check_path_info, format_hash
 from hook.store.location import StoreLocation, find_store
 from hook.store.mount import make_writable
 from hook.store.path import check_store_path
@@ -45,9 +45,12 @@ class LocalStore:
         self.state_dir = location.state_dir
         self.log_dir = location.log_dir
         self.temp_roots = TempRoots(location.state_dir)
-        self._settings = settings
-        self._fsync = settings.flag("fsync-store-paths", False)
+        self._wal = settings.flag("use-sqlite-wal", True)
+        self._fsync_metadata = settings.flag("fsync-metadata", True)
+        self._fsync_paths = settings.flag("fsync-store-paths", False)
+        self._sync = settings.flag("sync-before-registering", False)
         self._optimise = settings.flag("auto-optimise-store", False)
+        self._kept_xattrs = settings.words("ignored-acls", IGNORED_ACLS)
 
     @classmethod
     def open(cls, settings: Settings, environ: Mapping[str, str]) -> Self:
@@ -65,11 +68,7 @@ class LocalStore:
         # SQLite, libcrypto and the NAR code are loaded on first use: most requests are answered without them.
         from hook.store.database import Database
 
-        return Database.open(
-            self.state_dir,
-            wal=self._settings.flag("use-sqlite-wal", True),
-            fsync_metadata=self._settings.flag("fsync-metadata", True),
-        )
+        return Database.open(self.state_dir, wal=self._wal, fsync_metadata=self._fsync_metadata)
 
     def close(self) -> None:
         """Close the database and end the temporary roots."""
@@ -99,13 +98,17 @@ class LocalStore:
             raise StoreError(f"cannot read derivation '{drv_path}': {error.strerror}") from error
         except StoreError as error:
             raise StoreError(f"error parsing derivation '{drv_path}': {error}") from error
+        for _, output in derivation.outputs:
+            method, _, algorithm = output.hash_algo.rpartition(":")
+            if output.hash_algo and (method == "git" or algorithm not in HASH_SIZES):
+                raise StockOnly(f"outputs addressed by '{output.hash_algo}'")
         return derivation
 
     # Importing
 
     def restore_options(self) -> RestoreOptions:
         """How this store wants its files written."""
-        return {"fsync": self._fsync, "kept_xattrs": self._settings.words("ignored-acls", IGNORED_ACLS)}
+        return {"fsync": self._fsync_paths, "kept_xattrs": self._kept_xattrs}
 
     def prepare(self, path: str) -> str | None:
         """Make room for `path`: the place to restore it to, where nothing is now; None if it is valid already."""
@@ -119,7 +122,8 @@ class LocalStore:
         return real_path
 
     def check_import(self, info: PathInfo, nar_hash: bytes, nar_size: int) -> None:
-        """StoreError unless the restored tree, whose NAR had this hash and size, is what `info` says."""
+        """StoreError unless `info` can be registered and the restored tree, whose NAR had this hash and size, is it."""
+        check_path_info(info, self.store_dir)
         if nar_hash != info.nar_hash:
             raise _mismatch("hash", info.path, format_hash(info.nar_hash), format_hash(nar_hash))
         if nar_size != info.nar_size:
@@ -136,10 +140,10 @@ class LocalStore:
             from hook.store.optimise import optimise_path
 
             for info in infos:
-                optimise_path(self.real_path(info.path), self.real_store_dir, fsync=self._fsync)
-        if self._fsync:
+                optimise_path(self.real_path(info.path), self.real_store_dir, fsync=self._fsync_paths)
+        if self._fsync_paths:
             _fsync_directory(self.real_store_dir)
-        if self._settings.flag("sync-before-registering", False):
+        if self._sync:
             os.sync()
         self.database.register(infos, int(time.time()))
 
