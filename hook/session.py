@@ -13,7 +13,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, ConfigurationError, FerryError, MachineError, StockOnly
+from hook.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    BuildFailed,
+    ConfigurationError,
+    FerryError,
+    MachineError,
+    StockOnly,
+    StoreError,
+)
 from hook.front import Front, Job
 from hook.log import Activity
 from hook.machines import Machine
@@ -165,7 +174,9 @@ class Session:
                 raise StockOnly(f"machine '{name}' is not reached by ssh")
             with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
                 try:
-                    remote = held.enter_context(Remote(machine, name, s.environ, s.private_dir, self._log))
+                    remote = held.enter_context(
+                        Remote(machine, name, s.environ, s.private_dir, s.host.release, self._log)
+                    )
                 except (MachineError, ConfigurationError) as error:
                     self._leave_out(machine, error)
                     return None
@@ -188,6 +199,9 @@ class Session:
         from hook.build import Builder
 
         s = self._services
+        # Also opens the database: one that needs the stock hook must be noticed before the accept.
+        if not s.store.database.valid_among([request.drv_path]):
+            raise StoreError(f"path '{request.drv_path}' is not valid")
         derivation = s.store.read_derivation(request.drv_path)
         if not all(output.path for _, output in derivation.outputs):
             raise StockOnly("its output paths are known only after the build")
