@@ -2,7 +2,7 @@
 
 A Dumper and a Restorer hold descriptors until closed, and each is used by one thread at a time; other threads run
 while they work.  Neither decides where a NAR comes from or goes to, nor what becomes of a half-restored tree.
-Grammar, limits and canonical form are the C module's.  Tested in test_nar.py against a Python reference and stock.
+Grammar, limits and canonical form are the C module's.  Tested in test_nar.py and test_nar_disk.py.
 """
 
 import errno

@@ -16,6 +16,7 @@
 static unsigned left;
 static bool armed;
 static int odd;
+static unsigned labels_removed;
 
 void faults_arm(unsigned call)
 {
@@ -33,6 +34,12 @@ bool faults_fired(void)
 void faults_oddities(int oddities)
 {
     odd = oddities;
+    labels_removed = 0;
+}
+
+unsigned faults_labels_removed(void)
+{
+    return labels_removed;
 }
 
 static bool fails(void)
@@ -132,30 +139,58 @@ ssize_t __wrap_getdents64(int fd, void *out, size_t len)
     return got;
 }
 
+/* The answer of a system call that lists attributes: 1 for that of the real one. */
+static ssize_t listed(char *out, bool by_path)
+{
+    static const char labels[] = "security.selinux\0trusted.odd";
+    if (odd & FAULT_LABELS) {
+        memcpy(out, labels, sizeof labels);
+        return sizeof labels;
+    }
+    if (odd & FAULT_NO_XATTRS || (by_path && odd & FAULT_NO_PROC)) {
+        errno = odd & FAULT_NO_XATTRS ? ENOTSUP : ENOENT;
+        return -1;
+    }
+    return 1;
+}
+
 ssize_t __real_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len)
 {
-    if (fails())
-        return -1;
-    if (odd & FAULT_NO_XATTRS) {
-        errno = ENOTSUP;
-        return -1;
-    }
-    return __real_flistxattr(fd, out, len);
+    ssize_t result = fails() ? -1 : listed(out, false);
+    return result == 1 ? __real_flistxattr(fd, out, len) : result;
 }
 
 ssize_t __real_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len)
 {
-    if (fails())
-        return -1;
-    if (odd & (FAULT_NO_XATTRS | FAULT_NO_PROC)) {
-        errno = odd & FAULT_NO_PROC ? ENOENT : ENOTSUP;
-        return -1;
-    }
-    return __real_llistxattr(path, out, len);
+    ssize_t result = fails() ? -1 : listed(out, true);
+    return result == 1 ? __real_llistxattr(path, out, len) : result;
+}
+
+/* Only called where FAULT_LABELS made up what is to be removed; every other time it was gone already. */
+static int removed(const char *name)
+{
+    if (strcmp(name, "trusted.odd") != 0)
+        abort();
+    errno = ENODATA;
+    return labels_removed++ % 2 ? -1 : 0;
+}
+
+int __wrap_fremovexattr(int fd, const char *name);
+int __wrap_fremovexattr(int fd, const char *name)
+{
+    (void)fd;
+    return fails() ? -1 : removed(name);
+}
+
+int __wrap_lremovexattr(const char *path, const char *name);
+int __wrap_lremovexattr(const char *path, const char *name)
+{
+    (void)path;
+    return fails() ? -1 : removed(name);
 }
 
 static void *crypto_malloc(size_t size, const char *file, int line)

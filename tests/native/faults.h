@@ -14,11 +14,15 @@ enum {
     FAULT_SHORT = 1,     /* reads and writes move one byte, and every other one is interrupted first */
     FAULT_UNTYPED = 2,   /* directory entries come without a type */
     FAULT_NO_XATTRS = 4, /* the file system has no extended attributes */
-    FAULT_NO_PROC = 8    /* nothing is found under /proc */
+    FAULT_NO_PROC = 8,   /* nothing is found under /proc */
+    FAULT_LABELS = 16    /* everything is born with the attributes security.selinux and trusted.odd */
 };
 
 /* Oddities that must not matter: any of the above, until set again. */
 void faults_oddities(int oddities);
+
+/* How often a removal of trusted.odd was asked for since then. */
+unsigned faults_labels_removed(void);
 
 /* Before libcrypto is used for the first time. */
 void faults_init(void);

@@ -48,6 +48,8 @@ static void plant_file(int dir, const char *name, size_t size, mode_t mode)
     close(fd);
 }
 
+enum { NODES = 36 + 1 + 2 * 4 };
+
 /* Deeper than the descriptors that stay open, with one of each kind of node at both ends. */
 static void plant(void)
 {
@@ -147,7 +149,7 @@ static void every_call_of_a_dump_may_fail(void)
     CHECK(!error && errors > 150);
 }
 
-static void every_call_of_a_restore_may_fail(void)
+static void every_call_of_a_restore_may_fail(int oddities)
 {
     char copy[64];
     snprintf(copy, sizeof copy, "%s/copy", place);
@@ -156,6 +158,7 @@ static void every_call_of_a_restore_may_fail(void)
     int error;
     bool fired;
     do {
+        faults_oddities(oddities);
         faults_arm(++call);
         error = restore(1000);
         fired = faults_fired();
@@ -165,6 +168,8 @@ static void every_call_of_a_restore_may_fail(void)
         remove_tree(copy);
     } while (fired);
     CHECK(!error && errors > 300);
+    CHECK(faults_labels_removed() == (oddities & FAULT_LABELS ? NODES : 0));
+    faults_oddities(0);
 }
 
 static void oddities_do_not_matter(void)
@@ -211,7 +216,8 @@ int main(void)
     plant();
     CHECK(dump(nar, sizeof nar, 4096, &nar_len, digest) == 0);
     every_call_of_a_dump_may_fail();
-    every_call_of_a_restore_may_fail();
+    every_call_of_a_restore_may_fail(0);
+    every_call_of_a_restore_may_fail(FAULT_LABELS);
     oddities_do_not_matter();
     the_buffer_is_filled_and_not_exceeded();
     remove_tree(place);
