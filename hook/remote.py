@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hook.errors import MachineError, RemoteError
 from hook.log import Log
 from hook.machines import Machine
+from hook.release import Release
 from hook.transport import Connection, command_for
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ class Remote:
     client: "StoreClient"
     """There from `shake_hands` on."""
 
-    def __init__(self, machine: Machine, name: str, environ: Mapping[str, str], private_dir: str, log: Log) -> None:
+    def __init__(
+        self, machine: Machine, name: str, environ: Mapping[str, str], private_dir: str, release: Release, log: Log
+    ) -> None:
         self.name = name
         self._scheme = machine.uri.scheme
         self._log = log
         self._ids: dict[int, int] = {}
-        self._connection = Connection(command_for(machine, environ, private_dir), name)
+        self._connection = Connection(command_for(machine, environ, private_dir, release), name)
         self.stream = self._connection.stream
 
     def shake_hands(self) -> None:

@@ -109,8 +109,8 @@ class Stream:
         self._collect_stderr()
         self._stderr_copy_fd = fd
 
-    def stderr_text(self, settle_s: float = 0) -> str:
-        """The end of what the child printed on standard error, on one line.
+    def stderr_lines(self, settle_s: float = 0) -> list[str]:
+        """The end of what the child printed on standard error, without blank lines.
 
         Waits up to `settle_s` for the child to close it: an error text may arrive after the end of its output.
         """
@@ -121,7 +121,7 @@ class Stream:
             self._collect_stderr()
         self._collect_stderr()
         lines = bytes(self._stderr).decode(errors="replace").splitlines()
-        return "; ".join(stripped for line in lines if (stripped := line.strip()))
+        return [stripped for line in lines if (stripped := line.strip())]
 
     def close(self) -> None:
         """Close every descriptor; the peer sees the end of the connection."""
@@ -163,7 +163,8 @@ class Stream:
                 self._wait(reading=not self._eof and self._end - self._start < BUFFER_BYTES, writing=True)
                 continue
             except BrokenPipeError:
-                raise ConnectionLost("the remote end closed the connection") from None
+                # As when reading: which of the two is noticed first is a matter of chance.
+                raise ConnectionLost("unexpected end of file") from None
             self.bytes_out += size
             data = data[size:]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine
+from hook.release import Release
 from hook.stream import Stream
 
 HANDSHAKE_SILENCE_S = 30.0
@@ -21,20 +22,32 @@ HANDSHAKE_SILENCE_S = 30.0
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4")
 """A link that is dead for a minute ends the session, also while a silent build runs."""
 
-STDERR_SETTLE_S = 1.0
+NO_QUESTIONS = ("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no")
+"""Nobody is there to answer, and what a local command prints would be taken for the protocol."""
+
+ONLY_THE_PINNED_KEY = ("-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no")
+"""Otherwise a user's configuration could make ssh accept other keys and even add them to the file."""
+
+QUOTED_BEFORE: Release = (2, 20)
+"""Older releases quote `remote-store` for the remote shell; since then that is up to whoever writes the address."""
+
+SETTLE_S = 1.0
+"""How long a child whose output has ended may take to say why, and to exit."""
+
+LINES_SHOWN = 2
+"""Of what ssh prints, banners and advice included, the last lines tell what went wrong."""
+
+NOT_FOUND = 127
+"""The status by which shells say that there is no such program."""
 
 HINTS = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "it is not the key in known_hosts, or in the last column of `builders`"),
     ("Host key verification failed", "add the machine's host key to known_hosts, or to the last column of `builders`"),
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "the machine's host key differs from the known one"),
-    ("Permission denied", "the machine refused the key; ssh runs as the user of the Nix daemon, without any questions"),
-    ("Could not resolve hostname", "no such host name"),
-    (
-        "command not found",
-        "Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`",
-    ),
-    ("No such file or directory", "is Nix installed there?  See `remote-program`"),
+    ("Permission denied (", "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"),
 )
-"""What ssh or the remote shell says, and what its reader can do about it."""
+"""What ssh says, and what its reader can do about it."""
+
+NOT_FOUND_HINT = "Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +85,19 @@ class Connection:
         """`error` with what the child had to say about it."""
         if not isinstance(error, ConnectionLost | ProtocolError):
             return error
-        said = self.stream.stderr_text(STDERR_SETTLE_S)
-        if not said:
-            return error
-        hint = next((f" ({advice})" for pattern, advice in HINTS if pattern in said), "")
-        return type(error)(f"{error}: {said}{hint}")
+        # What speaks another protocol stays connected, and has no more to say.
+        settle_s = SETTLE_S if isinstance(error, ConnectionLost) else 0
+        lines = self.stream.stderr_lines(settle_s)
+        said = "; ".join(lines[-LINES_SHOWN:])
+        hint = NOT_FOUND_HINT if self._status(settle_s) == NOT_FOUND else _hint("\n".join(lines))
+        return type(error)(str(error) + (f": {said}" if said else "") + (f" ({hint})" if hint else ""))
+
+    def _status(self, settle_s: float) -> int | None:
+        """The child's exit status; None if it runs for longer than `settle_s`."""
+        try:
+            return self._child.wait(settle_s)
+        except subprocess.TimeoutExpired:
+            return None
 
     def close(self) -> None:
         """End the connection and the child; nothing outlives this call."""
@@ -89,10 +110,10 @@ REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--
 """By scheme: the default of `remote-program`, and its arguments."""
 
 
-def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str) -> Command:
+def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str, release: Release) -> Command:
     """The command that connects to the Nix of `machine`, whose scheme must be in REMOTE_PROGRAMS.
 
-    `private_dir` keeps the known-hosts file of a machine whose line pins a host key.
+    `private_dir` keeps the known-hosts file of a machine whose line pins a host key.  `release` is the parent's.
     """
     uri = machine.uri
     program, *arguments = REMOTE_PROGRAMS[uri.scheme]
@@ -100,10 +121,13 @@ def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str) 
     if not words:
         raise ConfigurationError("parameter 'remote-program' is empty")
     remote = [*words, *arguments]
-    if store := uri.parameter("remote-store", ""):
-        remote += ["--store", store]
+    store = uri.parameter("remote-store", "")
     if uri.is_plain_localhost:
-        return Command(tuple(remote), environ)
+        return Command((*remote, "--store", store) if store else tuple(remote), environ)
+    if store:
+        import shlex
+
+        remote += ["--store", shlex.quote(store) if release < QUOTED_BEFORE else store]
     return Command((*ssh_arguments(machine, environ, private_dir), "--", *remote), _ssh_environment(environ))
 
 
@@ -121,16 +145,21 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
             argv += shlex.split(options)
         except ValueError as error:
             raise ConfigurationError(f"NIX_SSHOPTS cannot be split into words: {error}") from None
-    argv += ["-T", "-oBatchMode=yes", *KEEP_ALIVE]
+    argv += [*NO_QUESTIONS, *KEEP_ALIVE]
     if key := machine.ssh_key or uri.parameter("ssh-key", ""):
         argv.append(f"-i{key}")
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):
-        argv.append(f'-oUserKnownHostsFile="{_known_hosts_file(public, private_dir)}"')
+        file = _known_hosts_file(public, private_dir).replace("%", "%%")
+        argv += [f'-oUserKnownHostsFile="{file}"', *ONLY_THE_PINNED_KEY]
     if uri.flag("compress", False):
         argv.append("-C")
     if uri.port is not None:
         argv.append(f"-p{uri.port}")
     return argv
+
+
+def _hint(said: str) -> str:
+    return next((advice for pattern, advice in HINTS if pattern in said), "")
 
 
 def _ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -155,10 +184,20 @@ def _known_hosts_file(public: str, private_dir: str) -> str:
     directory = os.path.join(private_dir, "known-hosts")
     path = os.path.join(directory, hashlib.sha256(content.encode()).hexdigest()[:32])
     if not os.path.exists(path):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        partial = f"{path}.{os.getpid()}"
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
-        with os.fdopen(fd, "w") as file:
-            file.write(content)
-        os.rename(partial, path)
+        try:
+            _write_once(path, content)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the public host key to '{path}': {error.strerror}") from None
     return path
+
+
+def _write_once(path: str, content: str) -> None:
+    """Make a file appear under its name only with all of its content, whoever else makes it at the same time."""
+    import tempfile
+
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    fd, partial = tempfile.mkstemp(dir=os.path.dirname(path))
+    with os.fdopen(fd, "w") as file:
+        file.write(content)
+        os.fchmod(fd, 0o400)
+    os.rename(partial, path)

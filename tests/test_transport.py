@@ -1,0 +1,370 @@
+"""How a machine is reached: the words ssh is given, its environment, the host-key file, and the child's whole life.
+
+Nothing here needs Nix or a network; a real ssh meets a real sshd in tests/lab/test_ssh.py.
+"""
+
+import base64
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
+from hook.machines import Machine, parse_machines
+from hook.transport import Command, Connection, command_for
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
+PINNED = base64.b64encode(f"{KEY} root@b1\n".encode()).decode()
+
+OURS = (
+    *("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no"),
+    *("-oServerAliveInterval=15", "-oServerAliveCountMax=4"),
+)
+"""On every command line, after NIX_SSHOPTS and before what the line of `builders` asks for."""
+
+DAEMON = ("nix-daemon", "--stdio")
+SERVE = ("nix-store", "--serve", "--write")
+
+
+def machine(line: str) -> Machine:
+    machines, warnings = parse_machines(
+        line, default_system="x86_64-linux", release=(2, 34), read_file=lambda path: Path(path).read_text()
+    )
+    assert warnings == []
+    (only,) = machines
+    return only
+
+
+def command(line: str, release: tuple[int, int] = (2, 34), private_dir: Path | str = "/private", **env: str) -> Command:
+    return command_for(machine(line), env, str(private_dir), release)
+
+
+# The command line
+
+LINES = {
+    "b1": ("b1", (), SERVE),
+    "root@b1": ("root@b1", (), SERVE),
+    "ssh://b1": ("b1", (), SERVE),
+    "ssh-ng://b1": ("b1", (), DAEMON),
+    "ssh-ng://joe@b1": ("joe@b1", (), DAEMON),
+    "ssh-ng://joe@b1:2222": ("joe@b1", ("-p2222",), DAEMON),
+    "ssh-ng://j%40e@b1": ("j@e@b1", (), DAEMON),
+    "ssh-ng://b1:22": ("b1", ("-p22",), DAEMON),
+    "ssh-ng://[::1]": ("::1", (), DAEMON),
+    "ssh-ng://[fe80::1%25eth0]:2222": ("fe80::1%eth0", ("-p2222",), DAEMON),
+    "ssh-ng://joe@[::1]:2222": ("joe@::1", ("-p2222",), DAEMON),
+    "ssh-ng://fe80::1": ("fe80::1", (), DAEMON),
+    "ssh-ng://root@localhost": ("root@localhost", (), DAEMON),
+    "ssh-ng://localhost:22": ("localhost", ("-p22",), DAEMON),
+    "ssh-ng://b1 - /etc/nix/key": ("b1", ("-i/etc/nix/key",), DAEMON),
+    "ssh-ng://b1?ssh-key=/etc/nix/a%20key": ("b1", ("-i/etc/nix/a key",), DAEMON),
+    "ssh-ng://b1?ssh-key=/uri - /column": ("b1", ("-i/column",), DAEMON),
+    "ssh-ng://b1?ssh-key=-oProxyCommand=x": ("b1", ("-i-oProxyCommand=x",), DAEMON),
+    "ssh-ng://b1?compress=true": ("b1", ("-C",), DAEMON),
+    "ssh-ng://b1?compress=0": ("b1", (), DAEMON),
+    "ssh://b1:2?compress=yes&ssh-key=/k": ("b1", ("-i/k", "-C", "-p2"), SERVE),
+    "ssh-ng://b1?remote-program=/opt/nix/bin/nix-daemon": ("b1", (), ("/opt/nix/bin/nix-daemon", "--stdio")),
+    "ssh-ng://b1?remote-program=sudo%20-n%20%20nix-daemon": ("b1", (), ("sudo", "-n", "nix-daemon", "--stdio")),
+    "ssh://b1?remote-program=/opt/nix-store": ("b1", (), ("/opt/nix-store", "--serve", "--write")),
+    "ssh-ng://b1?remote-store=local": ("b1", (), (*DAEMON, "--store", "local")),
+    "ssh://b1?remote-store=/x": ("b1", (), (*SERVE, "--store", "/x")),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_machine_line_becomes_these_words_and_no_others(line: str) -> None:
+    """What ssh is told, letter by letter: host first, everything that could be an option glued to one."""
+    host, options, remote = LINES[line]
+    assert command(line).argv == ("ssh", host, "-x", *OURS, *options, "--", *remote)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("", ()),
+        ("  ", ()),
+        ("-p 2222 -oBatchMode=no", ("-p", "2222", "-oBatchMode=no")),
+        ("-oProxyCommand='nc -X 5 %h %p'", ("-oProxyCommand=nc -X 5 %h %p",)),
+        ('-i "/a key" -i /b\\ key', ("-i", "/a key", "-i", "/b key")),
+        ("-o# -v", ("-o#", "-v")),
+    ],
+)
+def test_nix_sshopts_come_before_everything_they_may_override(options: str, words: tuple[str, ...]) -> None:
+    """ssh keeps the first value of an option that it sees."""
+    argv = command("ssh-ng://b1:22", NIX_SSHOPTS=options).argv
+    assert argv == ("ssh", "b1", "-x", *words, *OURS, "-p22", "--", *DAEMON)
+
+
+def test_nix_sshopts_that_cannot_be_split_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"^NIX_SSHOPTS cannot be split into words: No closing quotation$"):
+        command("ssh-ng://b1", NIX_SSHOPTS="-oUser='joe")
+
+
+@pytest.mark.parametrize(
+    ("authority", "kind"),
+    [("-oProxyCommand=x", "host"), ("%2Dv", "host"), ("joe@-v", "host"), ("-v@b1", "user"), ("%2dv@b1", "user")],
+)
+def test_a_host_or_user_that_ssh_would_take_for_an_option_is_refused(authority: str, kind: str) -> None:
+    """The line is left out with a warning, before anything could be run."""
+    for scheme in ("ssh", "ssh-ng"):
+        machines, (warning,) = parse_machines(
+            f"{scheme}://{authority}", default_system="", release=(2, 34), read_file=lambda path: path
+        )
+        assert machines == []
+        assert f"{kind} name '-" in warning
+
+
+@pytest.mark.parametrize("value", ["", "%20"])
+def test_an_empty_remote_program_is_refused(value: str) -> None:
+    """The remote shell would run `--stdio`."""
+    with pytest.raises(ConfigurationError, match="'remote-program' is empty"):
+        command(f"ssh-ng://b1?remote-program={value}")
+
+
+def test_localhost_is_reached_without_ssh() -> None:
+    """As with stock; nothing is quoted then, because no shell reads it, and the environment is the caller's."""
+    for release in ((2, 8), (2, 34)):
+        store = "local?root=/x&state=/y"
+        line = "ssh-ng://localhost?remote-store=local?root=/x%26state=/y&remote-program=/opt/nix-daemon"
+        local = command(line, release, DISPLAY=":0")
+        assert local.argv == ("/opt/nix-daemon", "--stdio", "--store", store)
+        assert local.environ == {"DISPLAY": ":0"}
+    assert command("ssh://localhost").argv == SERVE
+
+
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [((2, 8), "'local?root=/x&state=/y'"), ((2, 19), "'local?root=/x&state=/y'"), ((2, 20), "local?root=/x&state=/y")],
+)
+def test_remote_store_is_quoted_for_the_remote_shell_by_the_releases_that_do(
+    release: tuple[int, int], words: str
+) -> None:
+    """An address that was written for a stock hook means the same here: since 2.20 its author adds the quotes."""
+    assert command("ssh://b1?remote-store=local?root=/x%26state=/y", release).argv[-2:] == ("--store", words)
+
+
+def test_ssh_is_left_no_way_to_ask_a_question() -> None:
+    """Everything else of the environment stays: ssh-agent, HOME, and whatever a ProxyCommand needs."""
+    kept = {"HOME": "/root", "SSH_AUTH_SOCK": "/agent", "MY_PROXY": "x"}
+    environ = {**kept, "DISPLAY": ":0", "SSH_ASKPASS": "/usr/bin/ask", "SHELL": "/bin/fish"}
+    given = command_for(machine("ssh-ng://b1"), environ, "/private", (2, 34)).environ
+    assert given == {**kept, "SHELL": "/bin/sh", "SSH_ASKPASS_REQUIRE": "never"}
+
+
+# The host key
+
+
+def pinned_file(argv: tuple[str, ...]) -> str:
+    (option,) = (word for word in argv if word.startswith("-oUserKnownHostsFile="))
+    return option.partition("=")[2].strip('"').replace("%%", "%")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"ssh-ng://b1 - - - - - - {PINNED}", f"ssh-ng://b1?base64-ssh-public-host-key={PINNED.replace('=', '%3D')}"],
+)
+def test_a_pinned_host_key_is_the_only_one_that_counts(line: str, tmp_path: Path) -> None:
+    """It is valid for whatever name ssh looks up: an alias, an address, a non-standard port."""
+    argv = command(line, private_dir=tmp_path).argv
+    file = pinned_file(argv)
+    options = (f'-oUserKnownHostsFile="{file}"', "-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no")
+    assert argv == ("ssh", "b1", "-x", *OURS, *options, "--", *DAEMON)
+    assert Path(file).read_text() == f"* {KEY} root@b1\n"
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o400
+    assert stat.S_IMODE(os.stat(Path(file).parent).st_mode) == 0o700
+
+
+def test_the_host_key_file_is_written_once(tmp_path: Path) -> None:
+    """Hooks that run at the same time share it; none may find it half written, or leave anything else there."""
+    line = f"ssh-ng://b1 - - - - - - {PINNED}"
+    file = Path(pinned_file(command(line, private_dir=tmp_path).argv))
+    before = file.stat()
+    again = pinned_file(command(line.replace("b1", "b2"), private_dir=tmp_path).argv)
+    assert again == str(file)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    other = base64.b64encode(b"ssh-rsa AAAA\n\nssh-ed25519 BBBB").decode()
+    second = Path(pinned_file(command(f"ssh-ng://b1 - - - - - - {other}", private_dir=tmp_path).argv))
+    assert second.read_text() == "* ssh-rsa AAAA\n* ssh-ed25519 BBBB\n"
+    assert sorted(file.parent.iterdir()) == sorted([file, second])
+
+
+def test_a_state_directory_with_a_percent_sign_is_not_taken_for_a_token(tmp_path: Path) -> None:
+    """ssh expands %h and the like in this option."""
+    argv = command(f"ssh-ng://b1 - - - - - - {PINNED}", private_dir=tmp_path / "100%h").argv
+    assert f"{tmp_path}/100%%h/known-hosts/" in " ".join(argv)
+    assert Path(pinned_file(argv)).exists()
+
+
+@pytest.mark.parametrize("value", ["%2A", "AAAA%0A", "/%2F8=", "AAA"])
+def test_a_host_key_that_is_no_base64_text_is_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="the public host key is not base64 text"):
+        command(f"ssh-ng://b1?base64-ssh-public-host-key={value}", private_dir=tmp_path)
+
+
+def test_a_host_key_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A full or read-only disk: this machine is out, the hook is not."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot write the public host key to '.*': Not a directory"):
+        command(f"ssh-ng://b1 - - - - - - {PINNED}", private_dir=tmp_path / "file")
+
+
+# The child
+
+
+@contextmanager
+def connected(script: str) -> Iterator[Connection]:
+    """A connection to a shell script in the place of ssh."""
+    connection = Connection(Command(("sh", "-c", script), {"PATH": os.environ["PATH"]}), "ssh-ng://b1")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_bytes_go_both_ways() -> None:
+    with connected("cat") as connection:
+        connection.stream.write(b"there and back")
+        assert connection.stream.read(14) == b"there and back"
+
+
+def test_a_program_that_is_missing_is_one_line() -> None:
+    """With a daemon PATH may hold no ssh."""
+    with pytest.raises(MachineError, match=r"^cannot run 'ssh': No such file or directory$"):
+        Connection(Command(("ssh", "b1"), {"PATH": "/nonexistent"}), "ssh-ng://b1")
+
+
+def test_the_child_gets_no_descriptor_but_its_three() -> None:
+    """A copy of a slot's lock, or of the pipe to Nix, would outlive the hook in a background ssh."""
+    leak = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
+        list_own = f"exec {sys.executable} -Ic 'import os; print(sorted(os.listdir(\"/proc/self/fd\")))'"
+        with connected(list_own) as connection:
+            # The fourth one is the directory being listed.
+            assert connection.stream.read(21) == b"['0', '1', '2', '3']\n"
+    finally:
+        os.close(leak)
+
+
+SILENT = "trap '' TERM HUP INT; while :; do read line || :; done"
+
+
+@pytest.mark.parametrize("script", ["cat", "exit 3", "echo noise; echo trouble >&2", SILENT])
+@pytest.mark.parametrize("explained", [False, True])
+def test_close_leaves_neither_child_nor_descriptor(script: str, explained: bool) -> None:
+    """Thousands of connections in one process; also of a child that ignores every polite signal."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    with connected(script) as connection:
+        if explained:
+            connection.explain(ProtocolError("too old"))
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert [child for child in children if Path("/proc", child).exists()] == []
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_connection_that_could_not_start_leaves_no_descriptor() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(MachineError):
+        Connection(Command(("/nonexistent/ssh",), {}), "ssh-ng://b1")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# What it has to say
+
+NOT_INSTALLED = "(Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`)"
+CHANGED = """\
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!
+Add correct host key in /root/.ssh/known_hosts to get rid of this message.
+Host key for b1 has changed and you have requested strict checking.
+Host key verification failed.
+"""
+
+SAID = {
+    "resolve": (
+        "ssh: Could not resolve hostname b1: Name or service not known\r\n",
+        255,
+        ": ssh: Could not resolve hostname b1: Name or service not known",
+    ),
+    "refused": (
+        "ssh: connect to host b1 port 22: Connection refused\r\n",
+        255,
+        ": ssh: connect to host b1 port 22: Connection refused",
+    ),
+    "key": (
+        "Authorised use only.\n\nroot@b1: Permission denied (publickey).\r\n",
+        255,
+        ": Authorised use only.; root@b1: Permission denied (publickey). "
+        "(the machine refused the key; ssh runs as the user of the Nix daemon, without questions)",
+    ),
+    "unknown": (
+        "Host key verification failed.\r\n",
+        255,
+        ": Host key verification failed. "
+        "(add the machine's host key to known_hosts, or to the last column of `builders`)",
+    ),
+    "changed": (
+        CHANGED,
+        255,
+        ": Host key for b1 has changed and you have requested strict checking.; Host key verification failed. "
+        "(it is not the key in known_hosts, or in the last column of `builders`)",
+    ),
+    "bash": (
+        "bash: line 1: nix-daemon: command not found\n",
+        127,
+        f": bash: line 1: nix-daemon: command not found {NOT_INSTALLED}",
+    ),
+    "fish": ("fish: Unknown command: nix-daemon\n", 127, f": fish: Unknown command: nix-daemon {NOT_INSTALLED}"),
+    "mute": ("", 127, f" {NOT_INSTALLED}"),
+    "lock": (
+        "error: opening lock file '/nix/var/nix/db/big-lock': Permission denied\n",
+        1,
+        ": error: opening lock file '/nix/var/nix/db/big-lock': Permission denied",
+    ),
+    "nothing": ("", 255, ""),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_ssh_or_the_remote_shell_said_ends_up_in_the_error(case: str) -> None:
+    """The end of it, on one line, and advice where its reader can do something about it."""
+    said, status, expected = SAID[case]
+    with connected(f"cat >&2 <<'end'\n{said}end\nexit {status}") as connection:
+        with pytest.raises(ConnectionLost) as caught:
+            connection.stream.read(8)
+        explained = connection.explain(caught.value)
+    assert str(explained) == f"unexpected end of file{expected}"
+    assert isinstance(explained, ConnectionLost)
+
+
+def test_the_death_of_ssh_is_told_the_same_way_while_writing() -> None:
+    """Which of the two directions fails first is a matter of chance."""
+    with connected("exec <&-; echo 'ssh: connect to host b1 port 22: Connection refused' >&2") as connection:
+        connection.stream.stderr_lines(20)
+        connection.stream.write(b"hello")
+        with pytest.raises(ConnectionLost) as caught:
+            connection.stream.flush()
+        text = str(connection.explain(caught.value))
+    assert text == "unexpected end of file: ssh: connect to host b1 port 22: Connection refused"
+
+
+def test_an_error_that_is_not_the_connections_stays_as_it_is() -> None:
+    """A failed build is not ssh's doing, whatever ssh printed."""
+    with connected("echo 'Warning: something' >&2; cat") as connection:
+        connection.stream.stderr_lines()
+        error = MachineError("it refused an input")
+        assert connection.explain(error) is error
+
+
+def test_text_on_standard_output_is_explained_at_once() -> None:
+    """A shell that greets goes on waiting for commands: there is no end to wait for."""
+    with connected(f"echo 'profile: oops' >&2; echo Welcome; {SILENT}") as connection:
+        assert connection.stream.read(8) == b"Welcome\n"
+        text = str(connection.explain(ProtocolError("expected the Nix protocol")))
+    assert text == "expected the Nix protocol: profile: oops"
