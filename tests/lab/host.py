@@ -285,6 +285,10 @@ class Host:
         """Return the installed Nix's version, `2.8.0` say."""
         return self.run(["nix", "--version"]).stdout.split()[-1]
 
+    def nix_release(self) -> tuple[int, ...]:
+        """Return the installed Nix's version for comparisons, `(2, 8, 0)` say."""
+        return tuple(int(part) for part in self.nix_version().split("."))
+
     # ssh
 
     def start_sshd(self, *options: str) -> None:

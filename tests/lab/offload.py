@@ -10,21 +10,21 @@ MARKED_HOOK = "/usr/local/bin/marked-hook"
 MARK = "/run/hook-was-here"
 
 
-def plain(builder: Host) -> str:
+def plain(builder: Host, scheme: str = "ssh-ng") -> str:
     """Return the URI of the machine line that has no features."""
-    return f"ssh-ng://{builder.name}"
+    return f"{scheme}://{builder.name}"
 
 
-def big(builder: Host) -> str:
+def big(builder: Host, scheme: str = "ssh-ng") -> str:
     """Return the URI of the machine line that is kept for builds that require `big-parallel`."""
-    return f"ssh-ng://{builder.name}-big"
+    return f"{scheme}://{builder.name}-big"
 
 
-def connect(client: Host, builder: Host, hook: str | None, **settings: str) -> None:
+def connect(client: Host, builder: Host, hook: str | None, scheme: str = "ssh-ng", **settings: str) -> None:
     """Let `client` build on `builder`, through `hook`, as two machines of different features."""
-    for uri in (plain(builder), big(builder)):
-        client.trust(builder, uri.removeprefix("ssh-ng://"))
-    machines = f"{plain(builder)} - - 4 ; {big(builder)} - - 4 1 - big-parallel"
+    for alias in (builder.name, f"{builder.name}-big"):
+        client.trust(builder, alias)
+    machines = f"{plain(builder, scheme)} - - 4 ; {big(builder, scheme)} - - 4 1 - big-parallel"
     client.configure(hook=hook, builders=machines, **settings)
 
 

@@ -19,6 +19,7 @@ class Scenario:
     name: str
     act: Callable[[Host, Host], Sequence[Output]]
     daemon: bool = True
+    scheme: str = "ssh-ng"
     settings: Mapping[str, str] = field(default_factory=dict)
     prefix: str = "/nix"
     """Where the client's store lies."""
@@ -61,9 +62,13 @@ SCENARIOS = (
         prefix="/root/chroot/nix",
     ),
     Scenario("graph, with logs", _nix_build_with_logs),
+    Scenario("graph, as JSON", _build("top", options=["--log-format", "internal-json"])),
+    Scenario("graph, ssh", _build("top"), scheme="ssh"),
+    Scenario("graph, ssh, as JSON", _build("top", options=["--log-format", "internal-json"]), scheme="ssh"),
     Scenario("graph, optimised store", _build("top", "duplicates"), settings={"auto_optimise_store": "true"}),
     Scenario("failing", _build("failing")),
     Scenario("failing, others go on", _build("failing", "after-failing", "forgetful", "shapes", options=["-k"])),
+    Scenario("failing, ssh", _build("failing", "forgetful", options=["-k"]), scheme="ssh"),
     Scenario("features", _build("featured")),
     Scenario("impossible", _build("impossible")),
     Scenario("the builder has all", _build_what_the_builder_has),

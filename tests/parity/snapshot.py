@@ -27,11 +27,12 @@ Times = dict[str, int]
 def snapshot(host: Host, scratch: Path, prefix: str = "/nix", origin: Times | None = None) -> list[str]:
     """Describe the store below `prefix` in `host`: rows, files, logs, slots and what Nix says when it checks them.
 
-    `origin` are the registration times of the machine the outputs came from.  Nobody may use the store meanwhile.
+    `origin`, if given, are the registration times of the machine the outputs came from, which they should have kept.
+    Nobody may use the store meanwhile.
     """
     root = host.path(prefix)
     with _database(root, scratch) as database:
-        lines = [*_rows(database), *_valid_paths(database, origin or {})]
+        lines = [*_rows(database), *_valid_paths(database, origin)]
     lines += _tree(root / "store")
     lines += (f"log {path.name} {bz2.decompress(path.read_bytes())!r}" for path in (root / LOGS).rglob("*.bz2"))
     lines += (f"slot {path.name} {oct(path.stat().st_mode)}" for path in (root / SLOTS).glob("*[0-9]"))
@@ -81,14 +82,20 @@ def _rows(database: sqlite3.Connection) -> Iterator[str]:
             yield f"{table} {row}"
 
 
-def _valid_paths(database: sqlite3.Connection, origin: Times) -> Iterator[str]:
+def _valid_paths(database: sqlite3.Connection, origin: Times | None) -> Iterator[str]:
     """Rows of ValidPaths; for an output the time is reduced to whether it is the one of the machine it came from."""
     if "ValidPaths" not in _tables(database):
         return
     columns = "path, hash, deriver, narSize, ultimate, sigs, ca, registrationTime"
     for path, *values, time in database.execute(f"select {columns} from ValidPaths"):
         # Two machines may register a source in the same second by chance.
-        when = "" if values[1] is None else " time as there" if origin.get(path) == time else " time of its own"
+        when = (
+            ""
+            if origin is None or values[1] is None
+            else " time as there"
+            if origin.get(path) == time
+            else " time of its own"
+        )
         yield f"ValidPaths {path} {values}{when}"
 
 
