@@ -1,0 +1,23 @@
+"""What tests use that choose their hosts themselves instead of running on every release."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab.host import Host
+
+
+@pytest.fixture
+def fresh() -> Iterator[Callable[[Host], Host]]:
+    """A function that empties a host of the lab; after the test none of its processes may be left."""
+    taken: list[Host] = []
+
+    def take(host: Host) -> Host:
+        host.reset()
+        taken.append(host)
+        return host
+
+    yield take
+    for host in taken:
+        host.stop_daemon()
+        host.wait_idle()

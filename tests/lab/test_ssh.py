@@ -1,0 +1,326 @@
+"""Machines reached through the user's own ssh: its configuration, its keys, its control connections, no questions.
+
+Two clients stand for all, the oldest and the newest Nix and OpenSSH: nothing here depends on what lies between.  The
+builder accepts one key, which lies where ssh does not look by itself, and its sshd listens on a port of its own.  That
+sshd is the oldest, because from OpenSSH 9.8 on an address is locked out for a while after a login that failed.
+"""
+
+import base64
+import os
+import pty
+from collections.abc import Callable, Mapping, Sequence
+
+import pexpect.fdpexpect
+import pytest
+
+from tests.lab import roots
+from tests.lab.host import HOST_KEY, Host, Output
+from tests.lab.lab import Lab
+from tests.lab.offload import nix_build
+
+pytestmark = pytest.mark.lab
+
+ENDS = (roots.SUITES[0], roots.SUITES[-1])
+KEY = "/root/keys/one"
+LOG = "/root/ssh.log"
+OTHER_KEY = base64.b64encode(
+    b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
+).decode()
+
+
+class Site:
+    """A client whose ssh knows nothing yet, and a builder that accepts its KEY."""
+
+    def __init__(self, client: Host, builder: Host, hook: str | None) -> None:
+        self.client = client
+        self.builder = builder
+        self.hook = hook
+        client.run(["rm", "-rf", "/root/.ssh"])
+        self.make_key(KEY)
+        self.authorize(builder)
+
+    def make_key(self, path: str, passphrase: str = "") -> None:
+        self.client.run(["mkdir", "-p", os.path.dirname(path)])
+        self.client.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", path])
+
+    def authorize(self, host: Host, key: str = KEY) -> None:
+        """Let `key` in to `host`, and no other."""
+        host.write_file("/etc/ssh/authorized_keys", self.client.read_file(key + ".pub"), 0o600)
+
+    def know(self, host: Host, name: str = "") -> None:
+        """Let ssh know the key of `host` by `name`, by default that of its address and port."""
+        known = self.client.path("/root/.ssh/known_hosts")
+        known.parent.mkdir(mode=0o700, exist_ok=True)
+        with known.open("a") as file:
+            file.write(f"{name or f'[127.0.0.1]:{host.port}'} {host.read_file(HOST_KEY + '.pub')}")
+
+    def config(self, *lines: str) -> None:
+        """Write the user's ssh_config."""
+        self.client.write_file("/root/.ssh/config", "\n".join(lines) + "\n", 0o600)
+
+    def build(self, machine: str, check: bool = True, **env: str) -> Output:
+        """Build something on `machine`, a line of `builders`."""
+        self.client.configure(hook=self.hook, builders=machine)
+        return self.client.run(nix_build("from-source", seed="ssh"), env=env, check=check, timeout=60)
+
+    def logins(self, host: Host) -> list[str]:
+        """Return the users for whom `host` has accepted a key."""
+        lines = host.read_file("/var/log/sshd.log").splitlines()
+        return [line.split()[3] for line in lines if line.startswith("Accepted publickey for")]
+
+
+@pytest.fixture(params=ENDS, ids=[f"client-{roots.label(suite)}" for suite in ENDS])
+def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host], hook: str | None) -> Site:
+    return Site(fresh(lab.client(request.param)), fresh(lab.builder(roots.SUITES[0])), hook)
+
+
+@pytest.fixture
+def jump(lab: Lab, fresh: Callable[[Host], Host], site: Site) -> Host:
+    """Another host, to go through."""
+    host = fresh(lab.builder(roots.SUITES[1]))
+    site.authorize(host)
+    return host
+
+
+@pytest.fixture
+def toor(site: Site) -> str:
+    """Another login name of the builder's root: no other user may build there."""
+    passwd = site.builder.read_file("/etc/passwd")
+    if "toor:" not in passwd:
+        site.builder.write_file("/etc/passwd", passwd + "toor:x:0:0::/root:/bin/bash\n")
+    return "toor"
+
+
+def works(result: Output) -> bool:
+    return result.stdout.startswith("/nix/store/") and "cannot build on" not in result.stderr
+
+
+# The user's configuration
+
+
+def test_port_user_and_key_of_ssh_config(site: Site, toor: str) -> None:
+    site.know(site.builder)
+    site.config("Host b", "HostName 127.0.0.1", f"Port {site.builder.port}", f"User {toor}", f"IdentityFile {KEY}")
+    assert works(site.build("ssh-ng://b"))
+    assert site.logins(site.builder)[-1] == toor
+
+
+def test_a_jump_host(site: Site, jump: Host) -> None:
+    for host in (site.builder, jump):
+        site.know(host)
+    site.config(
+        *("Host *", f"IdentityFile {KEY}", "HostName 127.0.0.1"),
+        *("Host jump", f"Port {jump.port}"),
+        *("Host b", f"Port {site.builder.port}", "ProxyJump jump"),
+    )
+    before = len(site.logins(jump))
+    assert works(site.build("ssh-ng://b"))
+    assert len(site.logins(jump)) == before + 1
+
+
+RELAY = """\
+#!/bin/bash
+echo "$1 $2" > /root/relayed
+exec 3<>/dev/tcp/127.0.0.1/$2
+cat <&3 &
+cat >&3
+"""
+
+
+def test_a_proxy_command(site: Site) -> None:
+    """It is not found by a shell of the user's choice, and it ends with the build."""
+    site.client.write_file("/root/relay", RELAY, 0o755)
+    site.know(site.builder, "far")
+    site.config(
+        "Host b", "HostName far", f"Port {site.builder.port}", "HostKeyAlias far", "ProxyCommand /root/relay %h %p"
+    )
+    assert works(site.build(f"ssh-ng://b - {KEY}", SHELL="/bin/false"))
+    assert site.client.read_file("/root/relayed") == f"far {site.builder.port}\n"
+
+
+def test_a_host_key_alias(site: Site) -> None:
+    site.know(site.builder, "the-builder")
+    site.config("Host 127.0.0.1", "HostKeyAlias the-builder", f"IdentityFile {KEY}")
+    assert works(site.build(f"ssh-ng://127.0.0.1:{site.builder.port}"))
+
+
+@pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
+def test_a_control_connection_that_outlives_the_build(site: Site, scheme: str) -> None:
+    """Many users have one for speed.  Neither hook nor Nix may wait for it, and the next build goes through it."""
+    site.know(site.builder)
+    site.config(
+        *("Host b", "HostName 127.0.0.1", f"Port {site.builder.port}", f"IdentityFile {KEY}"),
+        *("ControlMaster auto", "ControlPath /root/control", "ControlPersist 600"),
+    )
+    before = len(site.logins(site.builder))
+    try:
+        assert works(site.build(f"{scheme}://b"))
+        site.client.run(["ssh", "-O", "check", "b"])
+        site.client.reset_store()
+        site.builder.reset_store()
+        assert works(site.build(f"{scheme}://b"))
+    finally:
+        site.client.run(["ssh", "-O", "exit", "b"])
+    assert len(site.logins(site.builder)) == before + 1
+
+
+# NIX_SSHOPTS
+
+
+def test_nix_sshopts_are_split_like_a_shell_and_come_first(site: Site) -> None:
+    """The port of the address is wrong, and ssh takes the first one it is given."""
+    site.know(site.builder)
+    site.client.run(["mv", "/root/.ssh/known_hosts", "/root/known hosts"])
+    options = f"-p {site.builder.port} -i {KEY} -o 'UserKnownHostsFile=\"/root/known hosts\"'"
+    assert works(site.build("ssh-ng://127.0.0.1:1", NIX_SSHOPTS=options))
+
+
+# Keys
+
+
+@pytest.mark.parametrize("machine", ["ssh-ng://127.0.0.1:{port} - {key}", "ssh-ng://127.0.0.1:{port}?ssh-key={key}"])
+def test_the_key_of_the_machine_line(site: Site, machine: str) -> None:
+    """Only with it: ssh's own choice of keys has none that the builder accepts."""
+    site.know(site.builder)
+    assert works(site.build(machine.format(port=site.builder.port, key=KEY)))
+    site.client.reset_store()
+    refused = site.build(machine.format(port=site.builder.port, key="/root/keys/two"), check=False)
+    assert "Permission denied (publickey" in refused.stderr
+
+
+def pinned(site: Site, host_key: str, form: str) -> str:
+    """Return a machine line with the builder's host key, in its column or in the address."""
+    address = f"ssh-ng://127.0.0.1:{site.builder.port}"
+    if form == "column":
+        return f"{address} - {KEY} - - - - {host_key}"
+    return f"{address}?base64-ssh-public-host-key={host_key.replace('=', '%3D')} - {KEY}"
+
+
+@pytest.mark.parametrize("form", ["column", "parameter"])
+@pytest.mark.parametrize("config", ["", "HostKeyAlias something-else"])
+def test_a_pinned_host_key_needs_no_other(site: Site, form: str, config: str) -> None:
+    """Whatever name ssh looks up: all have port numbers here."""
+    site.config(config)
+    host_key = base64.b64encode(site.builder.read_file(HOST_KEY + ".pub").encode()).decode()
+    assert works(site.build(pinned(site, host_key, form)))
+    assert not site.client.path("/root/.ssh/known_hosts").exists()
+
+
+@pytest.mark.parametrize("config", ["", "StrictHostKeyChecking no", "StrictHostKeyChecking accept-new"])
+def test_another_host_key_than_the_pinned_one_is_refused(site: Site, config: str) -> None:
+    """Even to users who let ssh accept everything: here they said which key it must be."""
+    site.know(site.builder)
+    site.config(config)
+    result = site.build(pinned(site, OTHER_KEY, "column"), check=False)
+    assert result.returncode != 0
+    (line,) = (line for line in result.stderr.splitlines() if "cannot build on" in line)
+    assert line.startswith(f"error: cannot build on 'ssh-ng://127.0.0.1:{site.builder.port}': ")
+    assert "Host key verification failed" in line
+    assert "it is not the key in known_hosts, or in the last column of `builders`" in line
+    # ssh added nothing to the file either.
+    again = site.build(pinned(site, OTHER_KEY, "column"), check=False)
+    assert "Host key verification failed" in again.stderr
+
+
+# Addresses
+
+
+def test_user_host_and_port_in_the_address(site: Site, toor: str) -> None:
+    site.know(site.builder)
+    assert works(site.build(f"ssh-ng://{toor}@127.0.0.1:{site.builder.port} - {KEY}"))
+    assert site.logins(site.builder)[-1] == toor
+
+
+def test_an_ipv6_address_reaches_ssh_without_brackets(site: Site) -> None:
+    site.know(site.builder)
+    site.config("Host ::1", "HostName 127.0.0.1")
+    assert works(site.build(f"ssh-ng://[::1]:{site.builder.port} - {KEY}"))
+
+
+def test_compression(site: Site) -> None:
+    site.know(site.builder)
+    address = f"ssh-ng://127.0.0.1:{site.builder.port}"
+    assert works(site.build(f"{address}?compress=true - {KEY}", NIX_SSHOPTS=f"-v -E {LOG}"))
+    assert "Enabling compression" in site.client.read_file(LOG)
+
+
+@pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
+def test_remote_program(site: Site, scheme: str) -> None:
+    """Words of it, split by the remote shell; it may be anything that ends in Nix."""
+    site.know(site.builder)
+    program = {"ssh-ng": "nix-daemon", "ssh": "nix-store"}[scheme]
+    site.builder.write_file("/root/nix", f'#!/bin/sh\necho "$MARK" > /root/mark\nexec {program} "$@"\n', 0o755)
+    address = f"{scheme}://127.0.0.1:{site.builder.port}?remote-program=env%20MARK=here%20/root/nix"
+    assert works(site.build(f"{address} - {KEY}"))
+    assert site.builder.read_file("/root/mark") == "here\n"
+
+
+@pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
+@pytest.mark.parametrize("store", ["local?root=/root/elsewhere", "/root/elsewhere"])
+def test_remote_store(site: Site, scheme: str, store: str) -> None:
+    """The build happens in that store; a sandbox is the only place where its paths are right."""
+    site.builder.configure(sandbox_paths="/bin /lib /lib64 /usr")
+    site.know(site.builder)
+    assert works(site.build(f"{scheme}://127.0.0.1:{site.builder.port}?remote-store={store} - {KEY}"))
+    assert any("from-source" in path.name for path in site.builder.path("/root/elsewhere/nix/store").iterdir())
+    assert not site.builder.path("/nix/store").exists()
+
+
+# No questions
+
+
+class Terminal:
+    """A terminal of the client, at which somebody could answer."""
+
+    QUESTIONS = ("(?i)passphrase", "(?i)password:", "yes/no")
+
+    def __init__(self, client: Host) -> None:
+        self._client = client
+
+    def question_of(self, command: Sequence[str], env: Mapping[str, str]) -> tuple[str | None, str]:
+        """Run a command up to its first question or its end; return the question, None if there was none, and all
+        that it printed.
+        """
+        ours, theirs = pty.openpty()
+        child = self._client.popen(
+            ["setsid", "--ctty", "--wait", *command], env=env, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        terminal = pexpect.fdpexpect.fdspawn(ours, timeout=60, encoding="utf-8", codec_errors="replace")
+        index = terminal.expect([*self.QUESTIONS, pexpect.EOF])
+        question = self.QUESTIONS[index] if index < len(self.QUESTIONS) else None
+        self._client.end(child)
+        terminal.close()
+        return question, terminal.before
+
+
+def test_a_locked_key_is_an_error_and_no_question(site: Site) -> None:
+    """A hook has no terminal, but might find one: Nix was started at this one."""
+    site.make_key("/root/keys/locked", "secret")
+    site.authorize(site.builder, "/root/keys/locked")
+    site.know(site.builder)
+    terminal = Terminal(site.client)
+    plain = ["ssh", "-p", str(site.builder.port), "-i", "/root/keys/locked", "127.0.0.1"]
+    assert terminal.question_of(plain, {})[0] == "(?i)passphrase"
+
+    machine = f"ssh-ng://127.0.0.1:{site.builder.port} - /root/keys/locked"
+    site.client.configure(hook=site.hook, builders=machine)
+    environment = {"DISPLAY": ":0", "SSH_ASKPASS": "/bin/true", "SSH_ASKPASS_REQUIRE": "force", "TERM": "xterm"}
+    question, said = terminal.question_of(nix_build("from-source", seed="locked"), environment)
+    assert question is None
+    assert "Permission denied (publickey,keyboard-interactive). (the machine refused the key" in said
+    assert "Permission denied (publickey" in site.build(machine, check=False, **environment).stderr
+
+
+def test_an_unknown_host_key_is_an_error_and_no_question(site: Site) -> None:
+    terminal = Terminal(site.client)
+    plain = ["ssh", "-p", str(site.builder.port), "-i", KEY, "127.0.0.1"]
+    assert terminal.question_of(plain, {})[0] == "yes/no"
+
+    machine = f"ssh-ng://127.0.0.1:{site.builder.port} - {KEY}"
+    site.client.configure(hook=site.hook, builders=machine)
+    question, said = terminal.question_of(nix_build("from-source", seed="unknown"), {"TERM": "xterm"})
+    assert question is None
+    assert "Host key verification failed. (add the machine's host key to known_hosts" in said
+    assert "Host key verification failed" in site.build(machine, check=False).stderr
+    assert not site.client.path("/root/.ssh/known_hosts").exists()
