@@ -43,6 +43,7 @@ NOT_FOUND = 127
 HINTS = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "it is not the key in known_hosts, or in the last column of `builders`"),
     ("Host key verification failed", "add the machine's host key to known_hosts, or to the last column of `builders`"),
+    ("kex_exchange_identification", "its sshd turns connections away: see MaxStartups and PerSourcePenalties there"),
     ("Permission denied (", "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"),
 )
 """What ssh says, and what its reader can do about it."""

@@ -250,6 +250,14 @@ def test_the_child_gets_no_descriptor_but_its_three() -> None:
         os.close(leak)
 
 
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
 SILENT = "trap '' TERM HUP INT; while :; do read line || :; done"
 
 
@@ -257,20 +265,18 @@ SILENT = "trap '' TERM HUP INT; while :; do read line || :; done"
 @pytest.mark.parametrize("explained", [False, True])
 def test_close_leaves_neither_child_nor_descriptor(script: str, explained: bool) -> None:
     """Thousands of connections in one process; also of a child that ignores every polite signal."""
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = (children(), descriptors())
     with connected(script) as connection:
         if explained:
             connection.explain(ProtocolError("too old"))
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert [child for child in children if Path("/proc", child).exists()] == []
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert (children(), descriptors()) == before
 
 
 def test_a_connection_that_could_not_start_leaves_no_descriptor() -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(MachineError):
         Connection(Command(("/nonexistent/ssh",), {}), "ssh-ng://b1")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 # What it has to say
@@ -314,6 +320,12 @@ SAID = {
         255,
         ": Host key for b1 has changed and you have requested strict checking.; Host key verification failed. "
         "(it is not the key in known_hosts, or in the last column of `builders`)",
+    ),
+    "busy": (
+        "kex_exchange_identification: read: Connection reset by peer\r\nConnection reset by 10.0.0.1 port 22\r\n",
+        255,
+        ": kex_exchange_identification: read: Connection reset by peer; Connection reset by 10.0.0.1 port 22 "
+        "(its sshd turns connections away: see MaxStartups and PerSourcePenalties there)",
     ),
     "bash": (
         "bash: line 1: nix-daemon: command not found\n",
