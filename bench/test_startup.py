@@ -1,7 +1,7 @@
 """From the start of the hook to its first reply, next to stock's: Nix's event loop waits for exactly this long.
 
-On two hosts with Nix 2.34 and a real sshd between them; the machine is healthy and the answer is `# accept`, or there is
-no machine that could build it and the answer is `# decline`.
+On two hosts with Nix 2.34 and a real sshd between them.  The machine is healthy and the answer is `# accept`, or no
+machine could build it and the answer is `# decline`.
 """
 
 import subprocess

@@ -53,8 +53,7 @@ enum { WIRE_PARTIAL = -1, WIRE_TOO_LONG = -2, WIRE_PADDING = -3, WIRE_TOO_MANY =
 int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
                           size_t *joined);
 void wire_join_strings(const uint8_t *in, char *out);
-size_t wire_strings_size(const uint64_t *lengths, size_t count);
-void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count);
+int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
 
 struct frame_source {
     uint64_t left;

@@ -5,8 +5,8 @@
 uint64_t wire_get_u64(const uint8_t in[8])
 {
     uint64_t value = 0;
-    for (int i = 7; i >= 0; i--)
-        value = value << 8 | in[i];
+    for (int i = 0; i < 8; i++)
+        value |= (uint64_t)in[i] << (8 * i);
     return value;
 }
 
@@ -89,25 +89,23 @@ void wire_join_strings(const uint8_t *in, char *out)
     }
 }
 
-size_t wire_strings_size(const uint64_t *lengths, size_t count)
+int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count)
 {
-    size_t size = 8;
-    for (size_t i = 0; i < count; i++) {
-        if (lengths[i] > SIZE_MAX - 16 || size > SIZE_MAX - 16 - lengths[i])
-            return SIZE_MAX;
-        size += 8 + lengths[i] + wire_padding(lengths[i]);
+    const char *end = joined + len;
+    uint8_t *at = out;
+    wire_put_u64(at, count);
+    at += 8;
+    for (; count > 1; count--) {
+        const char *nul = memchr(joined, 0, (size_t)(end - joined));
+        if (!nul)
+            return WIRE_NUL;
+        at += wire_put_string(at, joined, (size_t)(nul - joined));
+        joined = nul + 1;
     }
-    return size;
-}
-
-void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count)
-{
-    wire_put_u64(out, count);
-    out += 8;
-    for (size_t i = 0; i < count; i++) {
-        out += wire_put_string(out, bytes, lengths[i]);
-        bytes += lengths[i];
-    }
+    if (memchr(joined, 0, (size_t)(end - joined)))
+        return WIRE_NUL;
+    at += wire_put_string(at, joined, (size_t)(end - joined));
+    return at - out;
 }
 
 size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen)

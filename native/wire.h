@@ -39,11 +39,9 @@ int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t
 /* Copy the strings of a list that wire_scan_strings() accepted to `out`, one NUL between two. */
 void wire_join_strings(const uint8_t *in, char *out);
 
-/* Bytes that a list of strings of these lengths takes; SIZE_MAX if that overflows. */
-size_t wire_strings_size(const uint64_t *lengths, size_t count);
-
-/* Write a list of strings, given back to back in `bytes`, to `out` of wire_strings_size() bytes. */
-void wire_put_strings(uint8_t *out, const uint8_t *bytes, const uint64_t *lengths, size_t count);
+/* The opposite: write a list of the `count` > 0 strings in `joined` to `out`, which has room for len + 16 * (count + 1)
+ * bytes.  Returns bytes written, or WIRE_NUL if `joined` holds another number of strings. */
+int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
 
 /* Where we are in a framed stream: u64 size > 0, that many bytes, again, until a size of 0.  All zero to begin with. */
 struct frame_source {

@@ -18,7 +18,7 @@ from tests.oracles import Input, Invalid, frames, strings
 MANY = 1 << 20
 items = st.lists(st.binary(max_size=100))
 listable = st.lists(st.binary(max_size=100).map(lambda item: item.replace(b"\0", b"-")))
-texts = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+texts = st.lists(st.text(st.characters(exclude_categories=["Cs"])))
 
 
 # Lists
@@ -48,6 +48,7 @@ def test_a_decoded_list_is_what_was_encoded(case, rest):
 
 @given(texts)
 def test_decoded_texts_are_what_was_encoded(case):
+    case = [text.replace("\0", "-") for text in case]
     encoded = encode_strings(case)
     assert decode_texts(encoded, 10_000, MANY) == (case, len(encoded))
 

@@ -5,8 +5,8 @@ with them.  One C call turns a list into a single block that Python splits in on
 bytes out.  Tested in test_native_wire.py against a Python reference.
 """
 
-from array import array
 from collections.abc import Sequence
+from typing import cast
 
 from hook._native import ffi, lib
 from hook.errors import ProtocolError
@@ -21,15 +21,30 @@ _INVALID = {
 }
 
 
-def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytes:
+def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
     """A list of strings: u64 count, then each padded; text becomes UTF-8."""
-    items = [string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string for string in strings]
-    lengths = ffi.from_buffer("uint64_t[]", array("Q", map(len, items)))
-    joined = ffi.from_buffer("uint8_t[]", b"".join(items))
-    size = lib.wire_strings_size(lengths, len(items))
-    out = _new_uncleared("char[]", size)
-    lib.wire_put_strings(ffi.cast("uint8_t *", out), joined, lengths, len(items))
-    return ffi.unpack(out, size)
+    if not strings:
+        return bytearray(8)
+    if isinstance(strings[0], str):
+        joined = "\0".join(cast(Sequence[str], strings)).encode("utf-8", "surrogateescape")
+    else:
+        joined = b"\0".join(cast(Sequence[bytes], strings))
+    out = bytearray(len(joined) + 16 * (len(strings) + 1))
+    with ffi.from_buffer("uint8_t[]", out) as target:
+        size = lib.wire_put_joined(target, joined, len(joined), len(strings))
+    if size < 0:
+        return _encode_each(strings)
+    del out[size:]
+    return out
+
+
+def _encode_each(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
+    """The slow way, for strings with a NUL: Nix has none, but the encoding does not forbid them."""
+    out = bytearray(len(strings).to_bytes(8, "little"))
+    for string in strings:
+        data = string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string
+        out += len(data).to_bytes(8, "little") + data + bytes(-len(data) % 8)
+    return out
 
 
 def decode_strings(

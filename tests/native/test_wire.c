@@ -63,20 +63,18 @@ static void padding_must_be_zero(void)
 
 static void a_list_survives_the_round_trip(void)
 {
-    const char *text = "onethree";
-    const uint64_t lengths[] = {3, 0, 5};
-    size_t size = wire_strings_size(lengths, 3), count, joined;
-    CHECK(size == 8 + 16 + 8 + 16);
-    struct guarded wire = guard(NULL, size);
-    wire_put_strings(wire.bytes, (const uint8_t *)text, lengths, 3);
+    static const char text[] = {'o', 'n', 'e', 0, 0, 't', 'h', 'r', 'e', 'e'};
+    const size_t size = 8 + 16 + 8 + 16;
+    size_t count, joined;
+    struct guarded room = guard(NULL, sizeof text + 16 * 4), in = guard(text, sizeof text);
+    CHECK(wire_put_joined(room.bytes, (char *)in.bytes, sizeof text, 3) == (int64_t)size);
+    struct guarded wire = guard(room.bytes, size), out = guard(NULL, sizeof text);
     CHECK(wire_scan_strings(wire.bytes, size, 5, 3, &count, &joined) == (int64_t)size);
-    CHECK(count == 3 && joined == 10);
-    struct guarded out = guard(NULL, joined);
+    CHECK(count == 3 && joined == sizeof text);
     wire_join_strings(wire.bytes, (char *)out.bytes);
-    CHECK(memcmp(out.bytes, "one\0\0three", joined) == 0);
+    CHECK(memcmp(out.bytes, text, sizeof text) == 0);
     CHECK(wire_scan_strings(wire.bytes, size, 4, 3, &count, &joined) == WIRE_TOO_LONG);
     CHECK(wire_scan_strings(wire.bytes, size, 5, 2, &count, &joined) == WIRE_TOO_MANY);
-    unguard(out);
     for (size_t cut = 0; cut < size; cut++) {
         struct guarded part = guard(wire.bytes, cut);
         CHECK(wire_scan_strings(part.bytes, cut, 5, 3, &count, &joined) == WIRE_PARTIAL);
@@ -84,19 +82,43 @@ static void a_list_survives_the_round_trip(void)
     }
     wire.bytes[8 + 8] = 0;
     CHECK(wire_scan_strings(wire.bytes, size, 5, 3, &count, &joined) == WIRE_NUL);
+    unguard(room);
+    unguard(in);
     unguard(wire);
+    unguard(out);
 }
 
-static void impossible_lists_are_refused(void)
+static void a_list_has_as_many_strings_as_it_says(void)
 {
-    const uint64_t huge[] = {UINT64_MAX, UINT64_MAX - 16, INT64_MAX, INT64_MAX};
+    uint8_t out[100];
+    CHECK(wire_put_joined(out, "a\0b", 3, 1) == WIRE_NUL);
+    CHECK(wire_put_joined(out, "a\0b", 3, 3) == WIRE_NUL);
+    CHECK(wire_put_joined(out, "", 0, 2) == WIRE_NUL);
+    CHECK(wire_put_joined(out, "", 0, 1) == 16);
+}
+
+/* Every string as much longer than a multiple of 8 as makes the list longest. */
+static void the_room_for_a_list_is_enough(void)
+{
+    for (size_t count = 1; count < 20; count++) {
+        char text[40];
+        for (size_t i = 0; i < 2 * count; i++)
+            text[i] = i % 2 ? 0 : 'x';
+        size_t len = 2 * count - 1;
+        struct guarded in = guard(text, len), out = guard(NULL, len + 16 * (count + 1));
+        CHECK(wire_put_joined(out.bytes, (char *)in.bytes, len, count) == (int64_t)(8 + 16 * count));
+        unguard(in);
+        unguard(out);
+    }
+}
+
+static void an_impossible_count_is_not_believed(void)
+{
     size_t count, joined;
     uint8_t head[8];
-    CHECK(wire_strings_size(huge, 1) == SIZE_MAX);
-    CHECK(wire_strings_size(huge + 1, 1) == SIZE_MAX);
-    CHECK(wire_strings_size(huge + 2, 2) == SIZE_MAX);
     wire_put_u64(head, UINT64_MAX);
     CHECK(wire_scan_strings(head, 8, 10, SIZE_MAX, &count, &joined) == WIRE_PARTIAL);
+    CHECK(wire_scan_strings(head, 8, 10, 1 << 20, &count, &joined) == WIRE_TOO_MANY);
 }
 
 static void frames_come_apart_at_any_cut(void)
@@ -138,7 +160,9 @@ int main(void)
     a_limit_is_checked_before_the_length_is_used();
     padding_must_be_zero();
     a_list_survives_the_round_trip();
-    impossible_lists_are_refused();
+    a_list_has_as_many_strings_as_it_says();
+    the_room_for_a_list_is_enough();
+    an_impossible_count_is_not_believed();
     frames_come_apart_at_any_cut();
     puts("wire: ok");
 }
