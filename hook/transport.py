@@ -25,6 +25,10 @@ KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4")
 NO_QUESTIONS = ("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no")
 """Nobody is there to answer, and what a local command prints would be taken for the protocol."""
 
+OUTLIVES_US = ("-oControlPersist=60",)
+"""With `ControlMaster auto` in the user's configuration the sessions of other builds go through the connection that the
+first one made: that must not be our child, which ends with this build.  Without ControlMaster it means nothing."""
+
 ONLY_THE_PINNED_KEY = ("-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no")
 """Otherwise a user's configuration could make ssh accept other keys and even add them to the file."""
 
@@ -146,7 +150,7 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
             argv += shlex.split(options)
         except ValueError as error:
             raise ConfigurationError(f"NIX_SSHOPTS cannot be split into words: {error}") from None
-    argv += [*NO_QUESTIONS, *KEEP_ALIVE]
+    argv += [*NO_QUESTIONS, *KEEP_ALIVE, *OUTLIVES_US]
     if key := machine.ssh_key or uri.parameter("ssh-key", ""):
         argv.append(f"-i{key}")
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):

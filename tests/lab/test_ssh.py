@@ -14,7 +14,8 @@ import pexpect.fdpexpect
 import pytest
 
 from tests.lab import roots
-from tests.lab.host import HOST_KEY, Host, Output
+from tests.lab.gates import Gates, build_gated
+from tests.lab.host import HOST_KEY, Host, Output, wait_until
 from tests.lab.lab import Lab
 from tests.lab.offload import nix_build
 
@@ -91,6 +92,10 @@ def toor(site: Site) -> str:
     return "toor"
 
 
+def hooks(client: Host) -> list[int]:
+    return [process for process, command in client.processes().items() if "nix-ferry-hook" in command]
+
+
 def works(result: Output) -> bool:
     return result.stdout.startswith("/nix/store/") and "cannot build on" not in result.stderr
 
@@ -162,6 +167,30 @@ def test_a_control_connection_that_outlives_the_build(site: Site, scheme: str) -
     finally:
         site.client.run(["ssh", "-O", "exit", "b"])
     assert len(site.logins(site.builder)) == before + 1
+
+
+def test_a_build_that_ends_does_not_take_the_control_connection_of_others_along(site: Site) -> None:
+    """Without ControlPersist the ssh of the first build would carry all others, and die with it."""
+    site.know(site.builder)
+    site.config(
+        *("Host b", "HostName 127.0.0.1", f"Port {site.builder.port}", f"IdentityFile {KEY}"),
+        *("ControlMaster auto", "ControlPath /root/control"),
+    )
+    gates = Gates(site.builder)
+    site.client.configure(hook=site.hook, builders="ssh-ng://b - - 2")
+    build = site.client.popen(build_gated("a", "b", seed="control"))
+    try:
+        gates.wait_for("+ a")
+        gates.wait_for("+ b")
+        gates.let_through("a")
+        wait_until(lambda: len(hooks(site.client)) == 1, "end of the first build")
+        gates.let_through("b")
+        _, said = build.communicate(timeout=60)
+    finally:
+        site.client.run(["ssh", "-O", "exit", "b"])
+    assert build.returncode == 0
+    assert "was lost" not in said
+    assert sorted(gates.log()) == ["+ a", "+ b", "- a", "- b"]
 
 
 # NIX_SSHOPTS
