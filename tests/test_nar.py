@@ -46,6 +46,7 @@ def directory_of(*entries: bytes) -> bytes:
 # Agreement with the reference
 
 
+@settings(deadline=None)
 @given(trees, st.integers(1, 5000))
 def test_a_dump_is_the_nar_of_the_tree(tree, buffer_bytes):
     """Byte for byte, whatever the size of the buffer: the hash of a store path depends on it."""
@@ -54,6 +55,7 @@ def test_a_dump_is_the_nar_of_the_tree(tree, buffer_bytes):
         assert dump(f"{place}/x", buffer_bytes) == nar(tree)
 
 
+@settings(deadline=None)
 @given(trees, st.lists(st.integers(0, 20000)), st.binary(max_size=9))
 def test_a_restored_tree_is_the_tree_of_the_nar(tree, cuts, rest):
     """In canonical form, whatever pieces the NAR comes in; bytes behind it are left for the next reader."""
@@ -63,7 +65,7 @@ def test_a_restored_tree_is_the_tree_of_the_nar(tree, cuts, rest):
         assert harvest(os.fsencode(place) + b"/x") == tree
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(odd_names, files | symlinks, min_size=1, max_size=2))
 def test_a_nar_may_come_byte_by_byte(tree):
     data = nar(tree)
@@ -72,7 +74,7 @@ def test_a_nar_may_come_byte_by_byte(tree):
         assert harvest(os.fsencode(place) + b"/x") == tree
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(trees, st.data())
 def test_changed_bytes_are_judged_as_by_the_reference(tree, data):
     """Accepted with the same result, refused, or incomplete: never anything in between, and nothing outside."""
