@@ -4,37 +4,27 @@ Does nothing, quickly, when all is there.  Needs root.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 
 from tests.lab import roots
+from tests.lab.install import SOURCES
 
-PROGRAMS = {
-    "mmdebstrap": "mmdebstrap",
-    "nsenter": "util-linux",
-    "ssh": "openssh-client",
-    "unshare": "util-linux",
-}
+NEEDS = ("mmdebstrap=mmdebstrap", "nsenter=util-linux", "ssh=openssh-client", "unshare=util-linux")
 """What the lab runs outside its hosts, and the package each comes from."""
-
-
-def install(programs: dict[str, str]) -> None:
-    """Install the packages of those `programs` that PATH lacks."""
-    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
-    if missing:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-q"], check=True, env=environment)
-        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", *missing], check=True, env=environment)
 
 
 def main() -> int:
     if os.geteuid() != 0:
         print("the lab makes namespaces and mounts: run this as root", file=sys.stderr)
         return 1
-    install(PROGRAMS)
-    for suite in roots.SUITES:
-        print(f"{suite}: {roots.root(suite)}")
+    try:
+        subprocess.run([SOURCES / ".ci" / "packages", *NEEDS], check=True)
+        for suite in roots.SUITES:
+            print(f"{suite}: {roots.root(suite)}")
+    except subprocess.CalledProcessError as error:
+        print(f"{' '.join(map(str, error.cmd))}: exit status {error.returncode}", file=sys.stderr)
+        return 1
     return 0
 
 
