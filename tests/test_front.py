@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hook.schedule import Request
 
 from hook.errors import RequestError
 from hook.front import Front, format_request, format_settings
+from hook.schedule import Request
 from hook.settings import Settings
 
 VECTORS = Path(__file__).parent / "vectors" / "hook"
