@@ -139,6 +139,28 @@ def test_limits_and_keep_failed_are_in_their_places() -> None:
     assert words == [11, 22, 33, 0, 0, 1]
 
 
+def test_a_result_says_where_floating_outputs_are() -> None:
+    """Each output id with its realisation; the next question still works."""
+    output_id, json = f"sha256:{'ab' * 32}!out", '{"outPath":"x"}'
+    channel = server_says(0, "", 0, 0, 0, 0, 1, output_id, json, 0)
+    client = ServeClient(channel)
+    assert client.reports_outputs
+    derivation = Derivation((("out", DerivationOutput("", "r:sha256")),), (), (), "s", b"b", (), ())
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).realisations == {"out": json.encode()}
+    assert client.query_valid_paths([], substitute=False) == set()
+    assert channel.left == b""
+
+
+def test_a_server_without_realisations_says_nothing_about_outputs() -> None:
+    """Nix 2.4's predecessors; their result is shorter."""
+    channel = server_says(0, "", 0, 0, 0, 0, version=0x205)
+    client = ServeClient(channel)
+    assert not client.reports_outputs
+    derivation = Derivation((("out", DerivationOutput("", "r:sha256")),), (), (), "s", b"b", (), ())
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).realisations == {}
+    assert channel.left == b""
+
+
 def test_an_invalid_path_has_no_info_and_the_next_question_still_works() -> None:
     """The reply is just the end marker."""
     channel = server_says("", 0)

@@ -3,8 +3,8 @@
 Sources: worker protocol, "BasicDerivation" and "BuildResult"; the serve protocol uses the same layouts.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from hook.protocol.wire import Reader, Writer
@@ -53,13 +53,17 @@ class Limits:
 
 NO_LIMITS = Limits()
 
+MAX_REALISATION_BYTES = 1 << 20
+"""Longest realisation accepted: one that depends on thousands of others."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The daemon's answer to a build."""
+    """The daemon's answer to a build; `realisations` maps output names to JSON (see hook.store.realisation)."""
 
     status: int
     message: str
+    realisations: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -85,8 +89,15 @@ def write_basic_derivation(w: Writer, derivation: Derivation, inputs: Iterable[s
         w.string(value)
 
 
-def skip_built_outputs(r: Reader) -> None:
-    """Read and drop the realisations of a result: outputs built here have paths that are known beforehand."""
+def read_built_outputs(r: Reader, names: Collection[str]) -> dict[str, bytes]:
+    """The realisations of those outputs of a result that are called `names`; the others are read and dropped.
+
+    Only the name is taken from an output id: daemons of Nix 2.35 and later fill its hash with zeros.
+    """
+    realisations = {}
     for _ in range(r.count()):
-        r.string()  # output id
-        r.string()  # realisation as JSON
+        name = r.text().rpartition("!")[2]
+        json = r.string(MAX_REALISATION_BYTES)
+        if name in names:
+            realisations[name] = json
+    return realisations

@@ -23,8 +23,8 @@ class StoreClient(Protocol):
     """Whether the log of a build comes on the remote's standard error instead of in messages."""
 
     @property
-    def trusted(self) -> bool | None:
-        """Whether the other end trusts us; None if it does not say."""
+    def reports_outputs(self) -> bool:
+        """Whether a result says which paths the outputs have."""
         ...
 
     def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
@@ -52,7 +52,10 @@ class StoreClient(Protocol):
         ...
 
     def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
-        """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
+        """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there.
+
+        The result has the realisations of outputs whose paths the derivation does not know, if `reports_outputs`.
+        """
         ...
 
     def settle_log(self) -> None:

@@ -5,11 +5,11 @@ standard error, and an error ends the connection.  Layouts: serve protocol, sect
 recorded from three Nix releases in test_serve.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 
 from hook.errors import ProtocolError
-from hook.protocol.building import NO_LIMITS, BuildResult, Limits, skip_built_outputs, write_basic_derivation
+from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, describe_noise
 from hook.protocol.upload import Upload
 from hook.protocol.wire import Reader, Writer
@@ -37,7 +37,6 @@ class ServeClient:
     """One handshaken connection to `nix-store --serve --write`."""
 
     log_on_stderr = True
-    trusted = None
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -62,6 +61,11 @@ class ServeClient:
             oldest = f"{OLDEST_SERVER[0]}.{OLDEST_SERVER[1]}"
             raise ProtocolError(f"serve protocol {server[0]}.{server[1]} is too old (need {oldest} or newer)")
         return min(server, CLIENT_VERSION)
+
+    @property
+    def reports_outputs(self) -> bool:
+        """Whether a result says which paths the outputs have."""
+        return self.version >= (2, 6)
 
     def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
         """Remember `limits`, which are sent with each build."""
@@ -105,16 +109,15 @@ class ServeClient:
         if self.version >= (2, 7):
             w.flag(limits.keep_failed)
         self._send()
-        return self._read_build_result()
+        return self._read_build_result(derivation.unknown_outputs)
 
-    def _read_build_result(self) -> BuildResult:
+    def _read_build_result(self, unknown_outputs: Collection[str]) -> BuildResult:
         r = self._reader
         status, message = r.u64(), r.message()
         for _ in ("times built", "non-deterministic", "start", "stop"):
             r.u64()
-        if self.version >= (2, 6):
-            skip_built_outputs(r)
-        return BuildResult(status, message)
+        realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
+        return BuildResult(status, message, realisations)
 
     def settle_log(self) -> None:
         """Ask something: the log takes another way than the result, but no later answer overtakes it."""

@@ -3,15 +3,15 @@
 Every request is written whole, then the daemon's log messages are passed on as they come, then the result is read.
 An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not allow
 raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is decoded
-against recorded bytes of three Nix releases in test_worker.py.
+against recorded bytes of three Nix releases in test_worker_recordings.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import IntEnum
 
 from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
-from hook.protocol.building import NO_LIMITS, BuildResult, Limits, skip_built_outputs, write_basic_derivation
+from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
 from hook.protocol.upload import Upload
 from hook.protocol.wire import Reader, Writer
@@ -20,6 +20,9 @@ from hook.store.info import PathInfo, format_hash_hex, parse_hash
 
 MAX_FIELDS = 4096
 MAX_TRACES = 10_000
+
+NORMAL_BUILD = 0
+"""The build mode that neither repairs nor checks."""
 
 
 class Op(IntEnum):
@@ -32,6 +35,7 @@ class Op(IntEnum):
     NAR_FROM_PATH = 38
     ADD_TO_STORE_NAR = 39
     ADD_MULTIPLE_TO_STORE = 44
+    BUILD_PATHS_WITH_RESULTS = 46
 
 
 class Stderr(IntEnum):
@@ -65,8 +69,13 @@ class WorkerClient:
 
     @property
     def trusted(self) -> bool | None:
-        """What the daemon said in the handshake."""
+        """Whether the daemon trusts us; None if it does not say (before 1.35)."""
         return self.hello.trusted
+
+    @property
+    def reports_outputs(self) -> bool:
+        """Whether a result says which paths the outputs have."""
+        return self.version >= (1, 28)
 
     @property
     def adds_multiple(self) -> bool:
@@ -128,9 +137,39 @@ class WorkerClient:
         w = self._request(Op.BUILD_DERIVATION)
         w.string(drv_path)
         write_basic_derivation(w, derivation, inputs)
-        w.u64(0)  # a normal build: neither repair nor check
+        w.u64(NORMAL_BUILD)
         self._finish()
-        return read_build_result(self._reader, self.version)
+        return self._read_build_result(derivation.unknown_outputs)
+
+    def build_paths_with_results(self, drv_path: str) -> BuildResult:
+        """Build all outputs of the derivation at `drv_path`, which must be valid there with all it refers to.
+
+        The daemon then takes nobody's word for what it builds, so it needs no trust.  From protocol 1.34.
+        """
+        w, r = self._request(Op.BUILD_PATHS_WITH_RESULTS), self._reader
+        w.strings([f"{drv_path}!*"])
+        w.u64(NORMAL_BUILD)
+        self._finish()
+        if (count := r.count()) != 1:
+            raise ProtocolError(f"asked for one build, got {count} results")
+        r.string()  # what was asked for
+        return self._read_build_result(unknown_outputs=())
+
+    def _read_build_result(self, unknown_outputs: Collection[str]) -> BuildResult:
+        """A BuildResult; its times are dropped, since some releases always send 0."""
+        r = self._reader
+        status, message = r.u64(), r.message()
+        if self.version >= (1, 29):
+            r.u64()  # times built
+            r.flag()  # non-deterministic
+            r.u64()  # start
+            r.u64()  # stop
+        if self.version >= (1, 37):
+            for _ in ("user", "system"):
+                if r.flag():
+                    r.u64()  # microseconds
+        realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
+        return BuildResult(status, message, realisations)
 
     def settle_log(self) -> None:
         """Nothing to wait for: the log comes before the result on the same connection."""
@@ -142,7 +181,7 @@ class WorkerClient:
 
     def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
         """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
-        if not self.adds_multiple:
+        if not self.adds_multiple or not infos:
             return [Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),)) for info in infos]
         headers = [_path_header(info) for info in infos]
         headers[0] = len(infos).to_bytes(8, "little") + headers[0]
@@ -274,21 +313,3 @@ def read_path_info(r: Reader, path: str) -> PathInfo:
         signatures=tuple(sorted(r.texts())),
         ca=r.text(),
     )
-
-
-def read_build_result(r: Reader, version: tuple[int, int]) -> BuildResult:
-    """A BuildResult at `version`; its times are dropped, since some releases always send 0."""
-    status = r.u64()
-    message = r.message()
-    if version >= (1, 29):
-        r.u64()  # times built
-        r.flag()  # non-deterministic
-        r.u64()  # start
-        r.u64()  # stop
-    if version >= (1, 37):
-        for _ in ("user", "system"):
-            if r.flag():
-                r.u64()  # microseconds
-    if version >= (1, 28):
-        skip_built_outputs(r)
-    return BuildResult(status, message)

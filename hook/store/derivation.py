@@ -78,6 +78,11 @@ class Derivation:
             raise StoreError("a fixed-output derivation must have exactly one output, named 'out'")
         return kind
 
+    @property
+    def unknown_outputs(self) -> frozenset[str]:
+        """The outputs whose paths are known only after the build."""
+        return frozenset(name for name, output in self.outputs if not output.path)
+
 
 def parse_derivation(data: bytes) -> Derivation:
     """Parse the content of a `.drv` file.
