@@ -85,12 +85,12 @@ class Database:
         def read() -> dict[str, PathInfo]:
             return {info.path: info for batch in batches for info in self._infos(batch)}
 
-        return self._transact("BEGIN", read)
+        return self.transact("BEGIN", read)
 
     def valid_among(self, paths: Iterable[str]) -> set[str]:
         """Those of `paths` that are valid."""
         wanted = set(paths)
-        return self._transact("BEGIN", lambda: set(self._ids(wanted)))
+        return self.transact("BEGIN", lambda: set(self._ids(wanted)))
 
     def closure(self, paths: Iterable[str]) -> set[str]:
         """`paths` and everything they refer to, directly or not; StoreError if one of them is not valid."""
@@ -114,7 +114,12 @@ class Database:
                 for (path,) in self._select("SELECT path FROM ValidPaths WHERE id IN", batch)
             }
 
-        return self._transact("BEGIN", read)
+        return self.transact("BEGIN", read)
+
+    def tables(self) -> set[str]:
+        """The names of all tables."""
+        names = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        return self.transact("BEGIN", lambda: {name for (name,) in self.execute(names)})
 
     # Writing
 
@@ -125,7 +130,7 @@ class Database:
         registration time of 0.
         """
         _check_acyclic(infos)
-        self._transact("BEGIN IMMEDIATE", lambda: self._register(infos, now))
+        self.transact("BEGIN IMMEDIATE", lambda: self._register(infos, now))
 
     def _register(self, infos: Sequence[PathInfo], now: int) -> None:
         ids = self._ids({path for info in infos for path in (info.path, *info.references)})
@@ -160,7 +165,7 @@ class Database:
 
     # Statements
 
-    def _transact(self, begin: str, work: Callable[[], _Result]) -> _Result:
+    def transact(self, begin: str, work: Callable[[], _Result]) -> _Result:
         """Run `work` in one transaction, again if another process got in its way; undo it on any error."""
         deadline = time.monotonic() + self._busy_s
         while True:
@@ -178,6 +183,10 @@ class Database:
                 if not _is_transient(error) or time.monotonic() >= deadline:
                     raise _unusable(self._path, error) from error
             time.sleep(RETRY_S)
+
+    def execute(self, sql: str, parameters: Sequence[str | int | None] = ()) -> sqlite3.Cursor:
+        """Run one statement inside of `transact`."""
+        return self._connection.execute(sql, parameters)
 
     def _select(self, select_in: str, values: Sequence[str] | Sequence[int]) -> list[tuple[Any, ...]]:
         return self._connection.execute(f"{select_in} ({','.join('?' * len(values))})", values).fetchall()

@@ -6,6 +6,7 @@ here only whether its path follows from the claim.  Tested in test_store_info.py
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,11 +101,16 @@ def check_path_info(info: PathInfo, store_dir: str) -> None:
         check_store_path(info.deriver, store_dir)
     if not 0 <= info.registration_time <= MAX_INTEGER or not 0 < info.nar_size <= MAX_INTEGER:
         raise StoreError(f"'{info.path}' has registration time {info.registration_time} and NAR size {info.nar_size}")
-    for signature in info.signatures:
+    check_signatures(info.path, info.signatures)
+
+
+def check_signatures(path: str, signatures: Iterable[str]) -> None:
+    """StoreError if one of the signatures of `path` is malformed."""
+    for signature in signatures:
         name, _, digits = signature.partition(":")
-        # Signatures are kept as words of one line.
+        # They are kept as words of one line.
         if name.split() != [name] or not digits or not _BASE64_DIGITS.issuperset(digits):
-            raise StoreError(f"'{info.path}' has the malformed signature {signature!r}")
+            raise StoreError(f"'{path}' has the malformed signature {signature!r}")
 
 
 def fingerprint(info: PathInfo) -> str:

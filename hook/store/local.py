@@ -8,7 +8,8 @@ test_store_local.py against Nix.
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypedDict
 
@@ -109,6 +110,20 @@ class LocalStore:
     def restore_options(self) -> RestoreOptions:
         """How this store wants its files written."""
         return {"fsync": self._fsync_paths, "kept_xattrs": self._kept_xattrs}
+
+    @contextmanager
+    def locked(self, paths: Collection[str], on_wait: Callable[[str], object]) -> Iterator[None]:
+        """Keep other processes from importing those of `paths` that are not valid and not locked by the parent.
+
+        `on_wait` is told about each that has to be waited for.
+        """
+        from hook.store import pathlocks
+
+        # Rooted first, as in `prepare`; the roots keep the locks, too.
+        self.temp_roots.add(paths)
+        invalid = set(paths) - self.database.valid_among(paths)
+        with pathlocks.locked(map(self.real_path, invalid), on_wait):
+            yield
 
     def prepare(self, path: str) -> str | None:
         """Make room for `path`: the place to restore it to, where nothing is now; None if it is valid already."""

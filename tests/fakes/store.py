@@ -1,7 +1,9 @@
-"""A small local store made by hand: a schema-10 database, one source file, one derivation that reads it."""
+"""A small local store made by hand: a schema-10 database, one source file, derivations that read it."""
 
 import hashlib
 import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hook.nar import Dumper
@@ -20,6 +22,21 @@ create table DerivationOutputs (
     drv integer not null, id text not null, path text not null, primary key (drv, id),
     foreign key (drv) references ValidPaths(id) on delete cascade);
 """
+REALISATIONS = {
+    "Realisations": """
+create table Realisations (
+    id integer primary key autoincrement not null, drvPath text not null, outputName text not null,
+    outputPath integer not null, signatures text,
+    foreign key (outputPath) references ValidPaths(id) on delete cascade);
+""",
+    "BuildTraceV3": """
+create table BuildTraceV3 (
+    id integer primary key autoincrement not null, drvPath text not null, outputName text not null,
+    outputPath text not null, signatures text);
+""",
+}
+"""What Nix adds with `ca-derivations`: until 2.34, and from 2.35."""
+
 OUT_HASH = "0" * 31
 
 
@@ -47,10 +64,19 @@ class FakeStore:
             args=(b"-c", b"true"),
             env=(),
         )
-        self.drv_path = self.add(format_derivation(self.derivation), "tiny.drv")
+        self.drv_path = self.add(format_derivation(self.derivation), "tiny.drv", [self.source])
 
-    def add(self, content: bytes, name: str) -> str:
-        path = text_path(content, [], name, "/nix/store")
+    def add_floating(self, *tables: str, algorithm: str = "r:sha256", digest: str = "") -> tuple[str, Derivation]:
+        """Add a derivation whose outputs are content-addressed, and `tables` to keep their realisations."""
+        output = DerivationOutput("", algorithm, digest)
+        floating = replace(self.derivation, outputs=tuple((name, output) for name in self.outputs))
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            for table in tables:
+                database.executescript(REALISATIONS[table])
+        return self.add(format_derivation(floating), "floating.drv", [self.source]), floating
+
+    def add(self, content: bytes, name: str, references: Sequence[str] = ()) -> str:
+        path = text_path(hashlib.sha256(content).digest(), references, name, "/nix/store")
         file = self.real / path.removeprefix("/nix/store/")
         file.write_bytes(content)
         file.chmod(0o444)
@@ -64,12 +90,27 @@ class FakeStore:
                 "insert into ValidPaths (path, hash, registrationTime, narSize, ca) values (?, ?, 1, ?, ?)",
                 (path, f"sha256:{digest}", size, ca),
             )
+            database.executemany(
+                "insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b where a.path = ? and b.path = ?",
+                [(path, reference) for reference in references],
+            )
         return path
+
+    def delete(self, path: str) -> None:
+        """Make `path` invalid, as a garbage collection would."""
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            database.execute("pragma foreign_keys = on")
+            database.execute("delete from ValidPaths where path = ?", (path,))
+        (self.real / path.removeprefix("/nix/store/")).unlink()
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        """The result of a query."""
+        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+            return database.execute(query).fetchall()
 
     def valid(self) -> set[str]:
         """Every path registered now."""
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
-            return {path for (path,) in database.execute("select path from ValidPaths")}
+        return {str(path) for (path,) in self.rows("select path from ValidPaths")}
 
     def content(self, path: str) -> str:
         return (self.real / path.removeprefix("/nix/store/")).read_text()
