@@ -42,6 +42,10 @@ class ConnectionLost(MachineError):
     """The remote end went away, or kept silent for too long."""
 
 
+class NotTrusted(MachineError):
+    """This machine refuses what only users it trusts may do, and would again; another one may not."""
+
+
 class RemoteError(FerryError):
     """The remote daemon answered an operation with an error of its own; the connection stays usable."""
 

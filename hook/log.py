@@ -103,6 +103,11 @@ class Activity:
         self._log.stop(self.id)
 
 
+def step(log: Log, text: str) -> Activity:
+    """What a build is at, shown at `-v`."""
+    return Activity(log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, text)
+
+
 def _plain(fields: tuple[Field, ...]) -> list[str | int]:
     return [field if isinstance(field, int) else field.decode(errors="replace") for field in fields]
 

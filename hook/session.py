@@ -20,19 +20,21 @@ from hook.errors import (
     ConfigurationError,
     FerryError,
     MachineError,
+    NotTrusted,
     StockOnly,
     StoreError,
 )
 from hook.front import Front, Job
-from hook.log import Activity
+from hook.log import step
 from hook.machines import Machine
-from hook.protocol.activity import ActivityType, Verbosity
+from hook.protocol.activity import Verbosity
 from hook.remote import Remote
 from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, no_machine_message, suitable
 from hook.settings import Settings
 from hook.slots import Slot, SlotTable
 from hook.store.local import LocalStore
 from hook.transport import REMOTE_PROGRAMS
+from hook.trust import with_advice
 
 if TYPE_CHECKING:
     from hook.build import Builder
@@ -172,7 +174,7 @@ class Session:
             held.callback(slot.release)
             if machine.uri.scheme not in REMOTE_PROGRAMS:
                 raise StockOnly(f"machine '{name}' is not reached by ssh")
-            with Activity(self._log, Verbosity.TALKATIVE, ActivityType.UNKNOWN, f"connecting to '{name}'"):
+            with step(self._log, f"connecting to '{name}'"):
                 try:
                     remote = held.enter_context(
                         Remote(machine, name, s.environ, s.private_dir, s.host.release, self._log)
@@ -183,10 +185,10 @@ class Session:
                 builder = prepare()
                 try:
                     remote.shake_hands()
+                    builder.check_machine(remote)
                 except MachineError as error:
                     self._leave_out(machine, error)
                     return None
-            builder.check_supported(remote)
             return builder, Placement(machine, remote, held.pop_all().close)
 
     def _leave_out(self, machine: Machine, error: FerryError) -> None:
@@ -203,8 +205,6 @@ class Session:
         if not s.store.database.valid_among([request.drv_path]):
             raise StoreError(f"path '{request.drv_path}' is not valid")
         derivation = s.store.read_derivation(request.drv_path)
-        if not all(output.path for _, output in derivation.outputs):
-            raise StockOnly("its output paths are known only after the build")
         return Builder(request.drv_path, derivation, s.settings, s.store, s.slots, self._log)
 
     # After `# accept`
@@ -241,12 +241,12 @@ class Session:
         try:
             builder.run(placement.remote, job)
         except MachineError as error:
-            return placement.remote.explain(error)
+            return with_advice(placement.remote.explain(error))
         return None
 
     def _lose(self, machine: Machine, error: MachineError) -> None:
         self._losses[machine] = self._losses.get(machine, 0) + 1
-        if self._losses[machine] >= LOSSES_ALLOWED:
+        if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self._disabled[machine] = error.one_line
 
     def _replace(self, request: Request, builder: "Builder") -> Placement | None:

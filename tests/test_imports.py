@@ -13,7 +13,7 @@ MODULES = sorted(path for path in HOOK.rglob("*.py"))
 PURE = [
     *sorted((HOOK / "protocol").glob("*.py")),
     *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation")),
-    *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release")),
+    *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release", "trust")),
 ]
 IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl", "tempfile", "shutil"}
 
@@ -22,6 +22,7 @@ LAYERS = [
     {"standalone"},
     {"session"},
     {"build", "stock"},
+    {"inputs", "outputs"},
     {"transfer"},
     {"remote"},
     {"transport", "notices"},
@@ -29,7 +30,7 @@ LAYERS = [
     {"log"},
     {"slots", "schedule"},
     {"machines"},
-    {"release", "storeuri"},
+    {"release", "storeuri", "trust"},
     {"protocol", "closure"},
     {"store"},
     {"nar", "settings"},

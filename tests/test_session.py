@@ -5,120 +5,15 @@ lab.  Every test also looks at what must hold whatever happened: no slot held, n
 """
 
 import fcntl
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from hook.front import format_request, format_settings
 from hook.protocol.wire import Writer
-from hook.schedule import Request
-from hook.settings import Settings
-from tests.fakes.store import FakeStore
-
-REPOSITORY = Path(__file__).parent.parent
-SYSTEM = "x86_64-linux"
-
-
-@dataclass
-class Outcome:
-    """What came out of one run of the hook."""
-
-    status: int
-    lines: list[str]
-
-    @property
-    def answers(self) -> list[str]:
-        return [line for line in self.lines if line.startswith("# ")]
-
-    @property
-    def events(self) -> list[dict[str, object]]:
-        return [json.loads(line[5:]) for line in self.lines if line.startswith("@nix ")]
-
-    @property
-    def messages(self) -> str:
-        return "\n".join(str(event["msg"]) for event in self.events if event["action"] == "msg")
-
-
-class Bench:
-    """A store and machines, and a hook run on them."""
-
-    def __init__(self, root: Path) -> None:
-        self.store = FakeStore(root)
-
-    def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
-        # The name makes the URI, and with it the machine, distinct.
-        program = f"{sys.executable}%20-m%20tests.fakes.daemon%20{behaviour}%20{name}"
-        return f"{scheme}://localhost?remote-program={program} {SYSTEM} - 2 {speed}"
-
-    def preamble(self, machines: Sequence[str], **settings: str) -> bytes:
-        values = {
-            "builders": "\n".join(machines),
-            "store": f"local?root={self.store.root}",
-            "system": SYSTEM,
-            "max-jobs": "0",
-            **{name.replace("_", "-"): value for name, value in settings.items()},
-        }
-        return format_settings(Settings(values))
-
-    def request(self, drv_path: str = "", system: str = SYSTEM, features: Sequence[str] = ()) -> bytes:
-        return format_request(
-            Request(
-                system=system,
-                drv_path=drv_path or self.store.drv_path,
-                features=frozenset(features),
-                am_willing=False,
-            )
-        )
-
-    def job(self) -> bytes:
-        w = Writer()
-        w.strings([self.store.source])
-        w.strings(["dev", "out"])
-        return w.take()
-
-    def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
-        """Run the real executable's code on `data`, then end of file."""
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys; from hook.cli.hook import main; sys.exit(main())", argument],
-            check=False,
-            input=data,
-            capture_output=True,
-            timeout=60,
-            cwd="/",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environ},
-        )
-        assert self.held_slots() == []
-        return Outcome(done.returncode, done.stderr.decode().splitlines())
-
-    def build(self, *machines: str, argument: str = "4", **settings: str) -> Outcome:
-        """One whole conversation about the store's derivation."""
-        return self.hook(self.preamble(machines, **settings) + self.request() + self.job(), argument)
-
-    def ask(self, *machines: str) -> Outcome:
-        """The same conversation up to the request, for answers other than accept."""
-        return self.hook(self.preamble(machines) + self.request())
-
-    def held_slots(self) -> list[str]:
-        held = []
-        for file in (self.store.state / "current-load").glob("*"):
-            with file.open() as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    held.append(file.name)
-        return held
-
-    def outputs_valid(self) -> bool:
-        """Whether all outputs are registered, or none; anything between is a broken promise."""
-        registered = set(self.store.outputs.values()) & self.store.valid()
-        assert registered in (set(), set(self.store.outputs.values()))
-        return bool(registered)
+from tests.fakes.bench import REPOSITORY, Bench
 
 
 @pytest.fixture
@@ -365,13 +260,14 @@ def test_an_unreadable_machines_file_is_named(bench: Bench, tmp_path: Path) -> N
 
 
 @pytest.fixture
-def stock(tmp_path: Path) -> Path:
-    """A `nix` in PATH that keeps what it was given and answers for good."""
+def stock(bench: Bench, tmp_path: Path) -> Path:
+    """A `nix` in PATH that keeps what it was given, which slots were taken then, and answers for good."""
     program = tmp_path / "bin/nix"
     program.parent.mkdir()
     program.write_text(
         f"#!/bin/sh\necho \"$0 $*\" > {tmp_path}/argv\necho '# decline-permanently' >&2\n"
-        f"cat > {tmp_path}/given\nexit 7\n"
+        f'for slot in {bench.store.state}/current-load/*-[0-9]; do flock -n "$slot" true || echo "$slot"; done'
+        f" > {tmp_path}/busy\ncat > {tmp_path}/given\nexit 7\n"
     )
     program.chmod(0o755)
     return program.parent
@@ -388,12 +284,15 @@ def test_what_is_not_handled_reaches_the_stock_hook_whole(bench: Bench, stock: P
     assert (tmp_path / "argv").read_text().split()[-1] == "4"
 
 
-def test_a_machine_that_does_not_trust_us_is_left_to_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
-    """It needs the derivation's own closure there; the slot must be free again for the stock hook."""
-    data = bench.preamble([bench.machine("untrusting")]) + bench.request()
+def test_a_schema_that_is_not_known_is_left_to_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
+    """Found while the machine is connected; its slot must be free again for the stock hook."""
+    (bench.store.state / "db/schema").write_text("11")
+    data = bench.preamble([bench.machine("ok")]) + bench.request()
     outcome = bench.hook(data, PATH=f"{stock}:{os.environ['PATH']}")
     assert outcome.status == 7
+    assert "the store's schema is '11'" in outcome.messages
     assert (tmp_path / "given").read_bytes() == data
+    assert (tmp_path / "busy").read_text() == ""
 
 
 def test_bad_lines_are_kept_from_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:

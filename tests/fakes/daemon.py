@@ -1,31 +1,58 @@
-"""A scripted Nix daemon on standard input and output: `python -m tests.fakes.daemon BEHAVIOUR --stdio`.
+"""A scripted Nix daemon on standard input and output: `python -m tests.fakes.daemon BEHAVIOUR[,…] --stdio`.
 
-Builds nothing: every output is a file that holds its own path.  BEHAVIOUR names what goes wrong, and when; `ok` means
-nothing does.  Each behaviour is a method or a branch below, and has a test in test_session.py.
+Builds nothing: an output whose path is known is a file that holds its own path, for the others see `float`.  BEHAVIOUR
+names what goes wrong, and when, or which Nix this is; `ok` means nothing special.  Each behaviour is a method or a
+branch below, and has a test in test_session*.py.
 """
 
 import hashlib
+import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from typing import NoReturn
 
 from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
-from hook.protocol.worker import Op, Stderr
+from hook.protocol.worker import Op, Stderr, read_path_info
+from hook.store.derivation import parse_derivation
+from hook.store.info import format_hash
+from hook.store.path import base_name, source_path
 from tests import oracles
+from tests.fakes.source import BytesSource
 
 NOBODY_HAS = "/nix/store/00000000000000000000000000000008-nobody-has"
+RELEASES = {
+    "nix-2.3": (0x115, ""),
+    "nix-2.8": (0x122, "2.8.0"),
+    "nix-2.35": (0x126, "2.35.0"),
+    "nix-2.34": (0x126, "2.34.8"),
+}
+UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
+NOT_PRIVILEGED = "you are not privileged to build input-addressed derivations"
+
+
+@dataclass
+class Built:
+    """An output; all of them are files."""
+
+    content: bytes
+    references: tuple[str, ...] = ()
+    ca: str = ""
 
 
 class Daemon:
     """Serves one connection."""
 
     def __init__(self, behaviour: str) -> None:
-        self.behaviour = behaviour
+        self.behaviour = frozenset(behaviour.split(","))
+        release = next((name for name in RELEASES if name in self.behaviour), "nix-2.34")
+        self.version, self.nix_version = RELEASES[release]
         self.r = Reader(self)
         self.w = Writer()
-        self.valid: set[str] = set()
+        self.uploaded: dict[str, bytes] = {}
+        self.built: dict[str, Built] = {}
 
     def read(self, size: int) -> bytes:
         data = sys.stdin.buffer.read(size)
@@ -43,19 +70,19 @@ class Daemon:
         os._exit(1)
 
     def serve(self) -> None:
-        if self.behaviour == "no-nix":
+        if "no-nix" in self.behaviour:
             self.die("bash: line 1: nix-daemon: command not found")
-        if self.behaviour == "noise":
+        if "noise" in self.behaviour:
             self.w.raw(b"Welcome to the builder!\n")
             self.flush()
-        if self.behaviour == "silent":
+        if "silent" in self.behaviour:
             time.sleep(60)
         self.shake_hands()
         while True:
             op = Op(self.r.u64())
-            if self.behaviour == f"die-{op.name.lower()}":
+            if f"die-{op.name.lower()}" in self.behaviour:
                 self.die("Connection reset by peer")
-            if self.behaviour == f"refuse-{op.name.lower()}":
+            if self.refused(op):
                 self.error("not today")
                 self.flush()
             getattr(self, op.name.lower())()
@@ -71,20 +98,23 @@ class Daemon:
         self.w.u64(0)
 
     def refused(self, op: Op) -> bool:
-        return self.behaviour == f"refuse-{op.name.lower()}"
+        return f"refuse-{op.name.lower()}" in self.behaviour
 
     def shake_hands(self) -> None:
         assert self.r.u64() == CLIENT_MAGIC
         self.w.u64(SERVER_MAGIC)
-        self.w.u64(0x126)
+        self.w.u64(self.version)
         self.flush()
         self.r.u64()
-        self.r.texts()
+        if self.version >= 0x126:
+            self.r.texts()
+            self.w.strings([])
         self.r.u64()
         self.r.u64()
-        self.w.strings([])
-        self.w.string("2.34.8")
-        self.w.u64(2 if self.behaviour == "untrusting" else 1)
+        if self.version >= 0x121:
+            self.w.string(self.nix_version)
+        if self.version >= 0x123:
+            self.w.u64(2 if "untrusting" in self.behaviour else 1)
         self.w.u64(Stderr.LAST)
         self.flush()
 
@@ -99,23 +129,45 @@ class Daemon:
         wanted = self.r.texts()
         self.r.flag()
         self.w.u64(Stderr.LAST)
-        self.w.strings(sorted(self.valid & set(wanted)))
+        self.w.strings(sorted(self.uploaded.keys() & set(wanted)))
+
+    # Uploads
 
     def add_multiple_to_store(self) -> None:
         self.r.flag()
         self.r.flag()
+        source = BytesSource(self.frames())
+        r = Reader(source)
+        added = {}
+        for _ in range(r.u64() if source.left else 0):
+            info = read_path_info(r, r.text())
+            added[info.path] = source.read(info.nar_size)
+        self.add(Op.ADD_MULTIPLE_TO_STORE, added)
+
+    def add_to_store_nar(self) -> None:
+        info = read_path_info(self.r, self.r.text())
+        self.r.flag()
+        self.r.flag()
+        self.add(Op.ADD_TO_STORE_NAR, {info.path: self.frames()})
+
+    def frames(self) -> bytes:
+        data = b""
         while size := self.r.u64():
-            self.read(size)
-        if not self.refused(Op.ADD_MULTIPLE_TO_STORE):
+            data += self.read(size)
+        return data
+
+    def add(self, op: Op, nars: dict[str, bytes]) -> None:
+        if "wants-signatures" in self.behaviour:
+            self.error(UNSIGNED.format(min(nars)))
+        elif not self.refused(op):
+            self.uploaded.update(nars)
             self.w.u64(Stderr.LAST)
+
+    # Builds
 
     def build_derivation(self) -> None:
         self.r.text()
-        for _ in range(self.r.u64()):
-            _, path = self.r.text(), self.r.text()
-            self.valid.add(path)
-            self.r.text()
-            self.r.text()
+        outputs = {self.r.text(): (self.r.text(), self.r.text(), self.r.text())[0] for _ in range(self.r.u64())}
         self.r.texts()
         self.r.text()
         self.r.string()
@@ -127,6 +179,29 @@ class Daemon:
         self.r.u64()
         if self.refused(Op.BUILD_DERIVATION):
             return
+        if "untrusting" in self.behaviour and all(outputs.values()):
+            self.error(NOT_PRIVILEGED)
+            return
+        self.log()
+        self.result(outputs)
+
+    def build_paths_with_results(self) -> None:
+        (wanted,) = self.r.texts()
+        drv_path, _, names = wanted.partition("!")
+        assert (names, self.r.u64()) == ("*", 0)
+        if drv_path not in self.uploaded:
+            self.error(f"path '{drv_path}' is not valid")
+            return
+        file, _ = oracles.parse_nar(self.uploaded[drv_path])
+        assert isinstance(file, oracles.File)
+        derivation = parse_derivation(file.contents)
+        assert self.uploaded.keys() >= set(derivation.input_srcs)
+        self.log()
+        self.w.u64(2 if "two-results" in self.behaviour else 1)
+        self.w.string(wanted)
+        self.result({name: output.path for name, output in derivation.outputs})
+
+    def log(self) -> None:
         self.w.u64(Stderr.START_ACTIVITY)
         for value in (1, 3, 105):
             self.w.u64(value)
@@ -140,43 +215,78 @@ class Daemon:
         self.w.u64(Stderr.STOP_ACTIVITY)
         self.w.u64(1)
         self.w.u64(Stderr.LAST)
-        failed = self.behaviour == "build-fails"
+
+    def result(self, outputs: dict[str, str]) -> None:
+        failed = "build-fails" in self.behaviour
         self.w.u64(3 if failed else 0)
         self.w.string("builder failed with exit code 3" if failed else "")
-        for _ in range(4 + 2 + 1):
+        for _ in range(4 + (2 if self.version >= 0x125 else 0)):
             self.w.u64(0)
+        if not all(outputs.values()):
+            outputs = self.float(sorted(outputs, reverse=True))
+        self.built.update({path: Built(path.encode()) for path in outputs.values() if path not in self.built})
+        reported = {} if "reports-nothing" in self.behaviour else outputs
+        self.w.u64(len(reported))
+        for name, path in reported.items():
+            # The hash is anything but the right one, which nobody should need.
+            output_id = f"sha256:{'0' * 64}!{name}"
+            realisation: dict[str, object] = {"id": output_id, "outPath": base_name(path)}
+            if "reports-nonsense" in self.behaviour:
+                realisation["outPath"] = "../etc"
+            if "nix-2.35" not in self.behaviour:
+                realisation |= {"signatures": ["key-1:c2ln"], "dependentRealisations": {}}
+            self.w.string(output_id)
+            self.w.string(json.dumps(realisation))
 
-    def nar(self, path: str) -> bytes:
-        return oracles.nar(oracles.File(path.encode()))
+    def float(self, names: list[str]) -> dict[str, str]:
+        """Content-addressed outputs in a chain: the first refers to nothing, each other one to its predecessor."""
+        paths: dict[str, str] = {}
+        references: tuple[str, ...] = ()
+        for name in names:
+            content = " ".join((name, *references)).encode()
+            claimed = b"other content" if "wrong-address" in self.behaviour else content
+            digest = hashlib.sha256(nar(claimed)).digest()
+            paths[name] = source_path(
+                digest, references, False, "floating" + f"-{name}".removesuffix("-out"), "/nix/store"
+            )
+            ca = "" if "no-address" in self.behaviour else f"fixed:r:{format_hash(digest)}"
+            self.built[paths[name]] = Built(content, references, ca)
+            references = (paths[name],)
+        return paths
+
+    # Downloads
 
     def query_path_info(self) -> None:
         path = self.r.text()
         self.w.u64(Stderr.LAST)
-        if self.behaviour == "output-missing":
+        if "output-missing" in self.behaviour:
             self.w.u64(0)
             return
-        nar = self.nar(path)
+        built = self.built[path]
+        archive = nar(built.content)
         self.w.u64(1)
         self.w.string("/nix/store/00000000000000000000000000000009-elsewhere.drv")
-        self.w.string(hashlib.sha256(b"other" if self.behaviour == "wrong-hash" else nar).hexdigest())
-        self.w.strings([NOBODY_HAS] if self.behaviour == "wild-reference" else [])
+        self.w.string(hashlib.sha256(b"other" if "wrong-hash" in self.behaviour else archive).hexdigest())
+        self.w.strings([NOBODY_HAS] if "wild-reference" in self.behaviour else built.references)
         self.w.u64(1_000_000)
-        self.w.u64(len(nar) - 8 if self.behaviour == "endless" else len(nar))
+        self.w.u64(len(archive) - 8 if "endless" in self.behaviour else len(archive))
         self.w.u64(0)
         self.w.strings(["key-1:c2ln"])
-        self.w.string("")
+        self.w.string(built.ca)
 
     def nar_from_path(self) -> None:
-        nar = self.nar(self.r.text())
+        archive = nar(self.built[self.r.text()].content)
         self.w.u64(Stderr.LAST)
-        match self.behaviour:
-            case "bad-nar":
-                self.w.raw(nar.replace(b"regular", b"fifo\0\0\0"))
-            case "half-nar":
-                self.w.raw(nar[:-16])
-                self.die("Connection reset by peer")
-            case _:
-                self.w.raw(nar)
+        if "bad-nar" in self.behaviour:
+            archive = archive.replace(b"regular", b"fifo\0\0\0")
+        if "half-nar" in self.behaviour:
+            self.w.raw(archive[:-16])
+            self.die("Connection reset by peer")
+        self.w.raw(archive)
+
+
+def nar(content: bytes) -> bytes:
+    return oracles.nar(oracles.File(content))
 
 
 if __name__ == "__main__":

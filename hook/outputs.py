@@ -1,0 +1,116 @@
+"""Bring the outputs of a build here, and make them valid.
+
+The paths of most outputs are known before the build.  Those of floating content-addressed ones come with its result: a
+machine may name any path that the content it sends hashes to, and no other.  The rules for what is fetched are the
+stock hook's, see the build-hook protocol, section 8.
+"""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from hook.closure import references_first
+from hook.errors import MachineError, RemoteError, StockOnly, StoreError
+from hook.log import Log, step
+from hook.protocol.activity import Verbosity
+from hook.protocol.building import BuildResult
+from hook.remote import Remote
+from hook.settings import Settings
+from hook.store.derivation import Derivation, OutputKind, resolved_hash
+from hook.store.info import PathInfo, check_signatures
+from hook.store.local import LocalStore
+from hook.store.realisation import OutputId, Realisation, parse_realisation
+from hook.store.realisations import Realisations
+from hook.transfer import TRANSFER_SILENCE_S, Copier
+
+
+class Outputs:
+    """Outputs whose paths the derivation knows."""
+
+    def __init__(self, derivation: Derivation, store: LocalStore, log: Log) -> None:
+        self._paths = {output.path for _, output in derivation.outputs}
+        self._store = store
+        self._log = log
+
+    def check_machine(self, remote: Remote) -> None:
+        """MachineError if outputs of this kind cannot come from this machine."""
+
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult) -> None:
+        """Make every output valid, `wanted` or not, as `remote` has built it."""
+        if missing := self._paths - self._store.database.valid_among(self._paths):
+            self._copy(remote, missing)
+
+    def _copy(self, remote: Remote, paths: AbstractSet[str]) -> None:
+        with step(self._log, f"copying outputs from '{remote.name}'"):
+            remote.stream.silence_s = TRANSFER_SILENCE_S
+            try:
+                infos = [self._info(remote, path) for path in sorted(paths)]
+                Copier(remote, self._store, self._log).download(references_first(infos))
+            except RemoteError as error:
+                raise MachineError(f"cannot copy its outputs: {error}") from None
+
+    def _info(self, remote: Remote, path: str) -> PathInfo:
+        info = remote.client.query_path_info(path)
+        if info is None:
+            raise MachineError(f"'{path}' is not valid there after its build")
+        # Only paths built by this very store are its last word about them.
+        return replace(info, ultimate=False)
+
+
+class FloatingOutputs(Outputs):
+    """Content-addressed outputs of the derivation at `drv_path`, whose paths are known only after the build.
+
+    StockOnly if the local store does not keep realisations in a way that is known here.
+    """
+
+    def __init__(self, drv_path: str, derivation: Derivation, store: LocalStore, log: Log) -> None:
+        super().__init__(derivation, store, log)
+        self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
+        self._realisations = Realisations(store.database, drv_path, self._drv_hash)
+
+    def check_machine(self, remote: Remote) -> None:
+        """MachineError if the machine's protocol is too old to say what was built."""
+        if not remote.client.reports_outputs:
+            raise MachineError("its protocol is too old for content-addressed derivations (Nix 2.4 or newer is needed)")
+
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult) -> None:
+        """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
+        unknown = sorted(wanted - self._realisations.known())
+        built = [self._realisation(name, result) for name in unknown]
+        paths = {realisation.out_path for realisation in built}
+        # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
+        with self._store.locked(paths, self._announce_wait):
+            self._copy(remote, paths - self._store.database.valid_among(paths))
+            self._realisations.register(built)
+
+    def _realisation(self, name: str, result: BuildResult) -> Realisation:
+        json = result.realisations.get(name)
+        if json is None:
+            raise MachineError(f"it did not say where output '{name}' is")
+        try:
+            reported = parse_realisation(json, self._store.store_dir)
+            check_signatures(reported.out_path, reported.signatures)
+        except StoreError as error:
+            raise MachineError(f"what it said about output '{name}' cannot be used: {error}") from None
+        return Realisation(OutputId(self._drv_hash, name), reported.out_path, reported.signatures)
+
+    def _info(self, remote: Remote, path: str) -> PathInfo:
+        info = super()._info(remote, path)
+        # Without one, its content could be anything, and its path that of something else.
+        if not info.ca:
+            raise MachineError(f"'{path}' is not content-addressed there")
+        return info
+
+    def _announce_wait(self, real_path: str) -> None:
+        self._log.message(Verbosity.NOTICE, f"waiting for lock on '{real_path}'")
+
+
+def outputs_of(drv_path: str, derivation: Derivation, settings: Settings, store: LocalStore, log: Log) -> Outputs:
+    """How the outputs of a derivation become valid; StockOnly if they are of a kind that is not handled here."""
+    match derivation.kind:
+        case OutputKind.INPUT_ADDRESSED | OutputKind.FIXED:
+            return Outputs(derivation, store, log)
+        # Nix asks for such builds only with the feature on, and after replacing input derivations by their outputs.
+        case OutputKind.FLOATING if "ca-derivations" in settings.words("experimental-features"):
+            if not derivation.input_drvs:
+                return FloatingOutputs(drv_path, derivation, store, log)
+    raise StockOnly(f"its outputs are {derivation.kind.value}")

@@ -1,0 +1,120 @@
+"""A hook at work: the real executable's code on a small store, with scripted machines, and what came out of it."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hook.front import format_request, format_settings
+from hook.protocol.wire import Writer
+from hook.schedule import Request
+from hook.settings import Settings
+from tests.fakes.store import FakeStore
+
+REPOSITORY = Path(__file__).parents[2]
+SYSTEM = "x86_64-linux"
+
+
+@dataclass
+class Outcome:
+    """What came out of one run of the hook."""
+
+    status: int
+    lines: list[str]
+
+    @property
+    def answers(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("# ")]
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line[5:]) for line in self.lines if line.startswith("@nix ")]
+
+    @property
+    def messages(self) -> str:
+        return "\n".join(str(event["msg"]) for event in self.events if event["action"] == "msg")
+
+    @property
+    def texts(self) -> list[str]:
+        """What the started activities say."""
+        return [str(event["text"]) for event in self.events if event["action"] == "start"]
+
+
+class Bench:
+    """A store and machines, and a hook run on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = FakeStore(root)
+
+    def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
+        # The name makes the URI, and with it the machine, distinct.
+        program = f"{sys.executable}%20-m%20tests.fakes.daemon%20{behaviour}%20{name}"
+        return f"{scheme}://localhost?remote-program={program} {SYSTEM} - 2 {speed}"
+
+    def preamble(self, machines: Sequence[str], **settings: str) -> bytes:
+        values = {
+            "builders": "\n".join(machines),
+            "store": f"local?root={self.store.root}",
+            "system": SYSTEM,
+            "max-jobs": "0",
+            **{name.replace("_", "-"): value for name, value in settings.items()},
+        }
+        return format_settings(Settings(values))
+
+    def request(self, drv_path: str = "", system: str = SYSTEM, features: Sequence[str] = ()) -> bytes:
+        return format_request(
+            Request(
+                system=system,
+                drv_path=drv_path or self.store.drv_path,
+                features=frozenset(features),
+                am_willing=False,
+            )
+        )
+
+    def job(self, wanted: Sequence[str] = ("dev", "out")) -> bytes:
+        w = Writer()
+        w.strings([self.store.source])
+        w.strings(wanted)
+        return w.take()
+
+    def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
+        """Run the real executable's code on `data`, then end of file."""
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from hook.cli.hook import main; sys.exit(main())", argument],
+            check=False,
+            input=data,
+            capture_output=True,
+            timeout=60,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environ},
+        )
+        assert self.held_slots() == []
+        return Outcome(done.returncode, done.stderr.decode().splitlines())
+
+    def build(self, *machines: str, drv_path: str = "", argument: str = "4", **settings: str) -> Outcome:
+        """One whole conversation about one derivation, by default the store's."""
+        return self.hook(self.preamble(machines, **settings) + self.request(drv_path) + self.job(), argument)
+
+    def ask(self, *machines: str) -> Outcome:
+        """The same conversation up to the request, for answers other than accept."""
+        return self.hook(self.preamble(machines) + self.request())
+
+    def held_slots(self) -> list[str]:
+        held = []
+        for file in (self.store.state / "current-load").glob("*"):
+            with file.open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held.append(file.name)
+        return held
+
+    def outputs_valid(self) -> bool:
+        """Whether all outputs are registered, or none; anything between is a broken promise."""
+        registered = set(self.store.outputs.values()) & self.store.valid()
+        assert registered in (set(), set(self.store.outputs.values()))
+        return bool(registered)

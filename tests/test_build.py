@@ -1,0 +1,86 @@
+"""Machines that do not trust the user: what is sent to them, and what the user reads when they refuse.
+
+Whole sessions against scripted machines, as in test_session.py; real daemons follow in tests/lab and tests/parity.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.bench import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def uploaded(texts: list[str]) -> list[str]:
+    """The paths that were copied to a machine, in order."""
+    return [text.split("'")[1] for text in texts if text.startswith("copying path") and " to " in text]
+
+
+def test_an_untrusting_machine_gets_the_derivation_itself(bench: Bench) -> None:
+    """It believes nobody what an input-addressed path should contain, so it computes that itself."""
+    outcome = bench.build(bench.machine("untrusting"))
+    assert outcome.status == 0
+    assert uploaded(outcome.texts) == [bench.store.source, bench.store.drv_path]
+    assert bench.outputs_valid()
+
+
+def test_a_trusting_machine_does_not_get_the_derivation(bench: Bench) -> None:
+    """As stock: the derivation's closure can be large, and is needed by nobody there."""
+    assert uploaded(bench.build(bench.machine("ok")).texts) == [bench.store.source]
+
+
+def test_content_addressed_outputs_need_no_trust(bench: Bench) -> None:
+    """What a path should contain follows from the path."""
+    drv_path, _ = bench.store.add_floating("Realisations")
+    outcome = bench.build(bench.machine("untrusting"), drv_path=drv_path, experimental_features="ca-derivations")
+    assert outcome.status == 0
+    assert uploaded(outcome.texts) == [bench.store.source]
+
+
+def test_a_failure_there_is_reported_in_stocks_words(bench: Bench) -> None:
+    """Stock goes on to copy outputs that are not there, and reports that instead."""
+    outcome = bench.build(bench.machine("untrusting,build-fails"), bench.machine("ok", "other"))
+    assert outcome.status == 1
+    assert f"build of '{bench.store.drv_path}' on 'ssh-ng://localhost" in outcome.messages
+    assert outcome.messages.count("builder failed with exit code 3") == 1
+    assert "not valid" not in outcome.messages
+
+
+REFUSALS = {
+    "untrusting,wants-signatures": "lacks a signature by a trusted key",
+    "nix-2.8,untrusting": "you are not privileged to build input-addressed derivations",
+}
+
+
+@pytest.mark.parametrize("behaviour", sorted(REFUSALS))
+def test_a_refusal_names_what_can_be_done_about_it(bench: Bench, behaviour: str) -> None:
+    """One line with the cause and the remedy; asking the same machine again would not help."""
+    outcome = bench.build(bench.machine(behaviour))
+    assert outcome.status == 1
+    (line,) = [line for line in outcome.messages.splitlines() if REFUSALS[behaviour] in line and "error:" in line]
+    assert f"build of '{bench.store.drv_path}' on 'ssh-ng://localhost" in line
+    assert "`trusted-users`" in line
+    assert outcome.messages.count("was lost") == 0
+    assert not bench.outputs_valid()
+
+
+@pytest.mark.parametrize("behaviour", sorted(REFUSALS))
+def test_a_machine_that_trusts_us_takes_over(bench: Bench, behaviour: str) -> None:
+    outcome = bench.build(bench.machine(behaviour, speed=9), bench.machine("ok"))
+    assert outcome.status == 0
+    assert outcome.messages.count("`trusted-users`") == 1
+    assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["refuse-build_paths_with_results", "die-build_paths_with_results", "two-results"]
+)
+def test_an_untrusting_machine_that_is_lost_is_replaced(bench: Bench, behaviour: str) -> None:
+    outcome = bench.build(bench.machine(f"untrusting,{behaviour}", speed=9), bench.machine("untrusting"))
+    assert outcome.status == 0
+    assert "was lost" in outcome.messages
+    assert bench.outputs_valid()
