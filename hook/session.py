@@ -8,9 +8,9 @@ every able machine was tried.  Tested in test_session.py with scripted machines,
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hook.errors import (
@@ -130,14 +130,14 @@ class Session:
                 self._front.accept(placed[1].remote.name)
                 return placed
 
-    def _decide(self, request: Request) -> tuple[Decision, Slot | None]:
-        """Choose a machine and take its slot, in one step for all hooks on this host."""
+    def _decide(self, request: Request, avoided: Collection[Machine] = ()) -> tuple[Decision, Slot | None]:
+        """Choose a machine that is not among `avoided` and take its slot, in one step for all hooks on this host."""
         s = self._services
         candidates: list[Candidate] = []
         slots: dict[Machine, Slot | None] = {}
         with s.slots.selection():
             for machine in s.machines:
-                load, disabled = None, self._disabled.get(machine)
+                load, disabled = None, "avoided" if machine in avoided else self._disabled.get(machine)
                 if disabled is None and suitable(request, machine) is None:
                     try:
                         slots[machine], load = s.slots.probe(self._stem(machine), machine.max_jobs)
@@ -224,7 +224,8 @@ class Session:
                 if following is None:
                     self._log.error(f"build of '{request.drv_path}' on '{name}' failed: {lost.one_line}")
                     return EXIT_FAILED
-                moved = f"'{name}' was lost ({lost.one_line}); building on '{following.remote.name}' instead"
+                where = "there again" if following.machine is placement.machine else f"on '{following.remote.name}'"
+                moved = f"'{name}' was lost ({lost.one_line}); building {where}"
                 self._log.message(Verbosity.WARN, f"warning: {moved}")
                 placement = following
         except BuildFailed as error:
@@ -250,9 +251,13 @@ class Session:
             self._disabled[machine] = error.one_line
 
     def _replace(self, request: Request, builder: "Builder") -> Placement | None:
-        """Another place for an accepted build; None when no machine is left that could take it."""
+        """Another place for an accepted build, best on a machine it has not lost; None when no machine is left."""
+        # It was promised to Nix, which will not build it itself any more, willing or not.
+        request = replace(request, am_willing=False)
         while True:
-            decision, slot = self._decide(request)
+            decision, slot = self._decide(request, self._losses)
+            if slot is None:
+                decision, slot = self._decide(request)
             if decision.answer is Answer.POSTPONE:
                 time.sleep(SLOT_POLL_S)
             elif decision.machine is None or slot is None:
