@@ -289,10 +289,16 @@ class Host:
         """Return the installed Nix's version for comparisons, `(2, 8, 0)` say."""
         return tuple(int(part) for part in self.nix_version().split("."))
 
+    def add_user(self, name: str) -> None:
+        """Add an ordinary user, unless there is one of that name."""
+        if self.run(["id", name], check=False).returncode != 0:
+            # Sshd refuses an account without any password.
+            self.run(["useradd", "--create-home", "--password", "*", name])
+
     # ssh
 
     def start_sshd(self, *options: str) -> None:
-        """Listen for ssh on a free port (`port`); only keys given by `trust` get in, as root.
+        """Listen for ssh on a free port (`port`); only keys given by `trust` get in, as any user.
 
         `options` are further lines of sshd_config.
         """
@@ -323,7 +329,7 @@ class Host:
             self._sshd = None
 
     def trust(self, builder: "Host", alias: str | None = None) -> None:
-        """Let this machine's root log in to `builder` with `ssh ALIAS` (by default its name), keys and all."""
+        """Let this machine's root log in to `builder` with `ssh [USER@]ALIAS` (by default its name), keys and all."""
         alias = alias or builder.name
         key = "/root/.ssh/id_ed25519"
         if not self.path(key).exists():
@@ -340,7 +346,7 @@ class Host:
         keys = accepted.read_text() if accepted.exists() else ""
         public = self.read_file(key + ".pub")
         if public not in keys:
-            builder.write_file("/etc/ssh/authorized_keys", keys + public, 0o600)
+            builder.write_file("/etc/ssh/authorized_keys", keys + public)
 
     # Details
 

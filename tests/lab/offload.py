@@ -6,25 +6,31 @@ from tests.lab.host import Host
 from tests.lab.install import HOOK
 from tests.lab.lab import GRAPHS
 
+SSH_NG = "ssh-ng://"
 MARKED_HOOK = "/usr/local/bin/marked-hook"
 MARK = "/run/hook-was-here"
 
 
-def plain(builder: Host, scheme: str = "ssh-ng") -> str:
+def plain(builder: Host, prefix: str = SSH_NG) -> str:
     """Return the URI of the machine line that has no features."""
-    return f"{scheme}://{builder.name}"
+    return prefix + builder.name
 
 
-def big(builder: Host, scheme: str = "ssh-ng") -> str:
+def big(builder: Host, prefix: str = SSH_NG) -> str:
     """Return the URI of the machine line that is kept for builds that require `big-parallel`."""
-    return f"{scheme}://{builder.name}-big"
+    return f"{prefix}{builder.name}-big"
 
 
-def connect(client: Host, builder: Host, hook: str | None, scheme: str = "ssh-ng", **settings: str) -> None:
-    """Let `client` build on `builder`, through `hook`, as two machines of different features."""
+def connect(
+    client: Host, builder: Host, hook: str | None, prefix: str = SSH_NG, supported: str = "-", **settings: str
+) -> None:
+    """Let `client` build on `builder`, through `hook`, as two machines of different features.
+
+    `prefix` is the scheme and, if given, the user of the machines' URIs; `supported` are features of the plain one.
+    """
     for alias in (builder.name, f"{builder.name}-big"):
         client.trust(builder, alias)
-    machines = f"{plain(builder, scheme)} - - 4 ; {big(builder, scheme)} - - 4 1 - big-parallel"
+    machines = f"{plain(builder, prefix)} - - 4 1 {supported} ; {big(builder, prefix)} - - 4 1 - big-parallel"
     client.configure(hook=hook, builders=machines, **settings)
 
 

@@ -27,11 +27,8 @@ def test_through_a_daemon(marked: Host, other_builder: Host) -> None:
     """The daemon runs the hook, also for a user who may not write to the store."""
     connect(marked, other_builder, MARKED_HOOK)
     marked.start_daemon()
-    marked.run(["useradd", "--create-home", "alice"])
-    try:
-        out = marked.run(nix_build("from-source", seed="user"), user="alice").stdout
-    finally:
-        marked.run(["userdel", "--remove", "alice"])
+    marked.add_user("alice")
+    out = marked.run(nix_build("from-source", seed="user"), user="alice").stdout
     assert greeting(marked, out) == "hello, user\n"
     assert marked.path(MARK).exists()
 

@@ -10,24 +10,24 @@ from tests.lab.offload import big, connect, instantiate, nix_build, plain
 
 pytestmark = pytest.mark.lab
 
-SCHEMES = pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
+PREFIXES = pytest.mark.parametrize("prefix", ["ssh-ng://", "ssh://"])
 
 REPORT = "hello, {seed}\na program\nfetched once\ndeep\none\ntwo\nthree\n"
 TOP_LOG = ["starting on top", "a line on standard error", "top is done"]
 
 
-@SCHEMES
+@PREFIXES
 def test_a_graph_is_built_there_and_comes_back_whole(
-    client: Host, builder: Host, hook: str | None, scheme: str
+    client: Host, builder: Host, hook: str | None, prefix: str
 ) -> None:
     """Several outputs, a fixed output, source inputs: all valid here, right, and with their logs."""
-    connect(client, builder, hook, scheme)
+    connect(client, builder, hook, prefix)
     client.start_daemon()
     command = ["nix", "build", "-L", "--json", "--no-link", "-j0", "-f", f"{GRAPHS}/graph.nix", "top"]
     result = client.run([*command, "--argstr", "seed", "graph"])
 
     drv = instantiate(client, "top", "graph")
-    assert f"building '{drv}' on '{plain(builder, scheme)}'" in result.stderr
+    assert f"building '{drv}' on '{plain(builder, prefix)}'" in result.stderr
     assert [line for line in result.stderr.splitlines() if line.startswith("top> ")] == [f"top> {x}" for x in TOP_LOG]
     assert client.run(["nix", "log", drv]).stdout.splitlines() == TOP_LOG
 
@@ -45,12 +45,12 @@ def test_a_graph_is_built_there_and_comes_back_whole(
     client.run(["nix-store", "--verify", "--check-contents"])
 
 
-@SCHEMES
+@PREFIXES
 def test_a_failing_build_is_reported_once_in_the_builders_words(
-    client: Host, builder: Host, hook: str | None, scheme: str
+    client: Host, builder: Host, hook: str | None, prefix: str
 ) -> None:
     """The user reads the failure once, with the log's end; what depends on it is never tried; the rest is built."""
-    connect(client, builder, hook, scheme)
+    connect(client, builder, hook, prefix)
     client.start_daemon()
     parts = ("failing", "after-failing", "forgetful", "from-source")
     result = client.run(nix_build(*parts, seed="failing", options=["--keep-going"]), check=False)
@@ -59,7 +59,7 @@ def test_a_failing_build_is_reported_once_in_the_builders_words(
     failing = instantiate(client, "failing", "failing")
     failures = re.findall(r"^error: build of '(\S+)' on '(\S+)' failed: ", result.stderr, re.MULTILINE)
     assert sorted(failures) == sorted(
-        (instantiate(client, part, "failing"), plain(builder, scheme)) for part in ("failing", "forgetful")
+        (instantiate(client, part, "failing"), plain(builder, prefix)) for part in ("failing", "forgetful")
     )
     assert result.stderr.count("exit code 3") == 1
     assert "building '" + instantiate(client, "after-failing", "failing") not in result.stderr

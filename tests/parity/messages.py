@@ -29,7 +29,7 @@ def comparable(stderr: str, unseen: set[ResultType]) -> list[str]:
             event["parent"] = texts.get(event.get("parent", 0))
             shown = json.dumps(event, sort_keys=True)
         # Nix 2.26 leaves out the machine's name here.
-        lines.append(re.sub(r"ssh-ng://[\w.-]*", "(builder)", shown) if "copying path" in shown else shown)
+        lines.append(re.sub(r"ssh-ng://[\w.@-]*", "(builder)", shown) if "copying path" in shown else shown)
     return sorted(lines)
 
 

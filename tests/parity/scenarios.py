@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from tests.lab.host import Host, Output
 from tests.lab.lab import GRAPHS
-from tests.lab.offload import nix_build
+from tests.lab.offload import SSH_NG, nix_build
+from tests.lab.roots import SUITES
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,20 @@ class Scenario:
 
     name: str
     act: Callable[[Host, Host], Sequence[Output]]
+    status: int = 0
+    """What the last command exits with."""
     daemon: bool = True
-    scheme: str = "ssh-ng"
+    prefix: str = SSH_NG
+    """Scheme and user of the machines."""
+    trusted: str = "root"
+    """Users that the builder trusts."""
+    features: str = ""
+    """Experimental features, on both sides."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = "/nix"
+    store: str = "/nix"
     """Where the client's store lies."""
+    suites: Sequence[str] = SUITES
+    """Releases to do it with."""
 
 
 def _build(*attributes: str, options: Sequence[str] = ()) -> Callable[[Host, Host], Sequence[Output]]:
@@ -59,18 +69,24 @@ SCENARIOS = (
         "graph, chroot store",
         _build("top", options=["--store", "/root/chroot"]),
         daemon=False,
-        prefix="/root/chroot/nix",
+        store="/root/chroot/nix",
     ),
     Scenario("graph, with logs", _nix_build_with_logs),
     Scenario("graph, as JSON", _build("top", options=["--log-format", "internal-json"])),
-    Scenario("graph, ssh", _build("top"), scheme="ssh"),
-    Scenario("graph, ssh, as JSON", _build("top", options=["--log-format", "internal-json"]), scheme="ssh"),
+    Scenario("graph, ssh", _build("top"), prefix="ssh://"),
+    Scenario("graph, ssh, as JSON", _build("top", options=["--log-format", "internal-json"]), prefix="ssh://"),
     Scenario("graph, optimised store", _build("top", "duplicates"), settings={"auto_optimise_store": "true"}),
-    Scenario("failing", _build("failing")),
-    Scenario("failing, others go on", _build("failing", "after-failing", "forgetful", "shapes", options=["-k"])),
-    Scenario("failing, ssh", _build("failing", "forgetful", options=["-k"]), scheme="ssh"),
+    Scenario("failing", _build("failing"), status=1),
+    Scenario(
+        "failing, others go on", _build("failing", "after-failing", "forgetful", "shapes", options=["-k"]), status=1
+    ),
+    Scenario("failing, ssh", _build("failing", "forgetful", options=["-k"]), status=1, prefix="ssh://"),
+    Scenario("other user", _build("shapes"), prefix="ssh-ng://visitor@", trusted="root visitor"),
+    Scenario("other user, ssh", _build("shapes"), prefix="ssh://visitor@", trusted="root visitor"),
+    # Older daemons do not say that they do not trust us.
+    Scenario("untrusted", _build("shapes"), prefix="ssh-ng://visitor@", suites=SUITES[1:]),
     Scenario("features", _build("featured")),
-    Scenario("impossible", _build("impossible")),
+    Scenario("impossible", _build("impossible"), status=1),
     Scenario("the builder has all", _build_what_the_builder_has),
     Scenario("some outputs are missing", _build_missing_outputs),
 )

@@ -24,20 +24,20 @@ Times = dict[str, int]
 """Registration time by store path."""
 
 
-def snapshot(host: Host, scratch: Path, prefix: str = "/nix", origin: Times | None = None) -> list[str]:
-    """Describe the store below `prefix` in `host`: rows, files, logs, slots and what Nix says when it checks them.
+def snapshot(host: Host, scratch: Path, store: str = "/nix", origin: Times | None = None) -> list[str]:
+    """Describe the store `store` of `host`: rows, files, logs, slots and what Nix says when it checks them.
 
     `origin`, if given, are the registration times of the machine the outputs came from, which they should have kept.
     Nobody may use the store meanwhile.
     """
-    root = host.path(prefix)
+    root = host.path(store)
     with _database(root, scratch) as database:
         lines = [*_rows(database), *_valid_paths(database, origin)]
     lines += _tree(root / "store")
     lines += (f"log {path.name} {bz2.decompress(path.read_bytes())!r}" for path in (root / LOGS).rglob("*.bz2"))
     lines += (f"slot {path.name} {oct(path.stat().st_mode)}" for path in (root / SLOTS).glob("*[0-9]"))
-    store = ["--store", prefix.removesuffix("/nix")] if prefix != "/nix" else []
-    verified = host.run(["nix-store", *store, "--verify", "--check-contents"], check=False)
+    option = ["--store", store.removesuffix("/nix")] if store != "/nix" else []
+    verified = host.run(["nix-store", *option, "--verify", "--check-contents"], check=False)
     lines.append(f"verify exit {verified.returncode}")
     lines += (f"verify {line}" for line in verified.stderr.splitlines())
     return sorted(lines)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.lab
 class Observed:
     """What one run of a scenario left; lines of text."""
 
+    status: int
     messages: list[str]
     client: list[str]
     builder: list[str]
@@ -29,23 +30,32 @@ class Observed:
 
 def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, scratch: Path) -> Observed:
     """Run a scenario on empty stores."""
+    features = {"experimental_features": f"nix-command {scenario.features}"}
     for host in (client, builder):
         host.reset()
-    connect(client, builder, hook, scenario.scheme, **scenario.settings)
+    builder.configure(**features, trusted_users=scenario.trusted)
+    connect(client, builder, hook, scenario.prefix, scenario.features or "-", **features, **scenario.settings)
+    if "visitor@" in scenario.prefix:
+        builder.add_user("visitor")
+        builder.start_daemon()
     if scenario.daemon:
         client.start_daemon()
     # How often progress is reported depends on how the bytes arrive.  Nix 2.8 does not say how many bytes it is going
     # to copy; later ones do, and so do we.
     unseen = {ResultType.PROGRESS, ResultType.SET_EXPECTED} if client.nix_release() < (2, 9) else {ResultType.PROGRESS}
+    outputs = scenario.act(client, builder)
     messages = []
-    for output in scenario.act(client, builder):
+    for output in outputs:
         messages += [f"exit {output.returncode}", *output.stdout.splitlines(), *comparable(output.stderr, unseen)]
     client.stop_daemon()
+    builder.stop_daemon()
     client.wait_idle()
     builder.wait_idle()
     # Only the worker protocol tells when a path was registered there.
-    there = registration_times(builder, scratch) if scenario.scheme == "ssh-ng" else None
-    return Observed(messages, snapshot(client, scratch, scenario.prefix, there), snapshot(builder, scratch))
+    there = registration_times(builder, scratch) if scenario.prefix.startswith("ssh-ng:") else None
+    return Observed(
+        outputs[-1].returncode, messages, snapshot(client, scratch, scenario.store, there), snapshot(builder, scratch)
+    )
 
 
 def differences(stock: list[str], ours: list[str], subject: str) -> str:
@@ -53,10 +63,20 @@ def differences(stock: list[str], ours: list[str], subject: str) -> str:
     return "\n".join(difflib.unified_diff(stock, ours, f"{subject}, stock", f"{subject}, ours", lineterm="", n=0))
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    ("client", "scenario"),
+    [
+        pytest.param(suite, scenario, id=f"client-{roots.label(suite)}-{scenario.name}")
+        for suite in roots.SUITES
+        for scenario in SCENARIOS
+        if suite in scenario.suites
+    ],
+    indirect=["client"],
+)
 def test_stock_and_ours_agree(client: Host, twin: Host, hook: str | None, scenario: Scenario, tmp_path: Path) -> None:
     """The builder runs the client's release, since messages of a build come from there."""
     stock = observe(scenario, client, twin, None, tmp_path)
+    assert stock.status == scenario.status, stock.messages
     ours = observe(scenario, client, twin, mark(client) if hook else None, tmp_path)
     assert client.path(MARK).exists() == bool(hook)
     found = [

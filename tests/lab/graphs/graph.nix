@@ -106,17 +106,6 @@ rec {
         words = ./source/data/words;
       };
 
-  # Each records how many of them run on this machine while it does.
-  crowd = map (
-    i:
-    make "crowd-${toString i}" ''
-      mkdir -p /tmp/crowd/$name-$seed
-      sleep 1
-      ls /tmp/crowd | wc -l > $out
-      rmdir /tmp/crowd/$name-$seed
-    '' { }
-  ) [ 1 2 3 ];
-
   failing = make "failing" ''
     echo "about to fail"
     echo "no such luck" >&2
