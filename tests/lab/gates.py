@@ -44,6 +44,11 @@ class Gates:
         (self._directory / name).unlink()
         self.let_through(name, word)
 
+    def inside(self) -> list[str]:
+        """Return the builds that wait at their gates, in the order of their start."""
+        log = self.log()
+        return [line[2:] for line in log if line.startswith("+") and f"- {line[2:]}" not in log]
+
     def most_at_once(self) -> int:
         """Return the greatest number of builds between start and gate."""
         running = most = 0
