@@ -35,6 +35,10 @@ class Gates:
         """Wait until the log has a line so many times."""
         wait_until(lambda: self.log().count(line) >= times, f"{line!r} in {self.log()}")
 
+    def wait_inside(self, count: int) -> None:
+        """Wait until so many builds are at their gates."""
+        wait_until(lambda: len(self.inside()) >= count, f"{count} builds at once")
+
     def let_through(self, name: str, word: str = "done") -> None:
         """Let the build `name` end, which has started; it writes `word`."""
         (self._directory / name).write_text(f"{word}\n")

@@ -45,8 +45,7 @@ def test_both_kinds_of_hook_keep_to_the_slots_of_a_machine(client: Host, twin: H
         wait_until(lambda: len(gates.inside()) + len(waiting(client)) == total, "an answer to every request")
         together = []
         for left in range(total, 0, -1):
-            wanted = min(SLOTS, left)
-            wait_until(lambda wanted=wanted: len(gates.inside()) >= wanted, f"the next of {left} builds")
+            gates.wait_inside(min(SLOTS, left))
             first, *_ = running = gates.inside()
             together.append(kinds(running))
             gates.let_through(first)
