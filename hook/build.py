@@ -1,7 +1,7 @@
 """One build on one connected machine: inputs there, the build, outputs here.
 
 The order of the steps is the stock hook's, see the build-hook protocol, section 8.  Raises BuildFailed when the
-derivation itself fails, MachineError when another machine may do better.
+derivation itself fails, MachineError when another machine may do better.  Tested in test_session.py and test_build.py.
 """
 
 from hook.errors import BuildFailed, MachineError, RemoteError

@@ -1,7 +1,8 @@
 """Bring what a build reads to the machine that builds.
 
 The steps are the stock hook's, see the build-hook protocol, section 8.  What differs: the upload lock is taken only
-when something is missing, and what another hook uploaded meanwhile is not sent again.
+when something is missing, and what another hook uploaded meanwhile is not sent again.  Tested in test_session.py and
+test_build.py.
 """
 
 from collections.abc import Callable, Collection

@@ -1,8 +1,8 @@
 """Bring the outputs of a build here, and make them valid.
 
 The paths of most outputs are known before the build.  Those of floating content-addressed ones come with its result: a
-machine may name any path that the content it sends hashes to, and no other.  The rules for what is fetched are the
-stock hook's, see the build-hook protocol, section 8.
+machine may name any path of the right name that the content it sends hashes to, and no other.  The rules for what is
+fetched are the stock hook's, see the build-hook protocol, section 8.  Tested in test_outputs.py.
 """
 
 from collections.abc import Set as AbstractSet
@@ -18,6 +18,7 @@ from hook.settings import Settings
 from hook.store.derivation import Derivation, OutputKind, resolved_hash
 from hook.store.info import PathInfo, check_signatures
 from hook.store.local import LocalStore
+from hook.store.path import name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
 from hook.transfer import TRANSFER_SILENCE_S, Copier
@@ -64,6 +65,7 @@ class FloatingOutputs(Outputs):
 
     def __init__(self, drv_path: str, derivation: Derivation, store: LocalStore, log: Log) -> None:
         super().__init__(derivation, store, log)
+        self._drv_name = name_of(drv_path).removesuffix(".drv")
         self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
         self._realisations = Realisations(store.database, drv_path, self._drv_hash)
 
@@ -74,8 +76,9 @@ class FloatingOutputs(Outputs):
 
     def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult) -> None:
         """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
-        unknown = sorted(wanted - self._realisations.known())
-        built = [self._realisation(name, result) for name in unknown]
+        built = [self._realisation(name, result) for name in sorted(wanted - self._realisations.known())]
+        if not built:
+            return
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
         with self._store.locked(paths, self._announce_wait):
@@ -91,6 +94,9 @@ class FloatingOutputs(Outputs):
             check_signatures(reported.out_path, reported.signatures)
         except StoreError as error:
             raise MachineError(f"what it said about output '{name}' cannot be used: {error}") from None
+        # Among others, no output may pass for a derivation.
+        if name_of(reported.out_path) != (self._drv_name if name == "out" else f"{self._drv_name}-{name}"):
+            raise MachineError(f"it said that output '{name}' is '{reported.out_path}', which is not named like it")
         return Realisation(OutputId(self._drv_hash, name), reported.out_path, reported.signatures)
 
     def _info(self, remote: Remote, path: str) -> PathInfo:

@@ -104,6 +104,7 @@ def test_what_is_known_already_is_neither_fetched_nor_replaced(floating: Floatin
 REFUSED = {
     "no-address": "is not content-addressed there",
     "wrong-address": "hash mismatch",
+    "other-names": "is not named like it",
     "reports-nothing": "did not say where output 'dev' is",
     "reports-nonsense": "cannot be used",
     "wild-reference": "claims to be content-addressed but isn't",

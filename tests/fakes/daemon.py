@@ -246,9 +246,10 @@ class Daemon:
             content = " ".join((name, *references)).encode()
             claimed = b"other content" if "wrong-address" in self.behaviour else content
             digest = hashlib.sha256(nar(claimed)).digest()
-            paths[name] = source_path(
-                digest, references, False, "floating" + f"-{name}".removesuffix("-out"), "/nix/store"
-            )
+            called = "floating" if name == "out" else f"floating-{name}"
+            if "other-names" in self.behaviour:
+                called += ".drv"
+            paths[name] = source_path(digest, references, False, called, "/nix/store")
             ca = "" if "no-address" in self.behaviour else f"fixed:r:{format_hash(digest)}"
             self.built[paths[name]] = Built(content, references, ca)
             references = (paths[name],)
