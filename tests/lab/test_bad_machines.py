@@ -4,14 +4,10 @@ Real sshd, real daemons, and kills.  The oldest sshd stands for all where a logi
 address is locked out for a while after that.
 """
 
-import fcntl
-import os
 import re
 import shlex
 import signal
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -20,6 +16,7 @@ from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
+from tests.lab.midway import held_slots, is_clean, kill, running
 from tests.lab.offload import nix_build
 
 pytestmark = pytest.mark.lab
@@ -140,44 +137,6 @@ def test_a_machine_that_is_not_what_its_line_says_is_told_in_stocks_words(
 
 
 # In the middle of a build
-
-
-@contextmanager
-def running(client: Host, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """A command that does not outlive the block."""
-    child = client.popen(command)
-    try:
-        yield child
-    finally:
-        client.end(child)
-
-
-def held_slots(client: Host) -> list[str]:
-    """Return the slots in use, as a hook would find them."""
-    held = []
-    for file in client.path("/nix/var/nix/current-load").glob("*-[0-9]"):
-        with file.open() as slot:
-            try:
-                fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                held.append(file.name)
-    return held
-
-
-def kill(host: Host, pattern: str, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to the processes of `host` whose command matches; at least one must."""
-    victims = [process for process, command in host.processes().items() if re.match(pattern, command)]
-    assert victims, host.processes()
-    for process in victims:
-        os.kill(process, number)
-
-
-def is_clean(client: Host, *builders: Host) -> None:
-    """Nothing of a build is left: no process, no slot, no path that is registered and not whole."""
-    for host in (client, *builders):
-        host.wait_idle()
-        host.run(["nix-store", "--verify", "--check-contents"])
-    assert held_slots(client) == []
 
 
 SESSION = r"sshd(-session)?: root@notty"

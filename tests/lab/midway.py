@@ -1,0 +1,49 @@
+"""What tests do to builds that are under way, and what must be left of them afterwards: nothing."""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tests.lab.host import Host
+
+
+@contextmanager
+def running(client: Host, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command that does not outlive the block."""
+    child = client.popen(command)
+    try:
+        yield child
+    finally:
+        client.end(child)
+
+
+def held_slots(client: Host) -> list[str]:
+    """Return the slots in use, as a hook would find them."""
+    held = []
+    for file in client.path("/nix/var/nix/current-load").glob("*-[0-9]"):
+        with file.open() as slot:
+            try:
+                fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(file.name)
+    return held
+
+
+def kill(host: Host, pattern: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to the processes of `host` whose command matches; at least one must."""
+    victims = [process for process, command in host.processes().items() if re.match(pattern, command)]
+    assert victims, host.processes()
+    for process in victims:
+        os.kill(process, number)
+
+
+def is_clean(client: Host, *builders: Host) -> None:
+    """Nothing of a build is left: no process, no slot, no path that is registered and not whole."""
+    for host in (client, *builders):
+        host.wait_idle()
+        host.run(["nix-store", "--verify", "--check-contents"])
+    assert held_slots(client) == []
