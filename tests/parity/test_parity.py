@@ -11,11 +11,14 @@ from tests.lab import roots
 from tests.lab.host import Host
 from tests.lab.lab import GRAPHS, Lab
 from tests.lab.offload import MARK, connect, mark
+from tests.parity import floating, scenarios, untrusted
 from tests.parity.messages import comparable
-from tests.parity.scenarios import SCENARIOS, Scenario
+from tests.parity.scenarios import Scenario
 from tests.parity.snapshot import registration_times, snapshot
 
 pytestmark = pytest.mark.lab
+
+SCENARIOS = (*scenarios.SCENARIOS, *floating.SCENARIOS, *untrusted.SCENARIOS)
 
 
 @dataclass(frozen=True)
