@@ -1,26 +1,18 @@
-"""A throwaway machine: an overlay on a root directory, with its own processes, store, home and, if asked, sshd.
+"""A throwaway machine: a container with a Nix store, a home and, if asked, nix-daemon and sshd.
 
-A host costs about 0.1 s to start and keeps everything it writes in a tmpfs inside its own mount namespace, so nothing
-of it survives its first process (init.py).  It shares the network of the machine it runs on: its sshd listens on a free
-port of the loopback interface.  Tested by test_host.py.
+Its sshd listens on a free port of the loopback interface.  Tested by test_host.py.
 """
 
-import contextlib
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-INIT = Path(__file__).with_name("init.py")
-NAMESPACES = ("--mount", "--pid", "--uts", "--ipc")
-BASE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+from tests.lab.container import CommandError, Container, Output, wait_until
+
+__all__ = ["HOST_KEY", "CommandError", "Host", "Output", "wait_until"]
+
 BASE_SETTINGS = {
     "build-users-group": "",
     "sandbox": "false",
@@ -30,213 +22,50 @@ BASE_SETTINGS = {
 SOCKET = "/nix/var/nix/daemon-socket/socket"
 HOST_KEY = "/etc/ssh/host_key"
 
-Output = subprocess.CompletedProcess[str]
-
-
-class CommandError(Exception):
-    """A command in a host ended with a status nobody expected; the text has all it printed."""
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
-    """Poll `condition`, for servers that cannot tell when they are ready.  TimeoutError names `what`."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not after {timeout_s} s")
-        time.sleep(0.005)
-
 
 def _connects(family: int, address: str | tuple[str, int]) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(address) == 0
 
 
-def _children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-class Host:
+class Host(Container):
     """A machine named `name` on the root directory `lower` (which it never changes); a context manager.
 
     `settings` go into nix.conf on top of BASE_SETTINGS.  Without `start_daemon` its Nix is a single-user one.
     """
 
     def __init__(self, name: str, lower: str | Path, settings: Mapping[str, str] | None = None) -> None:
-        self.name = name
-        self.lower = str(lower)
+        super().__init__(name, lower)
         self.settings = {**BASE_SETTINGS, **(settings or {})}
         self.hook: str | None = None
         self.port = 0
-        self._init: subprocess.Popen[bytes] | None = None
-        self._pid = 0
-        self._children: list[subprocess.Popen[str]] = []
         self._daemon: subprocess.Popen[str] | None = None
         self._sshd: subprocess.Popen[str] | None = None
 
-    # Life
-
     def start(self) -> Self:
         """Bring the machine up; about 0.1 s."""
-        command = ["unshare", *NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
-        command += [sys.executable, "-I", str(INIT), self.lower, self.name]
-        # The pipe is the machine's life line: however we end, it closes, and init.py ends with it.
-        self._init = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self._init.stdout is not None
-        assert self._init.stderr is not None
-        if self._init.stdout.readline() != b"ready\n":
-            reason = self._init.stderr.read().decode(errors="replace").strip()
-            self.stop()
-            raise CommandError(f"host {self.name!r} on {self.lower!r} did not start:\n{reason}")
-        (self._pid,) = _children_of(self._init.pid)
+        super().start()
         self.write_file("/etc/hostname", self.name + "\n")
         self._unlock_root()
-        shutil.rmtree(self.path("/etc/nix"), ignore_errors=True)
+        self.run(["rm", "-rf", "/etc/nix"])
         self.configure()
         return self
 
     def stop(self) -> None:
         """Kill the machine with all that runs in it.  Safe to call twice."""
-        if self._init is None:
-            return
-        for stream in (self._init.stdin, self._init.stdout, self._init.stderr):
-            if stream is not None:
-                stream.close()
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-        self._init.wait()
-        for child in self._children:
-            child.wait()
-            for pipe in (child.stdin, child.stdout, child.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-        self._children.clear()
-        self._init = self._daemon = self._sshd = None
-        self._pid = self.port = 0
+        super().stop()
+        self._daemon = self._sshd = None
+        self.port = 0
 
-    def __enter__(self) -> Self:
-        return self.start()
+    def environment(self) -> Mapping[str, str]:
+        """Make Nix use the daemon if one runs, else the configured hook."""
+        if self._daemon is not None:
+            return {"NIX_REMOTE": "daemon"}
+        return {"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {}
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
-
-    # Files
-
-    def path(self, inside: str) -> Path:
-        """Where the machine's file `inside` is seen from outside.  Absolute symlinks on the way would lead astray."""
-        return Path(f"/proc/{self._pid}/root") / inside.lstrip("/")
-
-    def write_file(self, inside: str, content: str | bytes, mode: int = 0o644) -> None:
-        """Write a file, making its directories."""
-        target = self.path(inside)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
-        target.chmod(mode)
-
-    def read_file(self, inside: str) -> str:
-        """Return a file's text."""
-        return self.path(inside).read_text(errors="surrogateescape")
-
-    # Commands
-
-    def popen(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        user: str = "root",
-        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-        stdout: int | IO[bytes] | None = subprocess.PIPE,
-        stderr: int | IO[bytes] | None = subprocess.PIPE,
-    ) -> subprocess.Popen[str]:
-        """Start a command in the machine, in a session of its own; it ends with the machine at the latest.
-
-        The environment is a fixed one plus `env`, never the caller's.  A client of a running daemon is told to use it.
-        """
-        home = "/root" if user == "root" else f"/home/{user}"
-        environment = {**BASE_ENVIRONMENT, "HOME": home, "USER": user, **self._nix_environment(), **(env or {})}
-        prefix = ["nsenter", "--target", str(self._pid), *NAMESPACES]
-        prefix += ["--", "setsid", "env", "-i", *(f"{name}={value}" for name, value in environment.items())]
-        if user != "root":
-            prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-        child = subprocess.Popen(
-            [*prefix, *argv],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            errors="surrogateescape",
-            start_new_session=True,
-        )
-        self._children.append(child)
-        return child
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        input: str = "",  # noqa: A002 - named as subprocess.run names it
-        user: str = "root",
-        check: bool = True,
-        timeout: float = 120,
-    ) -> Output:
-        """Run a command to its end and return its status and output; with `check`, any status but 0 is an error."""
-        child = self.popen(argv, env=env, user=user, stdin=subprocess.PIPE)
-        try:
-            stdout, stderr = child.communicate(input, timeout)
-        finally:
-            self.end(child)
-            for pipe in (child.stdin, child.stdout, child.stderr):
-                assert pipe is not None
-                pipe.close()
-        if check and child.returncode != 0:
-            shown = f"{self.name}$ {' '.join(argv)}\nexit status {child.returncode}\n{stdout}{stderr}"
-            raise CommandError(shown)
-        return Output(argv, child.returncode, stdout, stderr)
-
-    def processes(self, *, servers: bool = False) -> dict[int, str]:
-        """Return what runs in the machine: process id, as seen from outside, → command.
-
-        Leaves out the first process, nix-daemon and sshd themselves unless `servers`.
-        """
-        known = {self._pid}
-        for server in (self._daemon, self._sshd):
-            known.update(_children_of(server.pid) if server is not None else ())
-        namespace = os.readlink(f"/proc/{self._pid}/ns/pid")
-        found = {}
-        for directory in Path("/proc").glob("[0-9]*"):
-            # Processes come and go meanwhile, and a zombie has no namespace left.
-            with contextlib.suppress(OSError):
-                if os.readlink(directory / "ns/pid") == namespace:
-                    command = (directory / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-                    found[int(directory.name)] = command.decode(errors="replace")
-        return {pid: command for pid, command in found.items() if servers or pid not in known}
-
-    def wait_idle(self) -> None:
-        """Wait until nothing but its servers runs in the machine; TimeoutError tells what stayed."""
-        try:
-            wait_until(lambda: not self.processes(), "", timeout_s=5)
-        except TimeoutError:
-            still = "\n".join(self.processes().values())
-            raise TimeoutError(f"still running on {self.name} after 5 s:\n{still}") from None
-
-    def end(self, child: subprocess.Popen[str]) -> None:
-        """Kill a command given by `popen` with its process group, unless it has ended."""
-
-        def gone() -> bool:
-            if child.poll() is not None:
-                return True
-            # Not nsenter, the child we know: its own child would become a zombie of the machine's first process, and
-            # the host could not end before that one takes notice.
-            for command in _children_of(child.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(command, signal.SIGKILL)
-            return False
-
-        wait_until(gone, f"end of {child.args!r}")
-        self._children.remove(child)
+    def servers(self) -> Sequence["subprocess.Popen[str]"]:
+        """Return nix-daemon and sshd."""
+        return [server for server in (self._daemon, self._sshd) if server is not None]
 
     # Nix
 
@@ -347,13 +176,6 @@ class Host:
         public = self.read_file(key + ".pub")
         if public not in keys:
             builder.write_file("/etc/ssh/authorized_keys", keys + public)
-
-    # Details
-
-    def _nix_environment(self) -> dict[str, str]:
-        if self._daemon is not None:
-            return {"NIX_REMOTE": "daemon"}
-        return {"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {}
 
     def _unlock_root(self) -> None:
         """Sshd refuses an account whose password is locked by `!`, keys or not."""
