@@ -1,8 +1,40 @@
-"""The compiled module; everything else is in pyproject.toml, which has no place for this."""
+"""The compiled module and the compiled hook; everything else is in pyproject.toml, which has no place for these."""
 
-from setuptools import setup
+import os
+import re
+from distutils.command.build_scripts import build_scripts
+from pathlib import Path
+
+from setuptools import setup  # isort: split, since this is what provides distutils
+
+VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
+SHIM = "nix-ferry-hook"
+
+
+class BuildScripts(build_scripts):
+    """Scripts as usual, and native/shim.c as an executable among them."""
+
+    def finalize_options(self) -> None:
+        """Add the shim to the scripts to be installed."""
+        super().finalize_options()
+        self.scripts = [*(self.scripts or []), SHIM]
+
+    def get_source_files(self) -> list[str]:
+        """What belongs into a source distribution."""
+        return ["native/shim.c"]
+
+    def run(self) -> None:
+        """Compile the shim to where scripts are installed from."""
+        self.mkpath(self.build_dir)
+        compiler = os.environ.get("CC", "cc")
+        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", f'-DFERRY_VERSION="{VERSION}"']
+        self.spawn([compiler, *options, "-o", os.path.join(self.build_dir, SHIM), "native/shim.c"])
+
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
+    cmdclass={"build_scripts": BuildScripts},
+    # Any entry makes setuptools run build_scripts; the list itself is made above.
+    scripts=["native/shim.c"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

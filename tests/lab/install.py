@@ -42,6 +42,8 @@ def build(directory: Path) -> Path:
         script = tree / "bin" / entry.name
         script.write_text(SCRIPT.format(prefix=PREFIX, module=entry.module, function=entry.attr))
         script.chmod(0o755)
+    for program in tree.glob("lib/*.data/scripts/*"):
+        program.rename(tree / "bin" / program.name).chmod(0o755)
     return tree
 
 
