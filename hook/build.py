@@ -4,47 +4,45 @@ The order of the steps is the stock hook's, see the build-hook protocol, section
 derivation itself fails, MachineError when another machine may do better.  Tested in test_session.py and test_build.py.
 """
 
+from collections.abc import Callable
+
 from hook.errors import BuildFailed, MachineError, RemoteError
 from hook.front import Job
 from hook.inputs import Inputs
 from hook.log import Log
 from hook.outputs import outputs_of
-from hook.protocol.building import BuildResult, Limits
+from hook.protocol.building import BuildResult
 from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
-from hook.settings import Settings
-from hook.slots import SlotTable
+from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
-from hook.store.local import LocalStore
-
-BUILD_LOG_FD = 4
-"""Where Nix expects the raw log of a build, see the build-hook protocol."""
+from hook.uploads import Uploads
 
 
 class Builder:
     """Carries out one accepted build on whichever machine it is given; StockOnly if it is one for the stock hook."""
 
-    def __init__(
-        self, drv_path: str, derivation: Derivation, settings: Settings, store: LocalStore, slots: SlotTable, log: Log
-    ) -> None:
+    def __init__(self, drv_path: str, derivation: Derivation, services: Services, uploads: Uploads, log: Log) -> None:
         self._drv_path = drv_path
         self._derivation = derivation
-        self._settings = settings
-        self._inputs = Inputs(store, slots, log, settings.flag("builders-use-substitutes", False))
-        self._outputs = outputs_of(drv_path, derivation, settings, store, log)
+        self._services = services
+        self._inputs = Inputs(services, uploads, log)
+        self._outputs = outputs_of(drv_path, derivation, services.settings, services.store, log)
         self._verbosity = log.verbosity
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if `remote` cannot build such a derivation."""
         self._outputs.check_machine(remote)
 
-    def run(self, remote: Remote, job: Job) -> None:
-        """Build every output that is not valid here."""
+    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
+        """Build every output that is not valid here; calls `built` when the machine is free for another build."""
         if remote.client.log_on_stderr:
-            remote.stream.copy_stderr(BUILD_LOG_FD)
-        remote.client.set_limits(limits_of(self._settings), self._verbosity, self._settings.flag("substitute", True))
+            remote.stream.copy_stderr(self._services.caller.build_log_fd)
+        substitute = self._services.settings.flag("substitute", True)
+        remote.client.set_limits(self._services.limits, self._verbosity, substitute)
         self._inputs.upload(remote, job.inputs)
         result = self._build(remote, job)
+        built()
         self._outputs.fetch(remote, job.wanted, result)
 
     def _build(self, remote: Remote, job: Job) -> BuildResult:
@@ -64,13 +62,3 @@ class Builder:
         if not result.ok:
             raise BuildFailed(result.message)
         return result
-
-
-def limits_of(settings: Settings) -> Limits:
-    """What the user allows a build.  The parent does not enforce it on a hook; the builder does."""
-    return Limits(
-        max_silent_time_s=settings.number("max-silent-time", 0),
-        timeout_s=settings.number("timeout", 0),
-        max_log_bytes=settings.number("max-build-log-size", 0),
-        keep_failed=settings.flag("keep-failed", False),
-    )

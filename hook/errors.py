@@ -60,3 +60,7 @@ class StoreError(FerryError):
 
 class NarError(FerryError):
     """Bytes that are no valid NAR, or a file that no NAR can hold."""
+
+
+class Cancelled(FerryError):
+    """Nix has given up what it asked for; nobody is left to tell."""

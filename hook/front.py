@@ -8,8 +8,10 @@ Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with reco
 import os
 from dataclasses import dataclass
 
+from hook.caller import Caller, State
 from hook.errors import RequestError
 from hook.log import Log, write_all
+from hook.protocol.activity import Verbosity
 from hook.protocol.wire import Reader, Writer
 from hook.schedule import Request
 from hook.settings import Settings
@@ -30,26 +32,29 @@ class Job:
 
 
 class _Input:
-    """Exact blocking reads from a descriptor."""
+    """Exact reads of what Nix sends; Cancelled when the caller goes away meanwhile."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
         self._buffer = bytearray()
 
     def read(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            data = os.read(self._fd, max(READ_BYTES, size - len(self._buffer)))
-            if not data:
+            if not self._receive():
                 raise RequestError("the request ends in the middle")
-            self._buffer += data
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data
 
     def at_end(self) -> bool:
-        if not self._buffer:
-            self._buffer += os.read(self._fd, READ_BYTES)
-        return not self._buffer
+        return not self._buffer and not self._receive()
+
+    def _receive(self) -> bool:
+        """Read once; False at the end."""
+        self._caller.wait_for_input()
+        data = os.read(self._caller.input_fd, READ_BYTES)
+        self._buffer += data
+        return bool(data)
 
     def take_rest(self) -> bytes:
         rest = bytes(self._buffer)
@@ -60,13 +65,12 @@ class _Input:
 class Front:
     """One conversation with the Nix process that started the hook."""
 
-    def __init__(self, input_fd: int, output_fd: int, verbosity: int) -> None:
-        self.log = Log(output_fd, verbosity)
-        self.answered = True
-        """False between a request and its reply: the only time at which Nix is waiting for us."""
-        self._input = _Input(input_fd)
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+        verbosity = caller.verbosity
+        self.log = Log(caller.output_fd, Verbosity.INFO if verbosity is None else verbosity)
+        self._input = _Input(caller)
         self._reader = Reader(self._input)
-        self._output_fd = output_fd
 
     def at_end(self) -> bool:
         """Whether the parent closed its end between two requests; waits for one or the other."""
@@ -74,7 +78,7 @@ class Front:
 
     def read_settings(self) -> Settings:
         """The preamble; Nix sends it together with the first request, so it is waiting for an answer already."""
-        self.answered = False
+        self.caller.enter(State.QUESTION)
         values: dict[str, str] = {}
         while self._reader.flag():
             name = self._reader.text()
@@ -85,7 +89,7 @@ class Front:
 
     def read_request(self) -> Request:
         """One `try`."""
-        self.answered = False
+        self.caller.enter(State.QUESTION)
         word = self._reader.string()
         if word != b"try":
             raise RequestError(f"unknown request '{word[:32].decode('ascii', errors='backslashreplace')}'")
@@ -117,11 +121,11 @@ class Front:
 
         Both lines go out in one write: the second is read raw, and nothing may come between them.
         """
-        self._reply(f"# accept\n{uri}")
+        self._reply(f"# accept\n{uri}", State.BUILDING)
 
-    def _reply(self, text: str) -> None:
-        write_all(self._output_fd, text.encode() + b"\n")
-        self.answered = True
+    def _reply(self, text: str, state: State = State.ANSWERED) -> None:
+        write_all(self.caller.output_fd, text.encode() + b"\n")
+        self.caller.enter(state)
 
     def take_rest(self) -> bytes:
         """Bytes already taken from the parent but not consumed, for handing the conversation to another process."""

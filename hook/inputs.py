@@ -1,35 +1,37 @@
 """Bring what a build reads to the machine that builds.
 
-The steps are the stock hook's, see the build-hook protocol, section 8.  What differs: the upload lock is taken only
-when something is missing, and what another hook uploaded meanwhile is not sent again.  Tested in test_session.py and
-test_build.py.
+The steps are the stock hook's, see the build-hook protocol, section 8.  What differs: nothing is locked unless
+something is missing; within a broker only uploads of the same paths wait for each other; and what somebody else
+uploaded meanwhile is not sent again.  Tested in test_session.py and test_build.py.
 """
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 from hook.closure import references_first
 from hook.errors import MachineError, RemoteError, StoreError
 from hook.log import Log, step
 from hook.remote import Remote
-from hook.slots import SlotTable
+from hook.services import Services
 from hook.store.info import PathInfo
-from hook.store.local import LocalStore
 from hook.transfer import TRANSFER_SILENCE_S, Copier
+from hook.uploads import Uploads
 
 UPLOAD_LOCK_S = 15 * 60.0
 """How long to wait for another hook's upload to the same machine; afterwards both upload at once."""
 
 
 class Inputs:
-    """Uploads from the local store; with `substitute`, a machine first fetches what it can from elsewhere."""
+    """Uploads from the local store; the settings say whether a machine first fetches what it can from elsewhere."""
 
-    def __init__(self, store: LocalStore, slots: SlotTable, log: Log, substitute: bool) -> None:
-        self._store = store
-        self._slots = slots
+    def __init__(self, services: Services, uploads: Uploads, log: Log) -> None:
+        self._services = services
+        self._store = services.store
+        self._uploads = uploads
         self._log = log
-        self._substitute = substitute
+        self._substitute = services.settings.flag("builders-use-substitutes", False)
 
     def upload(self, remote: Remote, paths: Collection[str]) -> None:
         """Make `paths`, which are closed under references, valid on the machine."""
@@ -52,12 +54,10 @@ class Inputs:
         copying: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         try:
-            missing = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
+            missing: AbstractSet[str] = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
             with ExitStack() as held:
                 if missing:
-                    held.enter_context(self._slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting()))
-                    # Whoever held the lock was most likely sending these very paths.
-                    missing -= remote.client.query_valid_paths(missing, substitute=False)
+                    missing = held.enter_context(self._alone(remote, missing, waiting))
                 # Also with nothing to copy: stock says so, too.
                 with copying():
                     infos = references_first(self._local_infos(missing))
@@ -66,6 +66,24 @@ class Inputs:
                     remote.stream.silence_s = None
         except RemoteError as error:
             raise MachineError(f"it refused an input: {error}") from None
+
+    @contextmanager
+    def _alone(
+        self, remote: Remote, missing: AbstractSet[str], waiting: Callable[[], AbstractContextManager[object]]
+    ) -> Iterator[AbstractSet[str]]:
+        """While nobody else here sends any of these paths to the machine; yields those that are missing there then."""
+
+        def still_missing(paths: AbstractSet[str]) -> AbstractSet[str]:
+            return paths - remote.client.query_valid_paths(paths, substitute=False)
+
+        pause = self._services.caller.pause
+        if self._uploads.shared and not remote.client.breaks_batches:
+            with self._uploads.claimed(remote.name, missing, still_missing, waiting(), pause) as claimed:
+                yield claimed
+        else:
+            with self._services.slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting(), pause):
+                # Whoever held the lock was most likely sending these very paths.
+                yield still_missing(missing)
 
     def _local_infos(self, paths: Collection[str]) -> list[PathInfo]:
         infos = self._store.database.path_infos(paths)

@@ -3,35 +3,50 @@
 Connecting is split in two so that the caller can do local work while ssh authenticates.
 """
 
-from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError
 from hook.log import Log
-from hook.machines import Machine
-from hook.release import Release
-from hook.transport import Connection, command_for
+from hook.protocol.activity import LogEvent
+from hook.transport import Command, Connection
 
 if TYPE_CHECKING:
     from hook.protocol.client import StoreClient
 
 
 class Remote:
-    """One connection to `machine`, shown to the user as `name`; close it whatever happens."""
+    """One connection, shown to the user as `name`; close it whatever happens.
+
+    It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
+    """
 
     client: "StoreClient"
     """There from `shake_hands` on."""
 
-    def __init__(
-        self, machine: Machine, name: str, environ: Mapping[str, str], private_dir: str, release: Release, log: Log
-    ) -> None:
+    def __init__(self, command: Command, scheme: str, name: str) -> None:
+        self.command = command
         self.name = name
-        self._scheme = machine.uri.scheme
-        self._log = log
+        self._scheme = scheme
+        self._log: Log | None = None
         self._ids: dict[int, int] = {}
-        self._connection = Connection(command_for(machine, environ, private_dir, release), name)
+        self._connection = Connection(command, name)
         self.stream = self._connection.stream
+
+    def attach(self, log: Log, hangup_fd: int | None) -> None:
+        """From now on pass on to `log` what the other end says, and stop waiting when `hangup_fd` becomes readable."""
+        self._log = log
+        self.stream.hangup_fd = hangup_fd
+
+    def detach(self) -> None:
+        """Nobody listens to this connection any more."""
+        self._log = None
+        self._ids.clear()
+        self.stream.hangup_fd = None
+        self.stream.copy_stderr(None)
+
+    def is_clean(self) -> bool:
+        """Whether the next request can only meet its own answer."""
+        return self.stream.is_clean()
 
     def shake_hands(self) -> None:
         """Finish connecting; MachineError, with what ssh said, if the machine cannot be used."""
@@ -50,7 +65,11 @@ class Remote:
             return ServeClient(self.stream)
         from hook.protocol.worker import WorkerClient
 
-        return WorkerClient(self.stream, lambda event: self._log.relay(self._ids, event))
+        return WorkerClient(self.stream, self._relay)
+
+    def _relay(self, event: LogEvent) -> None:
+        if self._log is not None:
+            self._log.relay(self._ids, event)
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` with what ssh had to say about it."""
@@ -59,9 +78,3 @@ class Remote:
     def close(self) -> None:
         """End the connection; a build still running there is interrupted by its daemon."""
         self._connection.close()
-
-    def __enter__(self) -> "Remote":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()

@@ -36,11 +36,13 @@ class Slot:
         if self._fd is not None:
             os.utime(self._fd)
 
-    def release(self) -> None:
-        """Give the slot up; harmless when done before."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+    def release(self) -> bool:
+        """Give the slot up; harmless, and False, when done before."""
+        if self._fd is None:
+            return False
+        os.close(self._fd)
+        self._fd = None
+        return True
 
     def __enter__(self) -> "Slot":
         return self

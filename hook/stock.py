@@ -2,7 +2,8 @@
 
 Whatever nix-ferry does not handle reaches the stock hook as if Nix had started it: same settings, same request, same
 descriptors.  From then on this process only passes on what Nix still has to say.  The stock hook is the parent's own
-executable under the name `build-remote`, which every release since 2.0 answers to.
+executable under the name `build-remote`, which every release since 2.0 answers to.  Only for a process that Nix started
+itself: the descriptors are this process's own.
 """
 
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 
 from hook._native import lib
+from hook.caller import State
 from hook.errors import EXIT_FAILED
 from hook.front import Front, format_request, format_settings
 from hook.schedule import Request
@@ -42,7 +44,7 @@ def hand_over(front: Front, settings: Settings, request: Request) -> int:
     if child == 0:
         _become(executable, read_fd, front.log.verbosity)
     os.close(read_fd)
-    front.answered = True
+    front.caller.enter(State.ANSWERED)
     replay = format_settings(settings) + format_request(request) + front.take_rest()
     return _relay(child, write_fd, replay)
 

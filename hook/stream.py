@@ -9,7 +9,7 @@ standard error, whatever the peer sends.  Tested in test_stream.py.
 import os
 import select
 
-from hook.errors import ConnectionLost
+from hook.errors import Cancelled, ConnectionLost
 from hook.log import write_all
 
 BUFFER_BYTES = 256 << 10
@@ -20,12 +20,14 @@ class Stream:
     """Bytes from `read_fd` and to `write_fd`; owns and closes all descriptors given to it.
 
     `silence_s` bounds every single wait for the peer; None waits as long as the peer lives (a build may be silent
-    for hours, and ssh's own keep-alive notices a dead link).
+    for hours, and ssh's own keep-alive notices a dead link).  Every wait also ends, with Cancelled, when `hangup_fd`
+    becomes readable.
     """
 
     def __init__(self, read_fd: int, write_fd: int, stderr_fd: int | None, name: str) -> None:
         self.name = name
         self.silence_s: float | None = None
+        self.hangup_fd: int | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self._read_fd = read_fd
@@ -104,8 +106,12 @@ class Stream:
             pending, self._pending = self._pending, bytearray()
             self._send(memoryview(pending))
 
-    def copy_stderr(self, fd: int) -> None:
-        """From now on also pass on to `fd` whatever the child prints on standard error."""
+    def is_clean(self) -> bool:
+        """Whether nothing is unread or unsent and the peer is there: the next request can only meet its own answer."""
+        return not self._pending and not self.has_input() and not self._eof
+
+    def copy_stderr(self, fd: int | None) -> None:
+        """From now on also pass on to `fd` whatever the child prints on standard error; None ends that."""
         self._collect_stderr()
         self._stderr_copy_fd = fd
 
@@ -177,10 +183,14 @@ class Stream:
             poll.register(self._write_fd, select.POLLOUT)
         if self._stderr_fd is not None:
             poll.register(self._stderr_fd, select.POLLIN)
+        if self.hangup_fd is not None:
+            poll.register(self.hangup_fd, select.POLLIN)
         ready = poll.poll(None if self.silence_s is None else self.silence_s * 1000)
         if not ready:
             raise ConnectionLost(f"no sign of life for {self.silence_s:g} s")
         for fd, _ in ready:
+            if fd == self.hangup_fd:
+                raise Cancelled("Nix has given up this build")
             if fd == self._stderr_fd:
                 self._collect_stderr()
             elif fd == self._read_fd and writing:

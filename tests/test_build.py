@@ -12,7 +12,7 @@ from tests.fakes.bench import Bench
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+    return Bench(tmp_path, broker=False)
 
 
 def uploaded(texts: list[str]) -> list[str]:

@@ -4,16 +4,13 @@ Whole sessions against scripted machines, as in test_session.py; Nix itself foll
 """
 
 import fcntl
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hook.store.derivation import resolved_hash
 from hook.store.path import base_name
-from tests.fakes.bench import REPOSITORY, Bench, Outcome
+from tests.fakes.bench import Bench, Outcome
 
 FEATURE = {"experimental_features": "nix-command ca-derivations"}
 BY_HASH = (
@@ -27,7 +24,7 @@ class Floating(Bench):
     """A bench whose derivation has two floating outputs, the second of which refers to the first."""
 
     def __init__(self, root: Path, *tables: str) -> None:
-        super().__init__(root)
+        super().__init__(root, broker=False)
         self.drv_path, self.derivation = self.store.add_floating(*tables or ["Realisations"])
         self.key = f"sha256:{resolved_hash(self.derivation).hex()}"
 
@@ -148,16 +145,9 @@ def test_a_path_that_somebody_else_imports_is_waited_for(floating: Floating, tmp
     lock = floating.store.real / f"{base_name(out)}.lock"
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        hook = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from hook.cli.hook import main; sys.exit(main())", "4"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
-        )
+        hook = floating.start(data)
         assert hook.stdin is not None
         assert hook.stderr is not None
-        hook.stdin.write(data)
         hook.stdin.close()
         said = b""
         while f"waiting for lock on '{floating.store.real}/{base_name(out)}'".encode() not in said:
@@ -188,7 +178,7 @@ def test_without_tables_or_the_feature_the_stock_hook_decides(
     tmp_path: Path, tables: list[str], features: str, reason: str
 ) -> None:
     """Tables are Nix's to make, and without them there is no place for what was learnt."""
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, broker=False)
     drv_path, _ = bench.store.add_floating(*tables)
     data = bench.preamble([bench.machine("ok")], experimental_features=features) + bench.request(drv_path)
     outcome = bench.hook(data, PATH=str(tmp_path))
@@ -200,7 +190,7 @@ def test_without_tables_or_the_feature_the_stock_hook_decides(
 def test_kinds_that_are_not_handled_go_to_the_stock_hook(
     tmp_path: Path, algorithm: str, digest: str, kind: str
 ) -> None:
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, broker=False)
     drv_path, _ = bench.store.add_floating("Realisations", algorithm=algorithm, digest=digest)
     data = bench.preamble([bench.machine("ok")], **FEATURE) + bench.request(drv_path)
     outcome = bench.hook(data, PATH=str(tmp_path))

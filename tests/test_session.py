@@ -6,19 +6,19 @@ lab.  Every test also looks at what must hold whatever happened: no slot held, n
 
 import fcntl
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hook.protocol.wire import Writer
-from tests.fakes.bench import REPOSITORY, Bench
+from tests.fakes.bench import Bench
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+@pytest.fixture(params=["standalone", "broker"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=request.param == "broker") as bench:
+        yield bench
 
 
 def test_a_build_is_accepted_built_and_registered(bench: Bench) -> None:
@@ -147,22 +147,23 @@ def test_no_machines_means_never_ask_again(bench: Bench) -> None:
 
 
 def test_a_busy_machine_means_ask_later(bench: Bench) -> None:
-    """Somebody else holds the only slot; nothing else can take the build."""
+    """Somebody else holds the only slot: Nix asks again, or the build waits in the broker until the slot is free."""
     machine = bench.machine("ok").replace(" - 2 ", " - 1 ")
-    assert bench.build(machine).status == 0
+    assert bench.ask(machine).answers == ["# accept"]
     (slot,) = (bench.store.state / "current-load").glob("*-0")
     with slot.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        data = bench.preamble([machine]) + bench.request()
-        done = subprocess.run(
-            [sys.executable, "-c", "from hook.cli.hook import main; main()", "4"],
-            check=False,
-            input=data,
-            capture_output=True,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
-        )
-    assert b"# postpone\n" in done.stderr
-    assert b"# accept" not in done.stderr
+        with bench.start(bench.preamble([machine]) + bench.request() + (bench.job() if bench.broker else b"")) as hook:
+            assert hook.stdin is not None
+            assert hook.stderr is not None
+            hook.stdin.close()
+            answer = next(line for line in hook.stderr if line.startswith(b"# "))
+            assert answer == (b"# accept\n" if bench.broker else b"# postpone\n")
+            assert not bench.outputs_valid()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            hook.stderr.read()
+    assert hook.returncode == 0
+    assert bench.outputs_valid() == bench.broker
 
 
 def test_a_wrong_machine_says_why_in_one_line(bench: Bench) -> None:

@@ -23,6 +23,11 @@ class StoreClient(Protocol):
     """Whether the log of a build comes on the remote's standard error instead of in messages."""
 
     @property
+    def breaks_batches(self) -> bool:
+        """Whether a stock hook's upload fails when somebody else sends one of its paths at the same time."""
+        ...
+
+    @property
     def reports_outputs(self) -> bool:
         """Whether a result says which paths the outputs have."""
         ...

@@ -84,7 +84,12 @@ class WorkerClient:
         Daemons before Nix 2.18 know the operation (from 1.32) but lose track of the stream when a path in it became
         valid meanwhile, which two clients uploading at once are enough for.
         """
-        return self.version >= (1, 32) and self.hello.nix_release >= (2, 18)
+        return self.version >= (1, 32) and not self.breaks_batches
+
+    @property
+    def breaks_batches(self) -> bool:
+        """Whether this daemon loses track of a batch as described above; a stock hook uploads such batches to it."""
+        return self.hello.nix_release < (2, 18)
 
     # Operations
 

@@ -3,11 +3,14 @@
 import fcntl
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from hook.front import format_request, format_settings
 from hook.protocol.wire import Writer
@@ -16,6 +19,7 @@ from hook.settings import Settings
 from tests.fakes.store import FakeStore
 
 REPOSITORY = Path(__file__).parents[2]
+HOOK = str(Path(sys.executable).with_name("nix-ferry-hook"))
 SYSTEM = "x86_64-linux"
 
 
@@ -45,10 +49,24 @@ class Outcome:
 
 
 class Bench:
-    """A store and machines, and a hook run on them."""
+    """A store and machines, and a hook run on them, in one process or through a broker of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, broker: bool) -> None:
         self.store = FakeStore(root)
+        self.broker = broker
+        self.hook_state = root / "hook-state"
+        self.hook_state.mkdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        path = self.hook_state / "nix-ferry/broker.sock"
+        if path.exists():
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
+                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            os.kill(int.from_bytes(credentials[:4], "little"), signal.SIGKILL)
 
     def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
         # The name makes the URI, and with it the machine, distinct.
@@ -82,18 +100,32 @@ class Bench:
         return w.take()
 
     def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
-        """Run the real executable's code on `data`, then end of file."""
+        """Run the real executable on `data`, then end of file."""
         done = subprocess.run(
-            [sys.executable, "-c", "import sys; from hook.cli.hook import main; sys.exit(main())", argument],
+            [HOOK, argument],
             check=False,
             input=data,
             capture_output=True,
             timeout=60,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environ},
+            env=self.environ() | environ,
         )
         assert self.held_slots() == []
         return Outcome(done.returncode, done.stderr.decode().splitlines())
+
+    def start(self, data: bytes) -> subprocess.Popen[bytes]:
+        """Start the executable and give it `data`; its standard input stays open."""
+        hook = subprocess.Popen([HOOK, "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ())
+        assert hook.stdin is not None
+        hook.stdin.write(data)
+        hook.stdin.flush()
+        return hook
+
+    def environ(self) -> dict[str, str]:
+        """Where the executable finds its broker, or that it needs none."""
+        mode = {} if self.broker else {"NIX_FERRY_STANDALONE": "1"}
+        state = {"NIX_STATE_DIR": str(self.hook_state), "PYTHONPATH": str(REPOSITORY)}
+        return {"PATH": os.environ["PATH"], **state, **mode}
 
     def build(self, *machines: str, drv_path: str = "", argument: str = "4", **settings: str) -> Outcome:
         """One whole conversation about one derivation, by default the store's."""

@@ -1,30 +1,48 @@
-"""Run one session in this very process, with nothing remembered from others.
-
-Opens what a session needs from the settings the parent sent: the local store, the machines, the slots.
-"""
+"""What one conversation works with: its caller, the settings Nix sent, and what they name, opened."""
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from hook.front import Front
+from hook.caller import Caller
 from hook.log import Log
-from hook.machines import format_machine, parse_machines
+from hook.machines import Machine, format_machine, parse_machines
 from hook.notices import Notices
 from hook.protocol.activity import Verbosity
+from hook.protocol.building import Limits
 from hook.release import release_of
 from hook.schedule import Host
-from hook.session import Services, Session
 from hook.settings import Settings
 from hook.slots import SlotTable
 from hook.store.local import LocalStore
 
 
-def run(front: Front, environ: Mapping[str, str]) -> int:
-    """Serve one conversation; returns the exit status of the hook."""
-    return Session(front, lambda settings: open_services(settings, environ, front.log)).run()
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Opened from the parent's settings; `close` when the conversation is over."""
+
+    caller: Caller
+    settings: Settings
+    stock_settings: Settings
+    """The same, as far as the stock hook can take them."""
+    host: Host
+    machines: tuple[Machine, ...]
+    limits: Limits
+    store: LocalStore
+    slots: SlotTable
+    private_dir: str
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The caller's environment."""
+        return self.caller.environ
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
 
 
-def open_services(settings: Settings, environ: Mapping[str, str], log: Log) -> Services:
+def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
     """Open everything the settings name; warns once per Nix command about lines of `builders` it cannot use."""
     host = Host(
         system=settings.text("system"),
@@ -33,7 +51,7 @@ def open_services(settings: Settings, environ: Mapping[str, str], log: Log) -> S
         max_jobs=settings.number("max-jobs", 1),
         release=release_of(settings),
     )
-    store = LocalStore.open(settings, environ)
+    store = LocalStore.open(settings, caller.environ)
     private_dir = os.path.join(store.state_dir, "nix-ferry")
     machines, warnings = parse_machines(
         settings.text("builders", "@/etc/nix/machines"),
@@ -44,19 +62,30 @@ def open_services(settings: Settings, environ: Mapping[str, str], log: Log) -> S
     # One bad line makes the stock hook refuse all of them, so it is given only the good ones.
     good_lines = "\n".join(format_machine(machine, host.release) for machine in machines)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
-    notices = Notices(private_dir, os.getppid())
+    notices = Notices(private_dir, caller.parent_pid)
     for warning in warnings + unknown:
         if notices.first_time(warning):
             log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {warning}")
     return Services(
+        caller=caller,
         settings=settings,
         stock_settings=settings.replace(builders=good_lines) if warnings else settings,
-        environ=environ,
         host=host,
         machines=tuple(machines),
+        limits=limits_of(settings),
         store=store,
         slots=SlotTable(store.state_dir),
         private_dir=private_dir,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the user allows a build.  The parent does not enforce it on a hook; the builder does."""
+    return Limits(
+        max_silent_time_s=settings.number("max-silent-time", 0),
+        timeout_s=settings.number("timeout", 0),
+        max_log_bytes=settings.number("max-build-log-size", 0),
+        keep_failed=settings.flag("keep-failed", False),
     )
 
 

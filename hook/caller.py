@@ -1,0 +1,82 @@
+"""The process that Nix started as its hook, as the code that serves it sees it.
+
+Its descriptors, environment and parent, and whether it is still there.  Nix kills a hook without a warning when its
+user gives up, so everything that waits on behalf of a caller waits through `pause` or watches `hangup_fd`.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hook.errors import Cancelled
+
+
+class State(Enum):
+    """What Nix is waiting for; the values are the bytes by which the broker tells the shim."""
+
+    QUESTION = b"q"
+    ANSWERED = b"a"
+    BUILDING = b"b"
+
+
+@dataclass(slots=True)
+class Caller:
+    """One hook process, started with `argument` as its last one.
+
+    `hangup_fd` becomes readable when the process is gone; None if that is this very process.  `tell` is called whenever
+    `state` changes.
+    """
+
+    input_fd: int
+    output_fd: int
+    build_log_fd: int
+    build_log_read_fd: int
+    argument: str
+    environ: Mapping[str, str]
+    parent_pid: int
+    hangup_fd: int | None = None
+    tell: Callable[[State], None] = lambda state: None
+    take_back: Callable[[bytes], None] | None = None
+    """Have the caller go on alone, as if Nix sent these bytes and then what is still unread; None for this process."""
+    state: State = field(default=State.ANSWERED, init=False)
+
+    @classmethod
+    def of_this_process(cls, argument: str) -> "Caller":
+        """This process, started by Nix."""
+        return cls(0, 2, 4, 5, argument, os.environ, os.getppid())
+
+    @property
+    def verbosity(self) -> int | None:
+        """The user's verbosity, which Nix passes as last argument; None if that is no number."""
+        return int(self.argument) if self.argument.isdecimal() and self.argument.isascii() else None
+
+    def enter(self, state: State) -> None:
+        """Note what Nix is waiting for now."""
+        self.state = state
+        self.tell(state)
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for a while; Cancelled if the caller goes away meanwhile."""
+        if self.hangup_fd is None:
+            time.sleep(seconds)
+        elif select.select([self.hangup_fd], [], [], seconds)[0]:
+            raise Cancelled("Nix has given up this build")
+
+    def wait_for_input(self) -> None:
+        """Wait until Nix has sent something or closed its end; Cancelled if the caller goes away first."""
+        if self.hangup_fd is None:
+            return
+        poll = select.poll()
+        poll.register(self.input_fd, select.POLLIN)
+        poll.register(self.hangup_fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        if self.input_fd not in ready:
+            raise Cancelled("Nix has given up this build")
+
+    def close(self) -> None:
+        """Close the descriptors of another process that were passed to this one."""
+        for fd in (self.input_fd, self.output_fd, self.build_log_fd, self.build_log_read_fd):
+            os.close(fd)

@@ -1,0 +1,85 @@
+"""What is remembered of each machine between builds: when it last worked, and when it may be tried again.
+
+A machine that fails is left alone for a growing, jittered pause; after it, one session at a time may try again, and the
+others go on without the machine until that try has ended.  Pure but for the clock it is given; tested in
+test_health.py.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 300.0
+FRESH_S = 60.0
+"""How long a machine that worked is taken to be working."""
+
+
+@dataclass(slots=True)
+class _Record:
+    worked_at: float | None = None
+    reason: str = ""
+    failures: int = 0
+    retry_at: float = 0.0
+    probing: bool = False
+
+
+class Health:
+    """Records by machine; thread-safe."""
+
+    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
+        self._clock = clock
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._records: dict[Hashable, _Record] = {}
+
+    def obstacle(self, machine: Hashable) -> str | None:
+        """Why `machine` must not be tried now, or None."""
+        with self._lock:
+            record = self._records.get(machine)
+            if record is None or not record.failures:
+                return None
+            wait = record.retry_at - self._clock()
+            if wait > 0:
+                return f"{record.reason} (next try in {wait:.0f} s)"
+            return f"{record.reason} (being tried again)" if record.probing else None
+
+    def is_fresh(self, machine: Hashable) -> bool:
+        """Whether `machine` worked so recently that it is taken to work now."""
+        with self._lock:
+            record = self._records.get(machine)
+            return (
+                record is not None
+                and not record.failures
+                and record.worked_at is not None
+                and self._clock() - record.worked_at < FRESH_S
+            )
+
+    def trying(self, machine: Hashable) -> None:
+        """A session is about to connect; if the machine had failed, it alone may."""
+        with self._lock:
+            record = self._records.setdefault(machine, _Record())
+            record.probing = bool(record.failures)
+
+    def worked(self, machine: Hashable) -> None:
+        """The machine answered."""
+        with self._lock:
+            self._records[machine] = _Record(worked_at=self._clock())
+
+    def doubt(self, machine: Hashable) -> None:
+        """A connection broke: the machine may still work, but not without being asked."""
+        with self._lock:
+            record = self._records.get(machine)
+            if record is not None:
+                record.worked_at = None
+
+    def failed(self, machine: Hashable, reason: str) -> None:
+        """The machine did not answer, or went away: leave it alone for longer each time."""
+        with self._lock:
+            record = self._records.setdefault(machine, _Record())
+            record.failures += 1
+            record.reason = reason
+            record.probing = False
+            pause_s = min(FIRST_PAUSE_S * 2 ** (record.failures - 1), LONGEST_PAUSE_S)
+            record.retry_at = self._clock() + pause_s * (0.75 + self._jitter() / 2)

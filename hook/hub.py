@@ -1,0 +1,57 @@
+"""Serve callers one after another or many at once, with what one build can leave to the next.
+
+The broker has one hub for its life, a standalone hook one for its only conversation.  Whatever goes wrong in a session
+ends here, in a line for the user and an answer for Nix.
+"""
+
+import os
+import time
+
+from hook.caller import Caller, State
+from hook.dispatch import Hub, SlotQueue
+from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
+from hook.front import Front
+from hook.health import Health
+from hook.pool import Pool
+from hook.protocol.activity import Verbosity
+from hook.session import Session
+from hook.uploads import Uploads
+
+
+def new_hub(*, lasting: bool) -> Hub:
+    """An empty hub."""
+    return Hub(Pool(), Health(time.monotonic), SlotQueue(), Uploads(shared=lasting), lasting)
+
+
+def serve(caller: Caller, hub: Hub) -> int:
+    """Serve one conversation; returns the exit status of the hook."""
+    if caller.verbosity is None:
+        complaint = f"nix-ferry-hook is started by Nix with a verbosity as last argument, got '{caller.argument}'"
+        Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
+    try:
+        return Session(caller, hub).run()
+    except Cancelled:
+        return EXIT_FAILED
+    except RequestError as error:
+        return _give_up(caller, f"cannot understand Nix: {error}")
+    except FerryError as error:
+        return _give_up(caller, str(error))
+    except Exception as error:  # noqa: BLE001 - the outermost layer: a stack trace helps no user of Nix
+        return _give_up(caller, f"internal error in nix-ferry: {_where(error)}")
+
+
+def _give_up(caller: Caller, text: str) -> int:
+    front = Front(caller)
+    front.log.error(text)
+    if caller.state is State.QUESTION:
+        front.decline_permanently()
+    return EXIT_FAILED
+
+
+def _where(error: Exception) -> str:
+    """Type, text and place of an unexpected exception, on one line."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})" if trace else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
