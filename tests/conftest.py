@@ -16,9 +16,9 @@ HOSTS = ("client", "builder")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--hook",
-        choices=("ferry", "stock"),
+        choices=("ferry", "standalone", "stock"),
         default="ferry",
-        help="the build hook of the lab's clients; with `stock` a test of the lab itself is tested",
+        help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself",
     )
 
 
@@ -35,43 +35,43 @@ def _chooses(item: pytest.Item, name: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
     def ferry() -> Path:
         return install.build(tmp_path_factory.mktemp("nix-ferry"))
 
-    with Lab(ferry) as hosts:
+    with Lab(ferry, standalone=request.config.getoption("--hook") == "standalone") as hosts:
         yield hosts
 
 
 @pytest.fixture(scope="session")
 def hook(request: pytest.FixtureRequest) -> str | None:
     """The build hook under test, for Host.configure."""
-    return install.HOOK if request.config.getoption("--hook") == "ferry" else None
+    return None if request.config.getoption("--hook") == "stock" else install.HOOK
 
 
 @pytest.fixture
 def client(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host with nix-ferry and an empty store; after the test none of its processes may be left."""
-    yield from _fresh(lab.client(request.param))
+    yield from _fresh(lab, lab.client(request.param))
 
 
 @pytest.fixture
 def builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host to build on with an empty store; after the test none of its processes may be left."""
-    yield from _fresh(lab.builder(request.param))
+    yield from _fresh(lab, lab.builder(request.param))
 
 
 @pytest.fixture
 def twin(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A builder with the release of Nix that `client` has."""
-    yield from _fresh(lab.builder(_suite(request)))
+    yield from _fresh(lab, lab.builder(_suite(request)))
 
 
 @pytest.fixture
 def other_builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A builder with another release of Nix than `client` has."""
     index = roots.SUITES.index(_suite(request))
-    yield from _fresh(lab.builder(roots.SUITES[index - 1]))
+    yield from _fresh(lab, lab.builder(roots.SUITES[index - 1]))
 
 
 def _suite(request: pytest.FixtureRequest) -> str:
@@ -80,8 +80,9 @@ def _suite(request: pytest.FixtureRequest) -> str:
     return suite
 
 
-def _fresh(host: Host) -> Iterator[Host]:
+def _fresh(lab: Lab, host: Host) -> Iterator[Host]:
     host.reset()
     yield host
     host.stop_daemon()
+    lab.stop_brokers()
     host.wait_idle()

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab.host import Host
+from tests.lab.lab import Lab
 
 
 @pytest.fixture
-def fresh() -> Iterator[Callable[[Host], Host]]:
+def fresh(lab: Lab) -> Iterator[Callable[[Host], Host]]:
     """A function that empties a host of the lab; after the test none of its processes may be left."""
     taken: list[Host] = []
 
@@ -20,4 +21,5 @@ def fresh() -> Iterator[Callable[[Host], Host]]:
     yield take
     for host in taken:
         host.stop_daemon()
+        lab.stop_brokers()
         host.wait_idle()

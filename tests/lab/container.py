@@ -6,6 +6,7 @@ it survives its first process (init.py).  It shares the network of the machine i
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -194,12 +195,19 @@ class Container:
                     found[int(directory.name)] = command.decode(errors="replace")
         return {pid: command for pid, command in found.items() if servers or pid not in known}
 
-    def wait_idle(self) -> None:
-        """Wait until nothing but its servers runs in it; TimeoutError tells what stayed."""
+    def wait_idle(self, but: str = "(?!)") -> None:
+        """Wait until nothing but its servers runs in it; TimeoutError tells what stayed.
+
+        Commands that match the regular expression `but` may stay.
+        """
+
+        def busy() -> list[str]:
+            return [command for command in self.processes().values() if not re.match(but, command)]
+
         try:
-            wait_until(lambda: not self.processes(), "", timeout_s=5)
+            wait_until(lambda: not busy(), "", timeout_s=5)
         except TimeoutError:
-            still = "\n".join(self.processes().values())
+            still = "\n".join(busy())
             raise TimeoutError(f"still running on {self.name} after 5 s:\n{still}") from None
 
     def end(self, child: subprocess.Popen[str]) -> None:

@@ -38,6 +38,7 @@ class Host(Container):
         super().__init__(name, lower)
         self.settings = {**BASE_SETTINGS, **(settings or {})}
         self.hook: str | None = None
+        self.standalone = False
         self.port = 0
         self._daemon: subprocess.Popen[str] | None = None
         self._sshd: subprocess.Popen[str] | None = None
@@ -61,7 +62,12 @@ class Host(Container):
         """Make Nix use the daemon if one runs, else the configured hook."""
         if self._daemon is not None:
             return {"NIX_REMOTE": "daemon"}
-        return {"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {}
+        mode = {"NIX_FERRY_STANDALONE": "1"} if self.standalone else {}
+        return mode | ({"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {})
+
+    def stop_broker(self) -> None:
+        """Kill the broker that nix-ferry's hooks started, if there is one; its connections end with it."""
+        self.run(["pkill", "-KILL", "-f", "nix-ferry-broker"], check=False)
 
     def servers(self) -> Sequence["subprocess.Popen[str]"]:
         """Return nix-daemon and sshd."""

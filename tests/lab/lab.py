@@ -20,8 +20,9 @@ class Lab:
     `ferry` builds nix-ferry and returns the tree to install; it is called for the first client.
     """
 
-    def __init__(self, ferry: Callable[[], Path]) -> None:
+    def __init__(self, ferry: Callable[[], Path], *, standalone: bool = False) -> None:
         self._ferry = ferry
+        self._standalone = standalone
         self._stack = contextlib.ExitStack()
         self._tree: Path | None = None
         self._builders: dict[str, Host] = {}
@@ -48,9 +49,15 @@ class Lab:
                 self._tree = self._ferry()
             host = self._start("client", suite)
             install.install(self._tree, host)
+            host.standalone = self._standalone
             shutil.copytree(Path(__file__).with_name("graphs"), host.path(GRAPHS), symlinks=True)
             self._clients[suite] = host
         return self._clients[suite]
+
+    def stop_brokers(self) -> None:
+        """End what clients keep running between builds, and with it their connections to builders."""
+        for client in self._clients.values():
+            client.stop_broker()
 
     def _start(self, role: str, suite: str) -> Host:
         root = roots.root(suite)

@@ -41,8 +41,18 @@ def kill(host: Host, pattern: str, number: signal.Signals = signal.SIGKILL) -> N
         os.kill(process, number)
 
 
+WARM = r".*nix-ferry-broker|ssh .* nix-daemon --stdio$|sshd(-session)?: |nix-daemon --stdio$"
+"""What a broker keeps running between builds, on both sides."""
+
+
 def is_clean(client: Host, *builders: Host) -> None:
-    """Nothing of a build is left: no process, no slot, no path that is registered and not whole."""
+    """Nothing of a build is left: no process, no slot, no path that is registered and not whole.
+
+    A broker may stay, with connections that are ready for the next build; nothing of these outlives it.
+    """
+    for host in (client, *builders):
+        host.wait_idle(but=WARM)
+    client.stop_broker()
     for host in (client, *builders):
         host.wait_idle()
         host.run(["nix-store", "--verify", "--check-contents"])

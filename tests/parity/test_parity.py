@@ -51,6 +51,7 @@ def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, s
     for output in outputs:
         messages += [f"exit {output.returncode}", *output.stdout.splitlines(), *comparable(output.stderr, unseen)]
     client.stop_daemon()
+    client.stop_broker()
     builder.stop_daemon()
     client.wait_idle()
     builder.wait_idle()
