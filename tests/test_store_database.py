@@ -228,7 +228,7 @@ def test_a_writer_waits_for_another(tmp_path: Path, wal: bool) -> None:
             database.register([info(1)], NOW)
 
     with ThreadPoolExecutor() as pool, Database.open(state, wal=wal) as other:
-        waiting = other._transact("BEGIN IMMEDIATE", lambda: _started_and_blocked(pool.submit(register)))
+        waiting = other.transact("BEGIN IMMEDIATE", lambda: _started_and_blocked(pool.submit(register)))
         waiting.result()
         assert other.valid_among([path(1)]) == {path(1)}
 
@@ -252,7 +252,7 @@ def test_waiting_for_a_writer_ends(empty: NixStore) -> None:
             with pytest.raises(StoreError, match=r"cannot use the database '.*': database is locked"):
                 database.register([info(1)], NOW)
 
-        writer._transact("BEGIN IMMEDIATE", work)
+        writer.transact("BEGIN IMMEDIATE", work)
         database.register([info(1)], NOW)
 
 
