@@ -19,8 +19,9 @@ from hook.stream import Stream
 HANDSHAKE_SILENCE_S = 30.0
 """How long a machine may keep silent between the start of ssh and the end of the handshake."""
 
-KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=4")
-"""A link that is dead for a minute ends the session, also while a silent build runs."""
+KEEP_ALIVE = ("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=4")
+"""A machine that does not answer costs five seconds; a link that is dead for a minute ends the session, also while a
+silent build runs."""
 
 NO_QUESTIONS = ("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no")
 """Nobody is there to answer, and what a local command prints would be taken for the protocol."""
@@ -34,6 +35,9 @@ ONLY_THE_PINNED_KEY = ("-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no")
 
 QUOTED_BEFORE: Release = (2, 20)
 """Older releases quote `remote-store` for the remote shell; since then that is up to whoever writes the address."""
+
+PIPE_BYTES = 1 << 20
+"""With the usual 64 KiB, ssh and we would take turns instead of working at the same time."""
 
 SETTLE_S = 1.0
 """How long a child whose output has ended may take to say why, and to exit."""
@@ -75,6 +79,7 @@ class Connection:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
+                pipesize=PIPE_BYTES,
             )
         except OSError as error:
             raise MachineError(f"cannot run '{command.argv[0]}': {error.strerror}") from None
