@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hook.errors import StoreError
+from hook.store import temproots
 from hook.store.temproots import TempRoots
 from tests.nixstore import NixStore
 
@@ -42,6 +43,21 @@ def test_a_rooted_path_survives_until_the_root_ends(store: NixStore) -> None:
     roots.close()
     store.run("nix-store", "--gc")
     assert store.objects() == []
+    assert list((store.state_dir / "temproots").iterdir()) == []
+
+
+def test_several_owners_in_one_process_do_not_end_each_others_roots(store: NixStore) -> None:
+    """A broker serves many builds at once, each with roots of its own."""
+    leaf, fixed = _path(store, "leaf"), _path(store, "fixed")
+    first, second = TempRoots(str(store.state_dir)), TempRoots(str(store.state_dir))
+    first.add([leaf])
+    second.add([fixed])
+    store.run("nix-store", "--gc")
+    assert set(store.objects()) == {leaf, fixed}
+    second.close()
+    store.run("nix-store", "--gc")
+    assert store.objects() == [leaf]
+    first.close()
     assert list((store.state_dir / "temproots").iterdir()) == []
 
 
@@ -119,7 +135,8 @@ def test_a_collector_that_ends_meanwhile_is_waited_for(tmp_path: Path, collector
             adding.result(0.3)
         fcntl.flock(collector, fcntl.LOCK_UN)
         adding.result()
-    assert (tmp_path / "temproots" / str(os.getpid())).read_bytes() == b"/nix/store/a\0"
+    (file,) = (tmp_path / "temproots").iterdir()
+    assert file.read_bytes() == b"/nix/store/a\0"
     roots.close()
 
 
@@ -158,15 +175,16 @@ def test_a_collector_that_never_answers_is_an_error(tmp_path: Path, collector: i
     roots.close()
 
 
-def test_a_stale_file_of_this_process_id_is_replaced(tmp_path: Path) -> None:
+def test_a_stale_file_of_this_process_id_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process ids come round again; the roots of the last owner are nobody's."""
     directory = tmp_path / "temproots"
     directory.mkdir()
-    (directory / str(os.getpid())).write_bytes(b"/nix/store/stale\0")
+    monkeypatch.setattr(temproots, "_serials", iter([7]))
+    file = directory / f"{os.getpid()}.7"
+    file.write_bytes(b"/nix/store/stale\0")
     roots = TempRoots(str(tmp_path))
     roots.add(["/nix/store/a"])
     roots.add(["/nix/store/a", "/nix/store/b"])
-    file = directory / str(os.getpid())
     assert file.read_bytes() == b"/nix/store/a\0/nix/store/b\0"
     assert file.stat().st_mode & 0o777 == 0o600
     with open(file, "rb") as other, pytest.raises(BlockingIOError):

@@ -1,10 +1,11 @@
 """Temporary roots: keep the garbage collector away from paths that this process is about to make valid.
 
-A root is a name in a file that this process keeps locked.  A running collector has already read those files, so it is
+A root is a name in a file that its owner keeps locked.  A running collector has already read those files, so it is
 told through its socket as well.  Every wait is bounded.  Tested against Nix's own collector in test_store_temproots.py.
 """
 
 import fcntl
+import itertools
 import os
 import socket
 import time
@@ -19,13 +20,18 @@ COLLECTOR_S = 600.0
 RETRY_S = 0.1
 LOCK_ATTEMPTS = 100
 
+# Collectors up to Nix 2.34 take the number that the name begins with for the owner's process id; what follows it they
+# ignore.
+_serials = itertools.count()
+
 
 class TempRoots:
-    """The temporary roots of this process; they end with it or with `close`."""
+    """Temporary roots that end with `close` or with this process, which may have others as well."""
 
     def __init__(self, state_dir: str, *, collector_s: float = COLLECTOR_S) -> None:
         self._state_dir = state_dir
         self._collector_s = collector_s
+        self._file = os.path.join(state_dir, "temproots", f"{os.getpid()}.{next(_serials)}")
         self._fd = -1
         self._paths: set[str] = set()
 
@@ -36,15 +42,18 @@ class TempRoots:
             return
         try:
             if self._fd < 0:
-                self._fd = _create_roots_file(self._state_dir)
+                self._fd = _create_roots_file(self._file)
             self._publish(fresh)
         except OSError as error:
             raise StoreError(f"cannot protect '{fresh[0]}' from the garbage collector: {error}") from error
         self._paths.update(fresh)
 
     def close(self) -> None:
-        """End the roots; the collector removes the file."""
+        """End the roots."""
         if self._fd >= 0:
+            # What stays the next collector removes.
+            with suppress(OSError):
+                os.unlink(self._file)
             os.close(self._fd)
             self._fd = -1
         self._paths.clear()
@@ -79,10 +88,8 @@ class TempRoots:
         return True
 
 
-def _create_roots_file(state_dir: str) -> int:
-    directory = os.path.join(state_dir, "temproots")
-    path = os.path.join(directory, str(os.getpid()))
-    os.makedirs(directory, exist_ok=True)
+def _create_roots_file(path: str) -> int:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     for _ in range(LOCK_ATTEMPTS):
         # Whoever had this process id before is gone.
         with suppress(FileNotFoundError):
