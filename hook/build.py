@@ -27,7 +27,7 @@ class Builder:
         self._derivation = derivation
         self._services = services
         self._inputs = Inputs(services, uploads, log)
-        self._outputs = outputs_of(drv_path, derivation, services.settings, services.store, log)
+        self._outputs = outputs_of(drv_path, derivation, services, log)
         self._verbosity = log.verbosity
 
     def check_machine(self, remote: Remote) -> None:

@@ -14,10 +14,9 @@ from hook.log import Log, step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult
 from hook.remote import Remote
-from hook.settings import Settings
+from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind, resolved_hash
 from hook.store.info import PathInfo, check_signatures
-from hook.store.local import LocalStore
 from hook.store.path import name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
@@ -27,9 +26,10 @@ from hook.transfer import TRANSFER_SILENCE_S, Copier
 class Outputs:
     """Outputs whose paths the derivation knows."""
 
-    def __init__(self, derivation: Derivation, store: LocalStore, log: Log) -> None:
+    def __init__(self, derivation: Derivation, services: Services, log: Log) -> None:
         self._paths = {output.path for _, output in derivation.outputs}
-        self._store = store
+        self._store = services.store
+        self._pause = services.caller.pause
         self._log = log
 
     def check_machine(self, remote: Remote) -> None:
@@ -63,11 +63,11 @@ class FloatingOutputs(Outputs):
     StockOnly if the local store does not keep realisations in a way that is known here.
     """
 
-    def __init__(self, drv_path: str, derivation: Derivation, store: LocalStore, log: Log) -> None:
-        super().__init__(derivation, store, log)
+    def __init__(self, drv_path: str, derivation: Derivation, services: Services, log: Log) -> None:
+        super().__init__(derivation, services, log)
         self._drv_name = name_of(drv_path).removesuffix(".drv")
         self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
-        self._realisations = Realisations(store.database, drv_path, self._drv_hash)
+        self._realisations = Realisations(services.store.database, drv_path, self._drv_hash)
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if the machine's protocol is too old to say what was built."""
@@ -81,7 +81,7 @@ class FloatingOutputs(Outputs):
             return
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
-        with self._store.locked(paths, self._announce_wait):
+        with self._store.locked(paths, self._announce_wait, self._pause):
             self._copy(remote, paths - self._store.database.valid_among(paths))
             self._realisations.register(built)
 
@@ -110,13 +110,13 @@ class FloatingOutputs(Outputs):
         self._log.message(Verbosity.NOTICE, f"waiting for lock on '{real_path}'")
 
 
-def outputs_of(drv_path: str, derivation: Derivation, settings: Settings, store: LocalStore, log: Log) -> Outputs:
+def outputs_of(drv_path: str, derivation: Derivation, services: Services, log: Log) -> Outputs:
     """How the outputs of a derivation become valid; StockOnly if they are of a kind that is not handled here."""
     match derivation.kind:
         case OutputKind.INPUT_ADDRESSED | OutputKind.FIXED:
-            return Outputs(derivation, store, log)
+            return Outputs(derivation, services, log)
         # Nix asks for such builds only with the feature on, and after replacing input derivations by their outputs.
-        case OutputKind.FLOATING if "ca-derivations" in settings.words("experimental-features"):
+        case OutputKind.FLOATING if "ca-derivations" in services.settings.words("experimental-features"):
             if not derivation.input_drvs:
-                return FloatingOutputs(drv_path, derivation, store, log)
+                return FloatingOutputs(drv_path, derivation, services, log)
     raise StockOnly(f"its outputs are {derivation.kind.value}")

@@ -4,6 +4,7 @@ Whole sessions against scripted machines, as in test_session.py; Nix itself foll
 """
 
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ BY_PATH = "select drvPath, outputName, outputPath, signatures from BuildTraceV3 
 class Floating(Bench):
     """A bench whose derivation has two floating outputs, the second of which refers to the first."""
 
-    def __init__(self, root: Path, *tables: str) -> None:
-        super().__init__(root, broker=False)
+    def __init__(self, root: Path, *tables: str, broker: bool = False) -> None:
+        super().__init__(root, broker=broker)
         self.drv_path, self.derivation = self.store.add_floating(*tables or ["Realisations"])
         self.key = f"sha256:{resolved_hash(self.derivation).hex()}"
 
@@ -42,9 +43,10 @@ class Floating(Bench):
         return self.built() == {} and not any("floating" in path for path in self.store.valid() - {self.drv_path})
 
 
-@pytest.fixture
-def floating(tmp_path: Path) -> Floating:
-    return Floating(tmp_path)
+@pytest.fixture(params=[False, True], ids=["standalone", "broker"])
+def floating(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Floating]:
+    with Floating(tmp_path, broker=request.param) as bench:
+        yield bench
 
 
 def test_floating_outputs_are_imported_and_their_realisations_registered(floating: Floating) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.errors import StoreError
+from hook.errors import Cancelled, StoreError
 from hook.store.pathlocks import locked
 from tests.lab.host import wait_until
 from tests.nixstore import NixStore
@@ -76,6 +76,21 @@ def test_a_wait_has_an_end_and_leaves_the_other_locks_free(tmp_path: Path) -> No
         ):
             raise AssertionError("locked by two")
     assert not os.path.exists(f"{paths[0]}.lock")
+    with locked(paths, never):
+        pass
+
+
+def test_a_wait_that_is_broken_off_leaves_the_other_locks_free(tmp_path: Path) -> None:
+    """As when Nix gives a build up; nobody else must wait for what nobody wants any more."""
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+
+    def give_up(_: float) -> None:
+        raise Cancelled("Nix has given up this build")
+
+    with open(f"{paths[1]}.lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Cancelled), locked(paths, lambda _: None, pause=give_up):
+            pass
     with locked(paths, never):
         pass
 

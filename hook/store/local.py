@@ -112,17 +112,19 @@ class LocalStore:
         return {"fsync": self._fsync_paths, "kept_xattrs": self._kept_xattrs}
 
     @contextmanager
-    def locked(self, paths: Collection[str], on_wait: Callable[[str], object]) -> Iterator[None]:
+    def locked(
+        self, paths: Collection[str], on_wait: Callable[[str], object], pause: Callable[[float], object]
+    ) -> Iterator[None]:
         """Keep other processes from importing those of `paths` that are not valid and not locked by the parent.
 
-        `on_wait` is told about each that has to be waited for.
+        `on_wait` is told about each that has to be waited for; `pause` waits for as many seconds.
         """
         from hook.store import pathlocks
 
         # Rooted first, as in `prepare`; the roots keep the locks, too.
         self.temp_roots.add(paths)
         invalid = set(paths) - self.database.valid_among(paths)
-        with pathlocks.locked(map(self.real_path, invalid), on_wait):
+        with pathlocks.locked(map(self.real_path, invalid), on_wait, pause=pause):
             yield
 
     def prepare(self, path: str) -> str | None:
