@@ -11,10 +11,10 @@ from enum import IntEnum
 from hook.errors import ProtocolError
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, describe_noise
-from hook.protocol.upload import Upload
+from hook.protocol.upload import Upload, write_path_info
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
-from hook.store.info import PathInfo, format_hash_hex, parse_hash
+from hook.store.info import PathInfo, parse_hash
 
 CLIENT_MAGIC = 0x390C9DEB
 SERVER_MAGIC = 0x5452EECB
@@ -136,14 +136,7 @@ class ServeClient:
     def _add_to_store_nar(self, info: PathInfo) -> bytes:
         w = self._request(Command.ADD_TO_STORE_NAR)
         w.string(info.path)
-        w.string(info.deriver or "")
-        w.string(format_hash_hex(info.nar_hash))
-        w.strings(info.references)
-        w.u64(info.registration_time)
-        w.u64(info.nar_size)
-        w.flag(info.ultimate)
-        w.strings(info.signatures)
-        w.string(info.ca)
+        write_path_info(w, info)
         return w.take()
 
     def poll_upload(self) -> None:

@@ -5,7 +5,8 @@ Both protocols make such plans, so that one piece of code can carry them out.
 
 from dataclasses import dataclass
 
-from hook.store.info import PathInfo
+from hook.protocol.wire import Writer
+from hook.store.info import PathInfo, format_hash_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +19,15 @@ class Upload:
     request: bytes
     framed: bool
     parts: tuple[tuple[bytes, PathInfo], ...]
+
+
+def write_path_info(w: Writer, info: PathInfo) -> None:
+    """What both protocols say of a path before its NAR comes, in the form used since protocol 1.16."""
+    w.string(info.deriver or "")
+    w.string(format_hash_hex(info.nar_hash))
+    w.strings(info.references)
+    w.u64(info.registration_time)
+    w.u64(info.nar_size)
+    w.flag(info.ultimate)
+    w.strings(info.signatures)
+    w.string(info.ca)

@@ -13,10 +13,10 @@ from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
-from hook.protocol.upload import Upload
+from hook.protocol.upload import Upload, write_path_info
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
-from hook.store.info import PathInfo, format_hash_hex, parse_hash
+from hook.store.info import PathInfo, parse_hash
 
 MAX_FIELDS = 4096
 MAX_TRACES = 10_000
@@ -201,7 +201,7 @@ class WorkerClient:
     def _add_to_store_nar(self, info: PathInfo) -> bytes:
         w = self._request(Op.ADD_TO_STORE_NAR)
         w.string(info.path)
-        _write_path_info(w, info)
+        write_path_info(w, info)
         w.flag(False)  # repair
         w.flag(True)  # dontCheckSigs
         return w.take()
@@ -286,22 +286,11 @@ def _read_fields(r: Reader) -> tuple[Field, ...]:
 # Values shared by several operations
 
 
-def _write_path_info(w: Writer, info: PathInfo) -> None:
-    w.string(info.deriver or "")
-    w.string(format_hash_hex(info.nar_hash))
-    w.strings(info.references)
-    w.u64(info.registration_time)
-    w.u64(info.nar_size)
-    w.flag(info.ultimate)
-    w.strings(info.signatures)
-    w.string(info.ca)
-
-
 def _path_header(info: PathInfo) -> bytes:
     """What precedes the NAR of `info.path` in the stream of AddMultipleToStore."""
     w = Writer()
     w.string(info.path)
-    _write_path_info(w, info)
+    write_path_info(w, info)
     return w.take()
 
 
