@@ -204,6 +204,9 @@ class Dispatcher:
             self._out[machine] = error.one_line
             self._hub.health.failed(self._key(machine), error.one_line)
             raise
+        except BaseException:
+            self._hub.health.abandoned(self._key(machine))
+            raise
         self._hub.health.worked(self._key(machine))
         return remote, value
 

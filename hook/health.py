@@ -1,8 +1,7 @@
 """What is remembered of each machine between builds: when it last worked, and when it may be tried again.
 
 A machine that fails is left alone for a growing, jittered pause; after it, one session at a time may try again, and the
-others go on without the machine until that try has ended.  Pure but for the clock it is given; tested in
-test_health.py.
+others go on without the machine until that try has ended.  Told the time by its caller; tested in test_health.py.
 """
 
 import random
@@ -66,6 +65,13 @@ class Health:
         """The machine answered."""
         with self._lock:
             self._records[machine] = _Record(worked_at=self._clock())
+
+    def abandoned(self, machine: Hashable) -> None:
+        """A try ended without telling anything: its session was given up."""
+        with self._lock:
+            record = self._records.get(machine)
+            if record is not None:
+                record.probing = False
 
     def doubt(self, machine: Hashable) -> None:
         """A connection broke: the machine may still work, but not without being asked."""

@@ -54,10 +54,11 @@ class Inputs:
         copying: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         try:
+            ended = self._uploads.ended(remote.name)
             missing: AbstractSet[str] = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
             with ExitStack() as held:
                 if missing:
-                    missing = held.enter_context(self._alone(remote, missing, waiting))
+                    missing = held.enter_context(self._alone(remote, missing, ended, waiting))
                 # Also with nothing to copy: stock says so, too.
                 with copying():
                     infos = references_first(self._local_infos(missing))
@@ -69,7 +70,11 @@ class Inputs:
 
     @contextmanager
     def _alone(
-        self, remote: Remote, missing: AbstractSet[str], waiting: Callable[[], AbstractContextManager[object]]
+        self,
+        remote: Remote,
+        missing: AbstractSet[str],
+        ended: int,
+        waiting: Callable[[], AbstractContextManager[object]],
     ) -> Iterator[AbstractSet[str]]:
         """While nobody else here sends any of these paths to the machine; yields those that are missing there then."""
 
@@ -78,7 +83,7 @@ class Inputs:
 
         pause = self._services.caller.pause
         if self._uploads.shared and not remote.client.breaks_batches:
-            with self._uploads.claimed(remote.name, missing, still_missing, waiting(), pause) as claimed:
+            with self._uploads.claimed(remote.name, missing, ended, still_missing, waiting(), pause) as claimed:
                 yield claimed
         else:
             with self._services.slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting(), pause):

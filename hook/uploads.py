@@ -1,8 +1,8 @@
 """Paths on their way to a machine, so that no two builds of one broker send the same one.
 
-A build waits until none of the paths it needs there is in flight, asks again which of them are missing, and claims all
-of those at once.  It holds no claim while it waits, so builds cannot wait for each other in a circle; builds that need
-different paths never wait.
+A build that found paths missing claims all of them at once, unless one of them is in flight, in which case it waits, or
+somebody's upload has ended since it asked, in which case it asks again.  It holds no claim while it waits, so builds
+cannot wait for each other in a circle; builds that need different paths never wait.  Tested in test_uploads.py.
 """
 
 import threading
@@ -12,6 +12,17 @@ from contextlib import AbstractContextManager, contextmanager
 
 PAUSE_S = 0.02
 
+Ask = Callable[[AbstractSet[str]], AbstractSet[str]]
+"""Which of the paths given to it are missing on the machine now."""
+
+
+class _Machine:
+    """Paths in flight to one machine, and how many uploads to it have ended."""
+
+    def __init__(self) -> None:
+        self.in_flight: set[str] = set()
+        self.ended = 0
+
 
 class Uploads:
     """Claims by machine; thread-safe.  `shared` if builds of other conversations claim here, too."""
@@ -19,43 +30,46 @@ class Uploads:
     def __init__(self, *, shared: bool) -> None:
         self.shared = shared
         self._lock = threading.Lock()
-        self._in_flight: dict[str, set[str]] = {}
+        self._machines: dict[str, _Machine] = {}
+
+    def ended(self, machine: str) -> int:
+        """How many uploads to `machine` have ended: to be read before asking what is missing there."""
+        with self._lock:
+            return self._machines.setdefault(machine, _Machine()).ended
 
     @contextmanager
     def claimed(
         self,
         machine: str,
         missing: AbstractSet[str],
-        ask: Callable[[AbstractSet[str]], AbstractSet[str]],
+        ended: int,
+        ask: Ask,
         waiting: AbstractContextManager[object],
         pause: Callable[[float], object],
     ) -> Iterator[AbstractSet[str]]:
         """Claim those of `missing` that are still missing when nobody else is sending any of them; yields them.
 
-        `ask` returns which of the paths given to it are missing there now; `pause` waits for as many seconds; `waiting`
-        is entered meanwhile.
+        `ended` is what the method of that name said before `missing` was found.  `pause` waits for as many seconds;
+        `waiting` is entered meanwhile.
         """
+        state = self._machines[machine]
         with waiting:
-            while not self._claim(machine, missing):
-                pause(PAUSE_S)
-                if not self._busy(machine, missing):
+            while not self._claim(state, missing, ended):
+                if state.in_flight & missing:
+                    pause(PAUSE_S)
+                else:
+                    ended = self.ended(machine)
                     missing = ask(missing)
         try:
             yield missing
         finally:
             with self._lock:
-                self._in_flight[machine] -= missing
-                if not self._in_flight[machine]:
-                    del self._in_flight[machine]
+                state.in_flight -= missing
+                state.ended += 1
 
-    def _claim(self, machine: str, paths: AbstractSet[str]) -> bool:
+    def _claim(self, state: _Machine, paths: AbstractSet[str], ended: int) -> bool:
         with self._lock:
-            in_flight = self._in_flight.setdefault(machine, set())
-            if in_flight & paths:
+            if state.ended != ended or state.in_flight & paths:
                 return False
-            in_flight |= paths
+            state.in_flight |= paths
             return True
-
-    def _busy(self, machine: str, paths: AbstractSet[str]) -> bool:
-        with self._lock:
-            return bool(self._in_flight.get(machine, set()) & paths)

@@ -1,0 +1,93 @@
+"""What is remembered of machines: one dead machine costs one time-out, and a repaired one is soon used again."""
+
+import pytest
+
+from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, Health
+
+
+class Clock:
+    """A time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(clock, jitter=lambda: 0.5)
+
+
+def test_nothing_is_held_against_an_unknown_machine_and_nothing_taken_for_granted(health: Health) -> None:
+    """With nothing learnt the decision is stock's: connect, then accept."""
+    assert health.obstacle("m") is None
+    assert not health.is_fresh("m")
+
+
+def test_a_machine_that_worked_is_taken_to_work_for_a_while(health: Health, clock: Clock) -> None:
+    """Only so long: a reply without asking is a promise."""
+    health.worked("m")
+    assert health.is_fresh("m")
+    clock.now += FRESH_S
+    assert not health.is_fresh("m")
+    assert health.obstacle("m") is None
+
+
+def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, clock: Clock) -> None:
+    """A machine that is down for the night is asked twelve times an hour, not at every build."""
+    pauses = []
+    for _ in range(10):
+        health.failed("m", "refused")
+        start = clock.now
+        while health.obstacle("m"):
+            clock.now += 0.5
+        pauses.append(clock.now - start)
+    assert pauses[0] == FIRST_PAUSE_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE_S
+    health.worked("m")
+    health.failed("m", "refused")
+    assert health.obstacle("m") == f"refused (next try in {FIRST_PAUSE_S:.0f} s)"
+
+
+def test_after_the_pause_one_session_tries_and_the_others_go_on_without(health: Health, clock: Clock) -> None:
+    """A hundred waiting builds must not all wait for the same time-out."""
+    health.failed("m", "timed out")
+    clock.now += FIRST_PAUSE_S
+    assert health.obstacle("m") is None
+    health.trying("m")
+    assert health.obstacle("m") == "timed out (being tried again)"
+    health.worked("m")
+    assert health.obstacle("m") is None
+
+
+def test_a_try_that_nobody_finished_does_not_block_the_machine_for_ever(health: Health, clock: Clock) -> None:
+    """The user pressed Ctrl-C in the middle of it."""
+    health.failed("m", "timed out")
+    clock.now += FIRST_PAUSE_S
+    health.trying("m")
+    health.abandoned("m")
+    assert health.obstacle("m") is None
+
+
+def test_a_lost_connection_is_a_doubt_and_not_a_failure(health: Health) -> None:
+    """The next build asks before it promises, but it does ask."""
+    health.worked("m")
+    health.doubt("m")
+    assert not health.is_fresh("m")
+    assert health.obstacle("m") is None
+
+
+def test_machines_do_not_answer_for_each_other(health: Health) -> None:
+    """One dead machine is no reason to leave the others alone."""
+    health.failed("a", "refused")
+    health.worked("b")
+    assert health.obstacle("b") is None
+    assert not health.is_fresh("a")
