@@ -110,6 +110,11 @@ class Stream:
         """Whether nothing is unread or unsent and the peer is there: the next request can only meet its own answer."""
         return not self._pending and not self.has_input() and not self._eof
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._read_fd < 0
+
     def copy_stderr(self, fd: int | None) -> None:
         """From now on also pass on to `fd` whatever the child prints on standard error; None ends that."""
         self._collect_stderr()
