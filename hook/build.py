@@ -59,6 +59,8 @@ class Builder:
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}") from None
         client.settle_log()
+        # The log and messages take different ways: a failure must not be shown before its last words.
+        self._services.caller.settle_log()
         if not result.ok:
             raise BuildFailed(result.message)
         return result

@@ -13,6 +13,9 @@ from enum import Enum
 
 from hook.errors import Cancelled
 
+LOG_PATIENCE_S = 10.0
+"""How long Nix may take to read the end of a build log: a pipe full."""
+
 
 class State(Enum):
     """What Nix is waiting for; the values are the bytes by which the broker tells the shim."""
@@ -64,6 +67,21 @@ class Caller:
             time.sleep(seconds)
         elif select.select([self.hangup_fd], [], [], seconds)[0]:
             raise Cancelled("Nix has given up this build")
+
+    def settle_log(self) -> None:
+        """Wait until Nix has read what was written of the build's log: it drops what is left when the hook ends."""
+        import fcntl
+        import termios
+
+        deadline = time.monotonic() + LOG_PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                unread = fcntl.ioctl(self.build_log_fd, termios.FIONREAD, bytes(4))
+            except OSError:
+                return  # not a pipe, so nothing waits in it
+            if not any(unread):
+                return
+            self.pause(0.001)
 
     def wait_for_input(self) -> None:
         """Wait until Nix has sent something or closed its end; Cancelled if the caller goes away first."""

@@ -64,7 +64,10 @@ class Session:
             self._dispatcher = Dispatcher(self._hub, self._services, self._log)
             while True:
                 if accepted := self._answer(request):
-                    return self._carry_out(accepted)
+                    status = self._carry_out(accepted)
+                    # A machine's remarks while outputs are copied are part of the log, too.
+                    self._caller.settle_log()
+                    return status
                 if self._front.at_end():
                     return EXIT_OK
                 request = self._front.read_request()

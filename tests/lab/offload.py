@@ -41,10 +41,10 @@ def mark(client: Host) -> str:
     return MARKED_HOOK
 
 
-def nix_build(*attributes: str, seed: str, options: Sequence[str] = ()) -> list[str]:
-    """Return the command that builds attributes of graph.nix, elsewhere only, and prints their outputs."""
+def nix_build(*attributes: str, seed: str, graph: str = "graph", options: Sequence[str] = ()) -> list[str]:
+    """Return the command that builds attributes of `graph`.nix, elsewhere only, and prints their outputs."""
     chosen = [word for attribute in attributes for word in ("-A", attribute)]
-    return ["nix-build", f"{GRAPHS}/graph.nix", *chosen, "--argstr", "seed", seed, "-j0", "--no-out-link", *options]
+    return ["nix-build", f"{GRAPHS}/{graph}.nix", *chosen, "--argstr", "seed", seed, "-j0", "--no-out-link", *options]
 
 
 def instantiate(client: Host, attribute: str, seed: str) -> str:
