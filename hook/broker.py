@@ -1,7 +1,7 @@
 """The broker: one process of a user that serves all hooks, and remembers between builds what a hook would forget.
 
 Each hook is the shim (native/shim.c).  It connects to `broker.sock` in the private directory and sends, with its
-descriptors 0, 2, 4 and 5: 8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and
+descriptors 0, 2 and 4: 8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and
 environment, each ended by a NUL.  Back come single bytes: a State whenever what Nix waits for changes; `r` if this
 broker is of another version and leaving; at the end `x` and the exit status, or `s`, u32 length and that many bytes:
 the shim goes on alone, as if Nix had sent these bytes and then what is still to be read.  When the shim's end closes,
@@ -58,13 +58,13 @@ class Greeting:
         self.version, self.argument, self.parent_pid = words[0].decode(), os.fsdecode(words[1]), int(words[2])
         entries = (os.fsdecode(word).partition("=") for word in words[3:-1])
         self.environ = {name: value for name, found, value in entries if found}
-        if len(self.fds) != 4:
+        if len(self.fds) != 3:
             raise ValueError(f"{len(self.fds)} descriptors")
 
     def _receive(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            piece, ancillary, _, _ = self._connection.recvmsg(size - len(data), socket.CMSG_SPACE(4 * 4))
+            piece, ancillary, _, _ = self._connection.recvmsg(size - len(data), socket.CMSG_SPACE(3 * 4))
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     self.fds += array.array("i", content[: len(content) // 4 * 4])
@@ -179,12 +179,11 @@ class Broker:
             self._stop_listening()
             connection.sendall(RETIRED)
             return
-        input_fd, output_fd, build_log_fd, build_log_read_fd = greeting.fds
+        input_fd, output_fd, build_log_fd = greeting.fds
         caller = Caller(
             input_fd=input_fd,
             output_fd=output_fd,
             build_log_fd=build_log_fd,
-            build_log_read_fd=build_log_read_fd,
             argument=greeting.argument,
             environ=greeting.environ,
             parent_pid=greeting.parent_pid,

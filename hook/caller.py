@@ -36,7 +36,6 @@ class Caller:
     input_fd: int
     output_fd: int
     build_log_fd: int
-    build_log_read_fd: int
     argument: str
     environ: Mapping[str, str]
     parent_pid: int
@@ -49,7 +48,7 @@ class Caller:
     @classmethod
     def of_this_process(cls, argument: str) -> "Caller":
         """This process, started by Nix."""
-        return cls(0, 2, 4, 5, argument, os.environ, os.getppid())
+        return cls(0, 2, 4, argument, os.environ, os.getppid())
 
     @property
     def verbosity(self) -> int | None:
@@ -93,8 +92,3 @@ class Caller:
         ready = {fd for fd, _ in poll.poll()}
         if self.input_fd not in ready:
             raise Cancelled("Nix has given up this build")
-
-    def close(self) -> None:
-        """Close the descriptors of another process that were passed to this one."""
-        for fd in (self.input_fd, self.output_fd, self.build_log_fd, self.build_log_read_fd):
-            os.close(fd)

@@ -30,7 +30,8 @@ def serve(caller: Caller, hub: Hub) -> int:
         Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
     try:
         return Session(caller, hub).run()
-    except Cancelled:
+    # A pipe of Nix that is broken means the same: nobody is left to tell.
+    except (Cancelled, BrokenPipeError):
         return EXIT_FAILED
     except RequestError as error:
         return _give_up(caller, f"cannot understand Nix: {error}")

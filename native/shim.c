@@ -136,10 +136,9 @@ static void become_broker(const char *directory, int ready)
         _exit(child < 0);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
-    if (ready != 3) {
+    if (ready != 3)
         dup2(ready, 3);
-        close(ready);
-    }
+    fcntl(3, F_SETFD, 0);
     close_range(4, UINT_MAX, 0);
     execl(path, path, directory, "3", (char *)NULL);
     _exit(1);
@@ -185,7 +184,7 @@ static int reach_broker(const char *directory)
 }
 
 /* Header: magic, u32 length of the rest.  The rest: version, verbosity, parent's pid and the environment, each ended by
- * a NUL.  Descriptors 0, 2, 4 and 5 go with the first byte. */
+ * a NUL.  Descriptors 0, 2 and 4 go with the first byte. */
 static bool hand_over(int broker, const char *verbosity)
 {
     char parent[16];
@@ -214,9 +213,10 @@ static bool hand_over(int broker, const char *verbosity)
         at += strlen(*entry) + 1;
     }
 
-    /* A hook run by hand has no 4 and 5. */
+    /* A hook run by hand has no 4.  5 is the other end of 4 and stays here: with it the broker could write to a parent
+     * that is gone, and wait for ever for somebody to read. */
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    int fds[4] = {0, 2, fcntl(4, F_GETFD) < 0 ? null : 4, fcntl(5, F_GETFD) < 0 ? null : 5};
+    int fds[3] = {0, 2, fcntl(4, F_GETFD) < 0 ? null : 4};
     union {
         char space[CMSG_SPACE(sizeof fds)];
         struct cmsghdr align;

@@ -31,7 +31,7 @@ def front_on(data: bytes) -> Iterator[tuple[Front, int]]:
         assert writer.stdin is not None
         writer.stdin.write(data)
         writer.stdin.close()
-        yield Front(Caller(in_read, out_write, -1, -1, "3", {}, os.getpid())), out_read
+        yield Front(Caller(in_read, out_write, -1, "3", {}, os.getpid())), out_read
     finally:
         for fd in (in_read, out_read, out_write):
             os.close(fd)
