@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from tests.lab.host import Host
 
+HOOK_PROCESS = r"(\S+ )?\S*nix-ferry-(hook|standalone) \d$"
+"""The command of our hook as Nix started it, whether it has a broker or not."""
+
 
 @contextmanager
 def running(client: Host, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:

@@ -16,7 +16,7 @@ from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
-from tests.lab.midway import held_slots, is_clean, kill, running
+from tests.lab.midway import HOOK_PROCESS, held_slots, is_clean, kill, running
 from tests.lab.offload import nix_build
 
 pytestmark = pytest.mark.lab
@@ -215,7 +215,7 @@ def test_a_build_that_lost_its_machine_waits_for_a_busy_one(lab: Lab, fresh: Cal
 @pytest.mark.parametrize("daemon", [False, True], ids=["single-user", "daemon"])
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [("nix-build", signal.SIGINT), (".*nix-ferry-hook", signal.SIGKILL)],
+    [("nix-build", signal.SIGINT), (HOOK_PROCESS, signal.SIGKILL)],
     ids=["interrupt", "hook-killed"],
 )
 def test_a_build_that_nobody_waits_for_any_more_is_stopped_there(

@@ -8,6 +8,7 @@ sshd is the oldest, because from OpenSSH 9.8 on an address is locked out for a w
 import base64
 import os
 import pty
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import pexpect.fdpexpect
@@ -18,6 +19,7 @@ from tests.lab.gates import Gates, build_gated
 from tests.lab.host import HOST_KEY, Host, Output, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
+from tests.lab.midway import HOOK_PROCESS
 from tests.lab.offload import nix_build
 
 pytestmark = pytest.mark.lab
@@ -63,7 +65,8 @@ class Site:
         self.client.write_file("/root/.ssh/config", "\n".join(lines) + "\n", 0o600)
 
     def build(self, machine: str, check: bool = True, **env: str) -> Output:
-        """Build something on `machine`, a line of `builders`."""
+        """Build something on `machine`, a line of `builders`; a broker that remembers earlier failures is gone."""
+        self.client.stop_broker()
         self.client.configure(hook=HOOK, builders=machine)
         return self.client.run(nix_build("from-source", seed="ssh"), env=env, check=check, timeout=60)
 
@@ -95,8 +98,8 @@ def toor(site: Site) -> str:
     return "toor"
 
 
-def hooks(client: Host) -> list[int]:
-    return [process for process, command in client.processes().items() if "nix-ferry-hook" in command]
+def hooks(client: Host) -> list[str]:
+    return [command for command in client.processes().values() if re.match(HOOK_PROCESS, command)]
 
 
 def works(result: Output) -> bool:
