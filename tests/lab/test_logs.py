@@ -1,7 +1,7 @@
 """Logs of builds arrive to the last byte, by both protocols.
 
-Stock's do not always: over ssh it ends while Nix is still reading the log, and with Nix 2.8 and 2.26 a line of 200 kB over
-ssh-ng is lost.  So this is not compared with it.
+Stock's do not always: over ssh it ends while Nix is still reading the log, and with Nix 2.8 and 2.26 a line of 200 kB
+over ssh-ng is lost.  So this is not compared with it.
 """
 
 import pytest
