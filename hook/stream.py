@@ -116,8 +116,12 @@ class Stream:
         return self._read_fd < 0
 
     def copy_stderr(self, fd: int | None) -> None:
-        """From now on also pass on to `fd` whatever the child prints on standard error; None ends that."""
+        """From now on pass on to `fd` whatever the child prints on standard error; None ends that.
+
+        None of it is kept: a build's log does not explain what becomes of the connection.
+        """
         self._collect_stderr()
+        self._stderr.clear()
         self._stderr_copy_fd = fd
 
     def stderr_lines(self, settle_s: float = 0) -> list[str]:
@@ -212,5 +216,6 @@ class Stream:
                 self._stderr_fd = None
             if self._stderr_copy_fd is not None:
                 write_all(self._stderr_copy_fd, data)
-            self._stderr += data
-            del self._stderr[:-STDERR_TAIL_BYTES]
+            else:
+                self._stderr += data
+                del self._stderr[:-STDERR_TAIL_BYTES]

@@ -96,11 +96,14 @@ class Connection:
         if not isinstance(error, ConnectionLost | ProtocolError):
             return error
         # What speaks another protocol stays connected, and has no more to say.
-        settle_s = SETTLE_S if isinstance(error, ConnectionLost) else 0
+        ended = isinstance(error, ConnectionLost)
+        settle_s = SETTLE_S if ended else 0
         lines = self.stream.stderr_lines(settle_s)
-        said = "; ".join(lines[-LINES_SHOWN:])
-        hint = NOT_FOUND_HINT if self._status(settle_s) == NOT_FOUND else _hint("\n".join(lines))
-        return type(error)(str(error) + (f": {said}" if said else "") + (f" ({hint})" if hint else ""))
+        status = self._status(settle_s)
+        silent = f", exit status {status}" if ended and status is not None else ""
+        said = ": " + "; ".join(lines[-LINES_SHOWN:]) if lines else silent
+        hint = NOT_FOUND_HINT if status == NOT_FOUND else _hint("\n".join(lines))
+        return type(error)(f"{error}{said}" + (f" ({hint})" if hint else ""))
 
     def _status(self, settle_s: float) -> int | None:
         """The child's exit status; None if it runs for longer than `settle_s`."""

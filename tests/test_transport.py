@@ -333,13 +333,13 @@ SAID = {
         f": bash: line 1: nix-daemon: command not found {NOT_INSTALLED}",
     ),
     "fish": ("fish: Unknown command: nix-daemon\n", 127, f": fish: Unknown command: nix-daemon {NOT_INSTALLED}"),
-    "mute": ("", 127, f" {NOT_INSTALLED}"),
+    "mute": ("", 127, f", exit status 127 {NOT_INSTALLED}"),
     "lock": (
         "error: opening lock file '/nix/var/nix/db/big-lock': Permission denied\n",
         1,
         ": error: opening lock file '/nix/var/nix/db/big-lock': Permission denied",
     ),
-    "nothing": ("", 255, ""),
+    "nothing": ("", 255, ", exit status 255"),
 }
 
 
@@ -372,6 +372,21 @@ def test_an_error_that_is_not_the_connections_stays_as_it_is() -> None:
         connection.stream.stderr_lines()
         error = MachineError("it refused an input")
         assert connection.explain(error) is error
+
+
+def test_the_log_of_a_build_explains_nothing() -> None:
+    """With `ssh://` it comes where ssh explains itself, and would be quoted as ssh's last words."""
+    with connected("read line; echo 'a line of the log' >&2; exit 1") as connection:
+        reader, writer = os.pipe()
+        connection.stream.copy_stderr(writer)
+        connection.stream.write(b"go\n")
+        with pytest.raises(ConnectionLost) as caught:
+            connection.stream.read(8)
+        text = str(connection.explain(caught.value))
+        assert os.read(reader, 100) == b"a line of the log\n"
+        os.close(reader)
+        os.close(writer)
+    assert text == "unexpected end of file, exit status 1"
 
 
 def test_text_on_standard_output_is_explained_at_once() -> None:
