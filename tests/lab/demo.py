@@ -125,7 +125,7 @@ def put_sources(client: Host) -> None:
     client.path(SOURCES).mkdir()
     for file in [here / "narhash.c", *sorted(native.glob("*.[ch]"))]:
         # What cffi generates and reads is for Python only.
-        if file.name not in {"_native.c", "cdef.h"}:
+        if file.name not in {"_native.c", "cdef.h", "shim.c"}:
             shutil.copy(file, client.path(SOURCES))
 
 
