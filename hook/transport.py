@@ -42,6 +42,9 @@ PIPE_BYTES = 1 << 20
 SETTLE_S = 1.0
 """How long a child whose output has ended may take to say why, and to exit."""
 
+GRACE_S = 0.5
+"""How long a child may take to clean up after itself."""
+
 LINES_SHOWN = 2
 """Of what ssh prints, banners and advice included, the last lines tell what went wrong."""
 
@@ -115,8 +118,13 @@ class Connection:
     def close(self) -> None:
         """End the connection and the child; nothing outlives this call."""
         self.stream.close()
-        self._child.kill()
-        self._child.wait()
+        # Asked politely, ssh also ends its ProxyCommand.
+        self._child.terminate()
+        try:
+            self._child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
 
 
 REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--serve", "--write")}

@@ -272,6 +272,16 @@ def test_close_leaves_neither_child_nor_descriptor(script: str, explained: bool)
     assert (children(), descriptors()) == before
 
 
+def test_close_lets_the_child_end_its_own_children() -> None:
+    """As ssh ends a ProxyCommand: killed at once it could not, and some of these never notice."""
+    with connected("tail -f /dev/null & trap 'kill $!; wait $!; exit' TERM; echo $!; wait") as connection:
+        helper = b""
+        while not helper.endswith(b"\n"):
+            helper += connection.stream.read(1)
+        assert Path("/proc", helper.decode().strip()).exists()
+    assert not Path("/proc", helper.decode().strip()).exists()
+
+
 def test_a_connection_that_could_not_start_leaves_no_descriptor() -> None:
     before = descriptors()
     with pytest.raises(MachineError):
