@@ -72,13 +72,18 @@ def errors(result: Output) -> list[str]:
 # Before the build
 
 
-def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(client: Host, strict: Host) -> None:
+@pytest.mark.parametrize("daemon", [False, True], ids=["single-user", "daemon"])
+def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
+    client: Host, strict: Host, daemon: bool
+) -> None:
     """All of them at once, and all faster than the good one."""
     introduce(client, strict)
     bad = {uri.format(strict.name): f"unexpected end of file: {expected}" for uri, expected in BAD.items()}
     bad |= {f"{scheme}://greeter@{strict.name}": re.escape(GREETING) for scheme in SCHEMES}
     good = f"ssh-ng://{strict.name}"
     client.configure(hook=HOOK, builders=" ; ".join([f"{good} - - 1 1", *(f"{uri} - - 1 9" for uri in bad)]))
+    if daemon:
+        client.start_daemon()
     result = client.run(nix_build("from-source", seed="bad"))
     assert re.findall(r"^building '\S+' on '(\S+)'", result.stderr, re.MULTILINE) == [good]
     for line, (uri, expected) in zip(errors(result), bad.items(), strict=True):
