@@ -11,14 +11,20 @@ from tests.lab import roots
 from tests.lab.host import Host
 from tests.lab.lab import GRAPHS, Lab
 from tests.lab.offload import MARK, connect, mark
-from tests.parity import floating, scenarios, untrusted
+from tests.parity import floating, logs, scenarios, store_features, untrusted
 from tests.parity.messages import comparable
 from tests.parity.scenarios import Scenario
 from tests.parity.snapshot import registration_times, snapshot
 
 pytestmark = pytest.mark.lab
 
-SCENARIOS = (*scenarios.SCENARIOS, *floating.SCENARIOS, *untrusted.SCENARIOS)
+SCENARIOS = (
+    *scenarios.SCENARIOS,
+    *floating.SCENARIOS,
+    *untrusted.SCENARIOS,
+    *store_features.SCENARIOS,
+    *logs.SCENARIOS,
+)
 
 
 @dataclass(frozen=True)
