@@ -24,8 +24,7 @@ def log_pipe() -> Iterator[tuple[int, int]]:
 
 
 def caller(log_pipe: tuple[int, int], hangup_fd: int | None = None) -> Caller:
-    read_fd, write_fd = log_pipe
-    return Caller(-1, -1, write_fd, read_fd, "3", {}, os.getpid(), hangup_fd)
+    return Caller(-1, -1, log_pipe[1], "3", {}, os.getpid(), hangup_fd)
 
 
 def test_the_log_is_settled_when_it_has_been_read(log_pipe: tuple[int, int]) -> None:
