@@ -196,7 +196,8 @@ def test_a_build_that_loses_its_only_machine_again_and_again_fails_and_leaves_no
 
 def test_a_build_that_lost_its_machine_waits_for_a_busy_one(lab: Lab, fresh: Callable[[Host], Host]) -> None:
     """Nix would have built it itself, had it not been accepted: now it must not fail for want of a slot."""
-    client, first, second = fresh(lab.client("sid")), fresh(lab.builder("sid")), fresh(lab.builder("trixie"))
+    client = fresh(lab.client(roots.SUITES[-1]))
+    first, second = (fresh(lab.builder(suite)) for suite in roots.SUITES[1:])
     for host in (first, second):
         client.trust(host)
     client.configure(hook=HOOK, builders=f"ssh-ng://{first.name} - - 1 9 ; ssh-ng://{second.name} - - 1 1")
