@@ -48,12 +48,10 @@ def command(line: str, release: tuple[int, int] = (2, 34), private_dir: Path | s
 LINES = {
     "b1": ("b1", (), SERVE),
     "root@b1": ("root@b1", (), SERVE),
-    "ssh://b1": ("b1", (), SERVE),
     "ssh-ng://b1": ("b1", (), DAEMON),
     "ssh-ng://joe@b1": ("joe@b1", (), DAEMON),
     "ssh-ng://joe@b1:2222": ("joe@b1", ("-p2222",), DAEMON),
     "ssh-ng://j%40e@b1": ("j@e@b1", (), DAEMON),
-    "ssh-ng://b1:22": ("b1", ("-p22",), DAEMON),
     "ssh-ng://[::1]": ("::1", (), DAEMON),
     "ssh-ng://[fe80::1%25eth0]:2222": ("fe80::1%eth0", ("-p2222",), DAEMON),
     "ssh-ng://joe@[::1]:2222": ("joe@::1", ("-p2222",), DAEMON),
@@ -307,11 +305,6 @@ SAID = {
         "ssh: Could not resolve hostname b1: Name or service not known\r\n",
         255,
         ": ssh: Could not resolve hostname b1: Name or service not known",
-    ),
-    "refused": (
-        "ssh: connect to host b1 port 22: Connection refused\r\n",
-        255,
-        ": ssh: connect to host b1 port 22: Connection refused",
     ),
     "key": (
         "Authorised use only.\n\nroot@b1: Permission denied (publickey).\r\n",
