@@ -62,9 +62,11 @@ class Caller:
 
     def pause(self, seconds: float) -> None:
         """Do nothing for a while; Cancelled if the caller goes away meanwhile."""
-        if self.hangup_fd is None:
-            time.sleep(seconds)
-        elif select.select([self.hangup_fd], [], [], seconds)[0]:
+        # A poll: select() takes no descriptor above 1023, and a broker may have more.
+        poll = select.poll()
+        if self.hangup_fd is not None:
+            poll.register(self.hangup_fd, select.POLLIN)
+        if poll.poll(seconds * 1000):
             raise Cancelled("Nix has given up this build")
 
     def settle_log(self) -> None:

@@ -70,8 +70,11 @@ class SlotQueue:
         """Wait for news, or for the time to look anyway; Cancelled if the caller goes away."""
         with self._lock:
             first = self._waiting[0] == ticket
-        watched = [ticket] if caller.hangup_fd is None else [ticket, caller.hangup_fd]
-        ready, _, _ = select.select(watched, [], [], HEAD_POLL_S if first else None)
+        poll = select.poll()
+        poll.register(ticket, select.POLLIN)
+        if caller.hangup_fd is not None:
+            poll.register(caller.hangup_fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(HEAD_POLL_S * 1000 if first else None)}
         if caller.hangup_fd in ready:
             raise Cancelled("Nix has given up this build")
         if ticket in ready:

@@ -130,8 +130,9 @@ class Stream:
         Waits up to `settle_s` for the child to close it: an error text may arrive after the end of its output.
         """
         while self._stderr_fd is not None and settle_s > 0:
-            ready, _, _ = select.select([self._stderr_fd], [], [], settle_s)
-            if not ready:
+            poll = select.poll()
+            poll.register(self._stderr_fd, select.POLLIN)
+            if not poll.poll(settle_s * 1000):
                 break
             self._collect_stderr()
         self._collect_stderr()

@@ -2,7 +2,8 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class FakeStore:
         (self.state / "db").mkdir(parents=True)
         self.real.mkdir(parents=True)
         (self.state / "db/schema").write_text("10")
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+        with self._database() as database:
             database.executescript(SCHEMA)
             database.execute("pragma journal_mode = wal")
         self.source = self.add(b"input\n", "input.txt")
@@ -66,11 +67,17 @@ class FakeStore:
         )
         self.drv_path = self.add(format_derivation(self.derivation), "tiny.drv", [self.source])
 
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """The database, in a transaction that ends with the block, and closed afterwards."""
+        with closing(sqlite3.connect(self.state / "db/db.sqlite")) as database, database:
+            yield database
+
     def add_floating(self, *tables: str, algorithm: str = "r:sha256", digest: str = "") -> tuple[str, Derivation]:
         """Add a derivation whose outputs are content-addressed, and `tables` to keep their realisations."""
         output = DerivationOutput("", algorithm, digest)
         floating = replace(self.derivation, outputs=tuple((name, output) for name in self.outputs))
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+        with self._database() as database:
             for table in tables:
                 database.executescript(REALISATIONS[table])
         return self.add(format_derivation(floating), "floating.drv", [self.source]), floating
@@ -85,7 +92,7 @@ class FakeStore:
                 pass
             digest, size = dumper.digest().hex(), dumper.size
         ca = f"text:sha256:{hashlib.sha256(content).hexdigest()}"
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+        with self._database() as database:
             database.execute(
                 "insert into ValidPaths (path, hash, registrationTime, narSize, ca) values (?, ?, 1, ?, ?)",
                 (path, f"sha256:{digest}", size, ca),
@@ -98,14 +105,14 @@ class FakeStore:
 
     def delete(self, path: str) -> None:
         """Make `path` invalid, as a garbage collection would."""
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+        with self._database() as database:
             database.execute("pragma foreign_keys = on")
             database.execute("delete from ValidPaths where path = ?", (path,))
         (self.real / path.removeprefix("/nix/store/")).unlink()
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """The result of a query."""
-        with sqlite3.connect(self.state / "db/db.sqlite") as database:
+        with self._database() as database:
             return database.execute(query).fetchall()
 
     def valid(self) -> set[str]:
