@@ -10,8 +10,11 @@ import sys
 from tests.lab import roots
 from tests.lab.install import SOURCES
 
-NEEDS = ("mmdebstrap=mmdebstrap", "nsenter=util-linux", "ssh=openssh-client", "unshare=util-linux")
-"""What the lab runs outside its hosts, and the package each comes from."""
+NEEDS = (
+    *("flock=util-linux", "mmdebstrap=mmdebstrap", "nix-store=nix-bin", "nsenter=util-linux"),
+    *("setpriv=util-linux", "ssh=openssh-client", "ssh-keygen=openssh-client", "unshare=util-linux"),
+)
+"""What tests run outside the lab's hosts, and the package each comes from."""
 
 
 def main() -> int:
