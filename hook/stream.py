@@ -15,6 +15,9 @@ from hook.log import write_all
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10
 
+COLOURS = "\x1b[0123456789;m"
+"""What may stand before `error:` where Nix writes for a terminal."""
+
 
 class Stream:
     """Bytes from `read_fd` and to `write_fd`; owns and closes all descriptors given to it.
@@ -118,7 +121,7 @@ class Stream:
     def copy_stderr(self, fd: int | None) -> None:
         """From now on pass on to `fd` whatever the child prints on standard error; None ends that.
 
-        None of it is kept: a build's log does not explain what becomes of the connection.
+        A build's log does not explain what becomes of the connection: of this text only errors of Nix are remembered.
         """
         self._collect_stderr()
         self._stderr.clear()
@@ -137,7 +140,10 @@ class Stream:
             self._collect_stderr()
         self._collect_stderr()
         lines = bytes(self._stderr).decode(errors="replace").splitlines()
-        return [stripped for line in lines if (stripped := line.strip())]
+        said = [stripped for line in lines if (stripped := line.strip())]
+        if self._stderr_copy_fd is None:
+            return said
+        return [line for line in said if line.lstrip(COLOURS).startswith("error:")]
 
     def close(self) -> None:
         """Close every descriptor; the peer sees the end of the connection."""
@@ -217,6 +223,5 @@ class Stream:
                 self._stderr_fd = None
             if self._stderr_copy_fd is not None:
                 write_all(self._stderr_copy_fd, data)
-            else:
-                self._stderr += data
-                del self._stderr[:-STDERR_TAIL_BYTES]
+            self._stderr += data
+            del self._stderr[:-STDERR_TAIL_BYTES]
