@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-NATIVE := $(wildcard native/*.c native/*.h) native/build.py
+NATIVE := $(wildcard native/*.[ch] native/shim/*.[ch]) native/build.py
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 

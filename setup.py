@@ -9,10 +9,12 @@ from setuptools import setup  # isort: split, since this is what provides distut
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
 SHIM = "nix-ferry-hook"
+SOURCES = ["native/shim/shim.c", "native/shim/reach.c"]
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
 
 
 class BuildScripts(build_scripts):
-    """Scripts as usual, and native/shim.c as an executable among them."""
+    """Scripts as usual, and native/shim as an executable among them."""
 
     def finalize_options(self) -> None:
         """Add the shim to the scripts to be installed."""
@@ -21,20 +23,20 @@ class BuildScripts(build_scripts):
 
     def get_source_files(self) -> list[str]:
         """What belongs into a source distribution."""
-        return ["native/shim.c"]
+        return SOURCES
 
     def run(self) -> None:
         """Compile the shim to where scripts are installed from."""
         self.mkpath(self.build_dir)
         compiler = os.environ.get("CC", "cc")
-        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", f'-DFERRY_VERSION="{VERSION}"']
-        self.spawn([compiler, *options, "-o", os.path.join(self.build_dir, SHIM), "native/shim.c"])
+        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, f'-DFERRY_VERSION="{VERSION}"']
+        self.spawn([compiler, *options, "-o", os.path.join(self.build_dir, SHIM), *SOURCES])
 
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
     cmdclass={"build_scripts": BuildScripts},
     # Any entry makes setuptools run build_scripts; the list itself is made above.
-    scripts=["native/shim.c"],
+    scripts=SOURCES[:1],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,14 +1,17 @@
 """The broker: one process of a user that serves all hooks, and remembers between builds what a hook would forget.
 
-Each hook is the shim (native/shim.c).  It connects to `broker.sock` in the private directory and sends, with its
-descriptors 0, 2 and 4: 8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and
-environment, each ended by a NUL.  Back come single bytes: a State whenever what Nix waits for changes; `r` if this
-broker is of another version and leaving; at the end `x` and the exit status, or `s`, u32 length and that many bytes:
-the shim goes on alone, as if Nix had sent these bytes and then what is still to be read.  When the shim's end closes,
-its build is given up.
+Each hook is the shim (native/shim).  It connects to `broker.sock` in the private directory and sends a greeting:
+8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and environment, each ended by a
+NUL.  Back come single bytes: a State, first at once and then whenever what Nix waits for changes; at the end `x` and
+the exit status, or `s`, u32 length and that many bytes: the shim goes on alone, as if Nix had sent these bytes and then
+what is still to be read.  The shim answers the first byte with one of its own and its descriptors 0, 2 and 4.
+
+A shim that hears nothing looks for another broker or does without; one that loses its broker later answers Nix itself.
+When the shim's end closes, its build is given up.
 
 One thread a hook, blocking I/O.  A session that fails is logged and never takes the broker with it.  The broker ends
-when it has had nothing to do for a while; it leaves nothing behind that the next one could trip over.
+when it has had nothing to do for a while, or when a hook of another version wants its place; whoever has connected by
+then is served.  Tested in test_broker.py.
 """
 
 import array
@@ -16,24 +19,28 @@ import fcntl
 import os
 import socket
 import struct
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
 
 import hook
-from hook.caller import Caller
-from hook.errors import EXIT_FAILED
+from hook.caller import Caller, State
+from hook.journal import log
 
+HEADER = struct.Struct("<8sI")
 MAGIC = b"nixferry"
 MAX_GREETING_BYTES = 64 << 20
 GREETING_TIMEOUT_S = 10.0
 IDLE_EXIT_S = 15 * 60.0
 HOUSEKEEPING_S = 5.0
-LOG_BYTES = 1 << 20
-RETIRED = b"r"
+TAKEOVER_S = 10.0
+"""How long a broker that has stopped listening may take to let go of the lock."""
+
+TAKEOVER_RETRY_S = 0.01
 ALONE = b"s"
 STATUS = b"x"
 CREDENTIALS = struct.Struct("3i")
@@ -42,100 +49,169 @@ Serve = Callable[[Caller], int]
 """Serves one hook and returns its exit status."""
 
 
+@dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a shim sends before anything else."""
+    """What a shim says first."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self.fds: list[int] = []
-        header = self._receive(len(MAGIC) + 4)
-        if not header.startswith(MAGIC):
-            raise ValueError("not a nix-ferry hook")
-        (length,) = struct.unpack("<I", header[len(MAGIC) :])
+    version: str
+    argument: str
+    parent_pid: int
+    environ: Mapping[str, str]
+
+    @classmethod
+    def receive(cls, connection: socket.socket) -> Self:
+        """Read one; ValueError if it is malformed."""
+        magic, length = HEADER.unpack(_receive(connection, HEADER.size))
+        if magic != MAGIC:
+            raise ValueError("it is no nix-ferry-hook")
         if length > MAX_GREETING_BYTES:
-            raise ValueError(f"greeting of {length} bytes")
-        words = self._receive(length).split(b"\0")
-        self.version, self.argument, self.parent_pid = words[0].decode(), os.fsdecode(words[1]), int(words[2])
-        entries = (os.fsdecode(word).partition("=") for word in words[3:-1])
-        self.environ = {name: value for name, found, value in entries if found}
-        if len(self.fds) != 3:
-            raise ValueError(f"{len(self.fds)} descriptors")
+            raise ValueError(f"its greeting has {length} bytes")
+        words = [os.fsdecode(word) for word in _receive(connection, length).split(b"\0")]
+        if len(words) < 4:
+            raise ValueError(f"its greeting has {len(words) - 1} words")
+        version, argument, parent, *entries, _ = words
+        pairs = (entry.partition("=") for entry in entries)
+        return cls(version, argument, int(parent), {name: value for name, _, value in pairs})
 
-    def _receive(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            piece, ancillary, _, _ = self._connection.recvmsg(size - len(data), socket.CMSG_SPACE(3 * 4))
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    self.fds += array.array("i", content[: len(content) // 4 * 4])
-            if not piece:
-                raise ValueError("the greeting ends in the middle")
-            data += piece
-        return bytes(data)
 
-    def close(self) -> None:
-        """Close the descriptors that came with it."""
-        for fd in self.fds:
+@contextmanager
+def descriptors(connection: socket.socket) -> Iterator[tuple[int, int, int]]:
+    """The descriptors of a shim that was answered: Nix's requests, the answers to Nix, and the log of a build."""
+    fds = array.array("i")
+    try:
+        space = socket.CMSG_SPACE(3 * fds.itemsize)
+        _, ancillary, flags, _ = connection.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content)
+        if flags & socket.MSG_CTRUNC or len(fds) != 3:
+            raise ValueError(f"it came with {len(fds)} descriptors or more")
+        yield fds[0], fds[1], fds[2]
+    finally:
+        # Nix regards the hook as finished when the last copy of its pipe is closed, and the shim must have that.
+        for fd in fds:
             os.close(fd)
 
 
+def check_peer(connection: socket.socket) -> int:
+    """The process at the other end; PermissionError unless it is of our own user."""
+    pid: int
+    uid: int
+    pid, uid, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    if uid != os.geteuid():
+        raise PermissionError(f"it belongs to user {uid}")
+    return pid
+
+
 class Broker:
-    """Listens in `directory`, which is ours alone, and serves every hook in a thread of its own."""
+    """Listens in `directory`, which is ours alone, and serves every hook in a thread of its own.
+
+    `tidy` is called now and then.
+    """
 
     def __init__(
-        self, directory: str, serve: Serve, tidy: Callable[[], None], idle_exit_s: float = IDLE_EXIT_S
+        self,
+        directory: str,
+        serve: Serve,
+        tidy: Callable[[], None],
+        *,
+        idle_exit_s: float = IDLE_EXIT_S,
+        housekeeping_s: float = HOUSEKEEPING_S,
     ) -> None:
-        self._directory = directory
+        self._path = os.path.join(directory, "broker.sock")
+        self._lock_path = os.path.join(directory, "broker.lock")
         self._serve = serve
         self._tidy = tidy
-        self._idle_exit_s = idle_exit_s
-        self._lock = threading.Lock()
+        self.idle_exit_s = idle_exit_s
+        self._housekeeping_s = housekeeping_s
+        self._changed = threading.Condition()
+        self._over = threading.Event()
+        self._listening = False
         self._sessions = 0
         self._last_used = time.monotonic()
-        self._retiring = False
 
     def listen(self) -> bool:
         """Begin to listen; False if another broker does already."""
-        lock = os.path.join(self._directory, "broker.lock")
-        self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        self._lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if not self._take_over():
             os.close(self._lock_fd)
             return False
-        self._path = os.path.join(self._directory, "broker.sock")
         with suppress(FileNotFoundError):
             os.unlink(self._path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(self._path)
         self._inode = os.stat(self._path).st_ino
         self._socket.listen(1024)
-        self._socket.settimeout(HOUSEKEEPING_S)
+        self._listening = True
         return True
 
-    def run(self) -> None:
-        """Serve until idle for long, or retired and done."""
-        while not self._finished():
+    def _take_over(self) -> bool:
+        """Become the only broker; False if another one listens."""
+        deadline = time.monotonic() + TAKEOVER_S
+        while True:
             try:
-                connection, _ = self._socket.accept()
-            except TimeoutError:
-                self._tidy()
-                self._retiring = self._retiring or not self._is_reachable()
-                continue
-            except OSError:
-                if not self._retiring:
-                    raise
-                time.sleep(HOUSEKEEPING_S)
-                continue
-            with self._lock:
-                self._sessions += 1
-            threading.Thread(target=self._session, args=(connection,), daemon=True).start()
-        self._stop_listening()
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                # One that leaves removes its socket before it lets go of the lock.
+                if os.path.exists(self._path) or time.monotonic() > deadline:
+                    return False
+            time.sleep(TAKEOVER_RETRY_S)
 
-    def _finished(self) -> bool:
-        with self._lock:
-            idle = self._sessions == 0
-            return idle and (self._retiring or time.monotonic() - self._last_used > self._idle_exit_s)
+    def run(self) -> None:
+        """Serve until idle for long or retired, and then until the last session has ended."""
+        # On its own: closing a connection to a machine that is gone takes a moment, and Nix waits for us here.
+        housekeeper = threading.Thread(target=self._keep_house, daemon=True)
+        housekeeper.start()
+        while self._accept():
+            pass
+        self._socket.setblocking(False)
+        # Whoever connected before the retirement; after it the kernel lets nobody in.
+        with suppress(OSError):
+            while True:
+                self._begin(self._socket.accept()[0])
+        self._socket.close()
+        os.close(self._lock_fd)
+        with self._changed:
+            self._changed.wait_for(lambda: self._sessions == 0)
+        self._over.set()
+        housekeeper.join()
+
+    def retire(self) -> None:
+        """Make room for another broker: hooks that have connected stay, no other gets in."""
+        with self._changed:
+            if self._listening:
+                self._listening = False
+                # In this order: a hook that is turned away starts another broker, if it finds no socket.
+                if self._is_reachable():
+                    os.unlink(self._path)
+                self._socket.shutdown(socket.SHUT_RD)
+
+    def _accept(self) -> bool:
+        """Take the next hook; False if we have retired."""
+        try:
+            self._begin(self._socket.accept()[0])
+        except OSError as error:
+            with self._changed:
+                if not self._listening:
+                    return False
+                # Out of descriptors, until a session ends.
+                log(f"cannot accept a hook: {error}")
+                self._changed.wait(self._housekeeping_s)
+        return True
+
+    def _keep_house(self) -> None:
+        while not self._over.wait(self._housekeeping_s):
+            if self._is_idle() or not self._is_reachable():
+                self.retire()
+            try:
+                self._tidy()
+            except Exception:  # noqa: BLE001 - what is kept in order here is not worth a broker
+                log(traceback.format_exc())
+
+    def _is_idle(self) -> bool:
+        with self._changed:
+            return self._sessions == 0 and time.monotonic() - self._last_used > self.idle_exit_s
 
     def _is_reachable(self) -> bool:
         """Whether our socket is still where hooks look for it; another broker's may be, if somebody removed ours."""
@@ -144,83 +220,76 @@ class Broker:
         except OSError:
             return False
 
-    def _stop_listening(self) -> None:
-        """Make room for another broker; hooks that are connected stay."""
-        with self._lock:
-            if self._lock_fd >= 0:
-                if self._is_reachable():
-                    os.unlink(self._path)
-                self._socket.close()
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+    # Sessions
+
+    def _begin(self, connection: socket.socket) -> None:
+        with self._changed:
+            self._sessions += 1
+        try:
+            threading.Thread(target=self._session, args=(connection,), daemon=True).start()
+        except RuntimeError as error:
+            log(f"cannot serve a hook: {error}")
+            connection.close()
+            self._ended()
+
+    def _ended(self) -> None:
+        with self._changed:
+            self._sessions -= 1
+            self._last_used = time.monotonic()
+            self._changed.notify_all()
 
     def _session(self, connection: socket.socket) -> None:
         try:
             with connection:
+                pid = check_peer(connection)
                 connection.settimeout(GREETING_TIMEOUT_S)
-                self._receive_hook(connection)
-        except (OSError, ValueError, UnicodeDecodeError) as error:
+                greeting = Greeting.receive(connection)
+                if greeting.version == hook.__version__:
+                    self._converse(connection, greeting, f"/proc/{pid}/root")
+                else:
+                    log(f"making room for version {greeting.version}")
+                    self.retire()
+        except (OSError, ValueError) as error:
             log(f"a hook was not served: {error}")
-        finally:
-            with self._lock:
-                self._sessions -= 1
-                self._last_used = time.monotonic()
-
-    def _receive_hook(self, connection: socket.socket) -> None:
-        _, uid, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-        if uid != os.geteuid():
-            raise ValueError(f"it belongs to user {uid}")
-        greeting = Greeting(connection)
-        connection.settimeout(None)
-        if greeting.version != hook.__version__:
-            log(f"retiring in favour of version {greeting.version}")
-            greeting.close()
-            self._retiring = True
-            self._stop_listening()
-            connection.sendall(RETIRED)
-            return
-        input_fd, output_fd, build_log_fd = greeting.fds
-        caller = Caller(
-            input_fd=input_fd,
-            output_fd=output_fd,
-            build_log_fd=build_log_fd,
-            argument=greeting.argument,
-            environ=greeting.environ,
-            parent_pid=greeting.parent_pid,
-            hangup_fd=connection.fileno(),
-            tell=lambda state: _send(connection, state.value),
-            take_back=lambda data: _send(connection, ALONE + struct.pack("<I", len(data)) + data),
-        )
-        status = EXIT_FAILED
-        try:
-            status = self._serve(caller)
         except Exception:  # noqa: BLE001 - one session must not end the others
             log(traceback.format_exc())
         finally:
-            # Nix regards the hook as finished when the last copy of its pipe is closed; the shim holds the last one.
-            greeting.close()
+            self._ended()
+
+    def _converse(self, connection: socket.socket, greeting: Greeting, root: str) -> None:
+        """Serve a hook; without a status it answers Nix itself, since it knows what Nix waits for."""
+        connection.sendall(State.ANSWERED.value)
+        with descriptors(connection) as (input_fd, output_fd, build_log_fd):
+            connection.settimeout(None)
+            status = self._serve(
+                Caller(
+                    input_fd=input_fd,
+                    output_fd=output_fd,
+                    build_log_fd=build_log_fd,
+                    argument=greeting.argument,
+                    environ=greeting.environ,
+                    parent_pid=greeting.parent_pid,
+                    hangup_fd=connection.fileno(),
+                    root=root,
+                    tell=lambda state: _send(connection, state.value),
+                    take_back=lambda data: _send(connection, ALONE + struct.pack("<I", len(data)) + data),
+                )
+            )
         _send(connection, STATUS + bytes([status & 0xFF]))
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes."""
+    data = bytearray()
+    while len(data) < size:
+        piece = connection.recv(size - len(data))
+        if not piece:
+            raise ValueError("its greeting ends in the middle")
+        data += piece
+    return bytes(data)
 
 
 def _send(connection: socket.socket, data: bytes) -> None:
     # A hook that is gone is noticed by whoever waits for it next.
     with suppress(OSError):
         connection.sendall(data)
-
-
-def log(text: str) -> None:
-    """A line for the administrator; standard error is the broker's own log file."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
-
-
-def open_log(directory: str) -> None:
-    """Make `broker.log` our standard error, keeping one older file."""
-    path = os.path.join(directory, "broker.log")
-    try:
-        if os.stat(path).st_size > LOG_BYTES:
-            os.replace(path, path + ".1")
-    except FileNotFoundError:
-        pass
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.dup2(fd, 2)
-    os.close(fd)

@@ -1,7 +1,8 @@
 """The process that Nix started as its hook, as the code that serves it sees it.
 
 Its descriptors, environment and parent, and whether it is still there.  Nix kills a hook without a warning when its
-user gives up, so everything that waits on behalf of a caller waits through `pause` or watches `hangup_fd`.
+user gives up, so everything that waits on behalf of a caller waits through `wait_for` or watches `hangup_fd`.
+Tested in test_caller.py.
 """
 
 import os
@@ -40,6 +41,8 @@ class Caller:
     environ: Mapping[str, str]
     parent_pid: int
     hangup_fd: int | None = None
+    root: str | None = None
+    """The hook's root directory as seen from here, which may be in another mount namespace; None for this process."""
     tell: Callable[[State], None] = lambda state: None
     take_back: Callable[[bytes], None] | None = None
     """Have the caller go on alone, as if Nix sent these bytes and then what is still unread; None for this process."""
@@ -57,17 +60,22 @@ class Caller:
 
     def enter(self, state: State) -> None:
         """Note what Nix is waiting for now."""
-        self.state = state
-        self.tell(state)
+        if state is not self.state:
+            self.state = state
+            self.tell(state)
+
+    def sees(self, path: str) -> bool:
+        """Whether the directory `path` is the same one for the hook as for us."""
+        if self.root is None:
+            return True
+        try:
+            return os.path.samefile(self.root + path, path)
+        except OSError:
+            return False
 
     def pause(self, seconds: float) -> None:
         """Do nothing for a while; Cancelled if the caller goes away meanwhile."""
-        # A poll: select() takes no descriptor above 1023, and a broker may have more.
-        poll = select.poll()
-        if self.hangup_fd is not None:
-            poll.register(self.hangup_fd, select.POLLIN)
-        if poll.poll(seconds * 1000):
-            raise Cancelled("Nix has given up this build")
+        self.wait_for(None, seconds)
 
     def settle_log(self) -> None:
         """Wait until Nix has read what was written of the build's log: it drops what is left when the hook ends."""
@@ -86,11 +94,19 @@ class Caller:
 
     def wait_for_input(self) -> None:
         """Wait until Nix has sent something or closed its end; Cancelled if the caller goes away first."""
-        if self.hangup_fd is None:
-            return
+        self.wait_for(self.input_fd, None)
+        # Said before anything is read: from here on only we can answer, or somebody who knows that we did not.
+        if self.state is State.ANSWERED:
+            self.enter(State.QUESTION)
+
+    def wait_for(self, fd: int | None, seconds: float | None) -> bool:
+        """Whether `fd` became readable within `seconds`; Cancelled if the caller goes away meanwhile."""
+        # select() takes no descriptor above 1023, and a broker may have more.
         poll = select.poll()
-        poll.register(self.input_fd, select.POLLIN)
-        poll.register(self.hangup_fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll()}
-        if self.input_fd not in ready:
+        for watched in (fd, self.hangup_fd):
+            if watched is not None:
+                poll.register(watched, select.POLLIN)
+        ready = [found for found, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        if self.hangup_fd in ready:
             raise Cancelled("Nix has given up this build")
+        return bool(ready)

@@ -12,6 +12,7 @@ from hook.dispatch import Hub, SlotQueue
 from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.health import Health
+from hook.journal import log
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.session import Session
@@ -25,10 +26,10 @@ def new_hub(*, lasting: bool) -> Hub:
 
 def serve(caller: Caller, hub: Hub) -> int:
     """Serve one conversation; returns the exit status of the hook."""
-    if caller.verbosity is None:
-        complaint = f"nix-ferry-hook is started by Nix with a verbosity as last argument, got '{caller.argument}'"
-        Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
     try:
+        if caller.verbosity is None:
+            complaint = f"nix-ferry-hook is started by Nix with a verbosity as last argument, got '{caller.argument}'"
+            Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
         return Session(caller, hub).run()
     # A pipe of Nix that is broken means the same: nobody is left to tell.
     except (Cancelled, BrokenPipeError):
@@ -38,6 +39,10 @@ def serve(caller: Caller, hub: Hub) -> int:
     except FerryError as error:
         return _give_up(caller, str(error))
     except Exception as error:  # noqa: BLE001 - the outermost layer: a stack trace helps no user of Nix
+        if hub.lasting:
+            import traceback
+
+            log(traceback.format_exc())
         return _give_up(caller, f"internal error in nix-ferry: {_where(error)}")
 
 

@@ -29,7 +29,7 @@ LAYERS = [
     {"services"},
     {"transport", "notices"},
     {"front", "stream"},
-    {"log", "caller"},
+    {"log", "caller", "journal"},
     {"slots", "schedule", "health", "uploads"},
     {"machines"},
     {"release", "storeuri", "trust"},

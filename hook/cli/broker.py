@@ -4,10 +4,13 @@ Writes a byte to READY_FD once a broker listens in DIRECTORY, this one or anothe
 """
 
 import os
+import resource
 import sys
+from contextlib import suppress
 
-from hook.broker import Broker, log, open_log
+from hook.broker import Broker
 from hook.hub import new_hub, serve
+from hook.journal import log, open_log, rotate_log
 
 
 def main() -> int:
@@ -16,10 +19,18 @@ def main() -> int:
     open_log(directory)
     # Nix waits for the answer of one session while others work: Python's 5 ms would be most of that wait.
     sys.setswitchinterval(0.0005)
+    _allow_many_descriptors()
     hub = new_hub(lasting=True)
-    broker = Broker(directory, lambda caller: serve(caller, hub), hub.pool.tidy)
+
+    def tidy() -> None:
+        hub.pool.tidy()
+        rotate_log(directory)
+
+    broker = Broker(directory, lambda caller: serve(caller, hub), tidy)
     listening = broker.listen()
-    os.write(ready_fd, b"1")
+    # The hook that started us may be gone; others will come.
+    with suppress(BrokenPipeError):
+        os.write(ready_fd, b"1")
     os.close(ready_fd)
     if listening:
         log("listening")
@@ -27,6 +38,12 @@ def main() -> int:
         hub.pool.close()
         log("leaving: nothing to do")
     return 0
+
+
+def _allow_many_descriptors() -> None:
+    """A build needs about a dozen; the usual limit of 1024 is meant for one process a build."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""The broker's own log: a file for the administrator, kept small.
+
+It is the standard error of the broker, so that what Python or a library prints in distress ends up there, too.
+Tested in test_journal.py.
+"""
+
+import os
+import time
+from contextlib import suppress
+
+LOG_BYTES = 1 << 20
+"""A log larger than this is set aside as `broker.log.1`, in place of the one before."""
+
+
+def log(text: str) -> None:
+    """Write a line with the time; a full disk is no reason to stop working."""
+    with suppress(OSError):
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="surrogateescape"))
+
+
+def open_log(directory: str, log_bytes: int = LOG_BYTES) -> None:
+    """Make `broker.log` our standard error."""
+    path = os.path.join(directory, "broker.log")
+    fd = _open(path)
+    if os.fstat(fd).st_size > log_bytes:
+        os.replace(path, path + ".1")
+        os.close(fd)
+        fd = _open(path)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def rotate_log(directory: str, log_bytes: int = LOG_BYTES) -> None:
+    """Begin another file if the log has grown too large."""
+    if os.fstat(2).st_size > log_bytes:
+        open_log(directory, log_bytes)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,220 @@
+#include "reach.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef FERRY_VERSION
+#error "FERRY_VERSION is the version of the package"
+#endif
+
+enum {
+    START_TIMEOUT_MS = 10000,
+    CONNECT_ATTEMPTS = 200,
+    CONNECT_PAUSE_MS = 10,
+};
+
+static const char MAGIC[8] = "nixferry";
+
+extern char **environ;
+
+bool sibling(const char *name, char *path, size_t size)
+{
+    ssize_t len = readlink("/proc/self/exe", path, size);
+    if (len <= 0 || (size_t)len >= size)
+        return false;
+    path[len] = 0;
+    char *slash = strrchr(path, '/');
+    size_t room = size - (size_t)(slash + 1 - path);
+    int put = snprintf(slash + 1, room, "%s", name);
+    return put > 0 && (size_t)put < room;
+}
+
+/* Use or make `path` as the broker's directory.  Nobody else may own it, have written to it, or get in. */
+static bool private_directory(const char *path)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return false;
+    if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
+        return false;
+    return (st.st_mode & 077) == 0 || chmod(path, 0700) == 0;
+}
+
+bool find_directory(char *path, size_t size)
+{
+    const char *state = getenv("NIX_STATE_DIR");
+    int len = snprintf(path, size, "%s/nix-ferry", state && *state ? state : "/nix/var/nix");
+    if (len > 0 && (size_t)len < size && private_directory(path))
+        return true;
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    if (!runtime || !*runtime)
+        return false;
+    len = snprintf(path, size, "%s/nix-ferry", runtime);
+    return len > 0 && (size_t)len < size && private_directory(path);
+}
+
+/* A connection to a listening broker that runs as this user; -1 if there is none, with `*hangs` set if there is one that
+ * does not react. */
+static int connect_broker(const struct sockaddr_un *address, bool *hangs)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct timeval limit = {PATIENCE_MS / 1000, PATIENCE_MS % 1000 * 1000};
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    *hangs = false;
+    if (fd < 0)
+        return -1;
+    /* Counts for connecting, too. */
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    if (connect(fd, (const struct sockaddr *)address, sizeof *address) == 0) {
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.uid == geteuid())
+            return fd;
+    } else {
+        *hangs = errno == EAGAIN;
+    }
+    close(fd);
+    return -1;
+}
+
+/* Runs in a process of its own: become the broker, with nothing of the hook's but its environment. */
+static _Noreturn void become_broker(const char *directory, int ready)
+{
+    char path[PATH_MAX];
+    int null = open("/dev/null", O_RDWR);
+    if (setsid() < 0 || null < 0 || chdir("/") < 0 || !sibling("nix-ferry-broker", path, sizeof path))
+        _exit(1);
+    /* Leave the parent's reach altogether: it waits for every process that holds its pipes. */
+    pid_t child = fork();
+    if (child != 0)
+        _exit(child < 0);
+    if (ready != 3)
+        dup2(ready, 3);
+    fcntl(3, F_SETFD, 0);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(null, fd);
+    close_range(4, UINT_MAX, 0);
+    execl(path, path, directory, "3", (char *)NULL);
+    _exit(1);
+}
+
+/* Start a broker and wait until one listens.  False if that failed. */
+static bool start_broker(const char *directory)
+{
+    int ready[2];
+    if (pipe2(ready, O_CLOEXEC) < 0)
+        return false;
+    pid_t child = fork();
+    if (child == 0)
+        become_broker(directory, ready[1]);
+    close(ready[1]);
+    bool listening = false;
+    if (child > 0) {
+        struct pollfd poll_ready = {.fd = ready[0], .events = POLLIN};
+        char byte;
+        waitpid(child, NULL, 0);
+        listening = poll(&poll_ready, 1, START_TIMEOUT_MS) == 1 && read(ready[0], &byte, 1) == 1;
+    }
+    close(ready[0]);
+    return listening;
+}
+
+int reach_broker(const char *directory)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int len = snprintf(address.sun_path, sizeof address.sun_path, "%s/broker.sock", directory);
+    if (len <= 0 || (size_t)len >= sizeof address.sun_path)
+        return -1;
+    bool hangs;
+    int fd = connect_broker(&address, &hangs);
+    if (fd >= 0 || hangs || !start_broker(directory))
+        return fd;
+    /* The broker that listens may be one that another hook started at the same moment. */
+    for (int i = 0; fd < 0 && !hangs && i < CONNECT_ATTEMPTS; i++) {
+        fd = connect_broker(&address, &hangs);
+        if (fd < 0)
+            poll(NULL, 0, CONNECT_PAUSE_MS);
+    }
+    return fd;
+}
+
+/* Add `text` with its NUL at `at`, unless there is no `message` yet.  Returns where the next one goes. */
+static size_t add(char *message, size_t at, const char *text)
+{
+    size_t size = strlen(text) + 1;
+    if (message)
+        memcpy(message + at, text, size);
+    return at + size;
+}
+
+/* The greeting: magic, u32 length of the rest.  The rest: version, verbosity, parent's pid and the environment, each
+ * ended by a NUL.  Returns its length, whether or not there is a `message` to write it to. */
+static size_t compose(char *message, const char *verbosity)
+{
+    char parent[16];
+    const size_t header = sizeof MAGIC + sizeof(uint32_t);
+    snprintf(parent, sizeof parent, "%d", (int)getppid());
+    size_t at = add(message, header, FERRY_VERSION);
+    at = add(message, at, verbosity);
+    at = add(message, at, parent);
+    for (char **entry = environ; *entry; entry++)
+        at = add(message, at, *entry);
+    if (message) {
+        uint32_t rest = (uint32_t)(at - header);
+        memcpy(message, MAGIC, sizeof MAGIC);
+        memcpy(message + sizeof MAGIC, &rest, sizeof rest);
+    }
+    return at;
+}
+
+static bool send_all(int broker, const char *data, size_t len)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t put = send(broker, data + done, len - done, MSG_NOSIGNAL);
+        if (put < 0 && errno != EINTR)
+            return false;
+        if (put > 0)
+            done += (size_t)put;
+    }
+    return true;
+}
+
+bool greet(int broker, const char *verbosity)
+{
+    size_t len = compose(NULL, verbosity);
+    char *message = len <= UINT32_MAX ? malloc(len) : NULL;
+    if (message)
+        compose(message, verbosity);
+    bool sent = message && send_all(broker, message, len);
+    free(message);
+    return sent;
+}
+
+bool hand_over(int broker)
+{
+    const int fds[3] = {0, 2, 4};
+    char byte = 0;
+    union {
+        char space[CMSG_SPACE(sizeof fds)];
+        struct cmsghdr align;
+    } control = {.space = {0}};
+    struct iovec io = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr msg = {
+        .msg_iov = &io, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(cmsg), fds, sizeof fds);
+    return sendmsg(broker, &msg, MSG_NOSIGNAL) == 1;
+}

@@ -1,0 +1,29 @@
+/* Reaching the broker: find or start the one of this user and store, and tell it who we are. */
+#ifndef FERRY_REACH_H
+#define FERRY_REACH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* A broker that is stopped, or hopelessly overloaded, must not hold up the parent for longer. */
+#ifndef PATIENCE_MS
+#define PATIENCE_MS 10000
+#endif
+
+/* The path of an executable installed beside this one.  False if it does not fit. */
+bool sibling(const char *name, char *path, size_t size);
+
+/* Where the broker of this user and store lives; made if need be.  False if there is no place that is ours alone. */
+bool find_directory(char *path, size_t size);
+
+/* A connection to the broker of `directory`, which is started if none listens; -1 if there is none that reacts. */
+int reach_broker(const char *directory);
+
+/* Tell the broker who we are. */
+bool greet(int broker, const char *verbosity);
+
+/* Give the broker descriptors 0, 2 and 4.  5 is the other end of 4: whoever had both could write into the pipe of a
+ * parent that is gone, and wait for ever. */
+bool hand_over(int broker);
+
+#endif

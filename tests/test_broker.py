@@ -1,0 +1,606 @@
+"""The broker's process: who is let in, what is survived, and how one broker follows another.
+
+The broker runs in a thread of the test, which speaks for the shims; sessions are functions of the test.  Nothing waits
+for a time: whatever the broker is to do by itself is due at once.
+"""
+
+import fcntl
+import os
+import queue
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+import hook
+from hook import broker as broker_module
+from hook.broker import Broker, check_peer
+from hook.caller import Caller, State
+
+REPOSITORY = Path(__file__).parent.parent
+NOBODY = 65534
+TIMEOUT_S = 30
+SOON_S = 0.01
+
+Serve = Callable[[Caller], int]
+
+
+class Shim:
+    """The other end of a conversation, with pipes as Nix would make them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(TIMEOUT_S)
+        try:
+            self.socket.connect(str(directory / "broker.sock"))
+        except OSError:
+            self.socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def greet(self, version: str = hook.__version__, *environ: str) -> None:
+        words = [version, "3", str(os.getpid()), *environ]
+        self.send_words("".join(f"{word}\0" for word in words).encode())
+
+    def send_words(self, data: bytes) -> None:
+        self.socket.sendall(struct.pack("<8sI", b"nixferry", len(data)) + data)
+
+    def hand_over(self, count: int = 3) -> None:
+        with open(os.devnull, "rb") as null:
+            socket.send_fds(self.socket, [b"\0"], [null.fileno()] * count)
+
+    def rest(self) -> bytes:
+        """Everything said until the broker hangs up."""
+        data = b""
+        try:
+            while piece := self.socket.recv(100):
+                data += piece
+        except ConnectionResetError:
+            pass
+        return data
+
+    def converse(self, *environ: str) -> bytes:
+        """A whole conversation; returns what was said after the first word."""
+        self.greet(hook.__version__, *environ)
+        assert self.socket.recv(1) == b"a"
+        self.hand_over()
+        return self.rest()
+
+
+class Running:
+    """A broker at work; `ticks` counts how often it tidied up."""
+
+    def __init__(self, directory: Path, serve: Serve, idle_exit_s: float = 3600.0) -> None:
+        self.directory = directory
+        self.ticks = threading.Semaphore(0)
+        self.tidy: Callable[[], object] = lambda: None
+        self.broker = Broker(str(directory), serve, self._tick, idle_exit_s=idle_exit_s, housekeeping_s=SOON_S)
+        assert self.broker.listen()
+        self._thread = threading.Thread(target=self.broker.run)
+
+    def start(self) -> Self:
+        self._thread.start()
+        return self
+
+    def shim(self) -> Shim:
+        return Shim(self.directory)
+
+    def join(self) -> None:
+        """Wait for its end, which must come by itself."""
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.broker.retire()
+        if self._thread.ident is None:
+            self.start()
+        self.join()
+
+    def wait_for_ticks(self) -> None:
+        for _ in range(3):
+            assert self.ticks.acquire(timeout=TIMEOUT_S)
+
+    def _tick(self) -> None:
+        self.ticks.release()
+        self.tidy()
+
+
+class Gate:
+    """A session that goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def serve(self, caller: Caller) -> int:
+        self.entered.release()
+        assert self.open.wait(TIMEOUT_S)
+        return 5
+
+
+def quick(caller: Caller) -> int:
+    """A session that asks and answers."""
+    caller.enter(State.QUESTION)
+    return int(caller.environ.get("STATUS", "7"))
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts brokers, and ends them with the test."""
+    made: list[Running] = []
+
+    def start(serve: Serve = quick, **options: float) -> Running:
+        made.append(Running(tmp_path, serve, **options))
+        return made[-1].start()
+
+    yield start
+    for running in made:
+        running.close()
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> "queue.Queue[str]":
+    """Lines of the broker's log."""
+    lines: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(broker_module, "log", lines.put)
+    return lines
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# Conversations
+
+
+def test_a_hook_is_served_with_what_it_brought(started: Callable[..., Running]) -> None:
+    """The caller is the hook: its argument, parent, environment and descriptors."""
+    callers = []
+
+    def serve(caller: Caller) -> int:
+        for fd in (caller.input_fd, caller.output_fd, caller.build_log_fd):
+            assert os.readlink(f"/proc/self/fd/{fd}") == os.devnull
+            assert not os.get_inheritable(fd)
+        callers.append(caller)
+        return quick(caller)
+
+    with started(serve).shim() as shim:
+        assert shim.converse("A=1=2", "EMPTY=", "STATUS=200") == b"qx\xc8"
+    (caller,) = callers
+    assert (caller.verbosity, caller.parent_pid, caller.root) == (3, os.getpid(), f"/proc/{os.getpid()}/root")
+    assert caller.environ == {"A": "1=2", "EMPTY": "", "STATUS": "200"}
+
+
+def test_a_conversation_can_be_given_back(started: Callable[..., Running]) -> None:
+    """Length and bytes, as the shim reads them."""
+
+    def serve(caller: Caller) -> int:
+        assert caller.take_back is not None
+        caller.take_back(b"settings")
+        return 0
+
+    with started(serve).shim() as shim:
+        assert shim.converse() == b"s\x08\0\0\0settingsx\0"
+
+
+def test_hooks_do_not_wait_for_each_other(started: Callable[..., Running]) -> None:
+    """Nix asks about the next build while others are under way."""
+    gate = Gate()
+    running = started(lambda caller: gate.serve(caller) if "SLOW" in caller.environ else quick(caller))
+    with running.shim() as slow:
+        slow.greet(hook.__version__, "SLOW=1")
+        slow.hand_over()
+        assert gate.entered.acquire(timeout=TIMEOUT_S)
+        with running.shim() as shim:
+            assert shim.converse() == b"qx\x07"
+        gate.open.set()
+        assert slow.rest() == b"ax\x05"
+
+
+def test_a_hook_that_is_gone_is_seen_by_its_session(started: Callable[..., Running]) -> None:
+    """Nix kills hooks without a warning."""
+    gone = threading.Event()
+
+    def serve(caller: Caller) -> int:
+        try:
+            caller.pause(TIMEOUT_S)
+        finally:
+            gone.set()
+        return 0
+
+    with started(serve).shim() as shim:
+        shim.greet()
+        assert shim.socket.recv(1) == b"a"
+        shim.hand_over()
+    assert gone.wait(TIMEOUT_S)
+
+
+def test_a_session_that_fails_is_logged_and_says_no_status(
+    started: Callable[..., Running], logged: "queue.Queue[str]"
+) -> None:
+    """Without one the shim gives Nix the answer that it waits for."""
+    before = open_fds()
+
+    def serve(caller: Caller) -> int:
+        caller.enter(State.QUESTION)
+        raise ZeroDivisionError("surprise")
+
+    running = started(serve)
+    with running.shim() as shim:
+        assert shim.converse() == b"q"
+    assert "ZeroDivisionError: surprise" in logged.get(timeout=TIMEOUT_S)
+    running.close()
+    assert open_fds() == before
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("user", [NOBODY, os.geteuid()])
+def test_another_user_is_recognised(user: int) -> None:
+    """The kernel says who connected, whatever they say themselves."""
+    own = os.geteuid()
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        # In no directory, which could be closed to that user.
+        server.bind(f"\0nix-ferry-test-{os.getpid()}")
+        server.listen()
+        os.seteuid(user)
+        try:
+            client.connect(server.getsockname())
+        finally:
+            os.seteuid(own)
+        with server.accept()[0] as connection:
+            if user == own:
+                assert check_peer(connection) == os.getpid()
+            else:
+                with pytest.raises(PermissionError, match=f"user {NOBODY}"):
+                    check_peer(connection)
+
+
+def test_another_user_is_not_served(
+    started: Callable[..., Running], logged: "queue.Queue[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the directory ever be open to others."""
+    running = started()
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    with running.shim() as shim:
+        assert shim.rest() == b""
+    assert f"it belongs to user {os.getuid()}" in logged.get(timeout=TIMEOUT_S)
+
+
+GREETINGS = {
+    "nothing": b"",
+    "short header": b"nixferry\x05",
+    "wrong magic": b"nixfairy" + bytes(4),
+    "huge": b"nixferry\xff\xff\xff\xff",
+    "short": b"nixferry\x50\0\0\0" + b"0.1\0003\0001\0",
+    "no words": b"nixferry\0\0\0\0",
+    "two words": b"nixferry\x06\0\0\0" + b"0.1\0003",
+    "no number": b"nixferry\x08\0\0\0" + b"0.1\0003\0x\0",
+}
+
+
+@pytest.mark.parametrize("greeting", GREETINGS.values(), ids=GREETINGS)
+def test_a_malformed_greeting_is_logged_and_hurts_nobody(
+    started: Callable[..., Running], logged: "queue.Queue[str]", greeting: bytes
+) -> None:
+    """Nothing is said, so a shim would go elsewhere; the next hook is served."""
+    before = open_fds()
+    running = started()
+    with running.shim() as shim:
+        shim.socket.sendall(greeting)
+        shim.socket.shutdown(socket.SHUT_WR)
+        assert shim.rest() == b""
+    assert "a hook was not served: " in logged.get(timeout=TIMEOUT_S)
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+    running.close()
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 5, 200])
+def test_a_wrong_number_of_descriptors_leaks_none(
+    started: Callable[..., Running], logged: "queue.Queue[str]", count: int
+) -> None:
+    """Those that came are closed; the next hook is served."""
+    before = open_fds()
+    running = started()
+    with running.shim() as shim:
+        shim.greet()
+        assert shim.socket.recv(1) == b"a"
+        shim.hand_over(count)
+        assert shim.rest() == b""
+    assert "descriptors" in logged.get(timeout=TIMEOUT_S)
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+    running.close()
+    assert open_fds() == before
+
+
+# What is survived
+
+
+def test_without_descriptors_hooks_wait_for_one(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
+    """A broker that ended would take all builds along."""
+    running = started()
+    with socket.socket(socket.AF_UNIX) as connection:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(connection.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            connection.connect(str(running.directory / "broker.sock"))
+            assert "cannot accept a hook: [Errno 24]" in logged.get(timeout=TIMEOUT_S)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        connection.settimeout(TIMEOUT_S)
+        shim = Shim.__new__(Shim)
+        shim.socket = connection
+        assert shim.converse() == b"qx\x07"
+
+
+def test_without_a_thread_a_hook_is_turned_away(
+    started: Callable[..., Running], logged: "queue.Queue[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can do without us; we cannot do without the others."""
+    running = started()
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with running.shim() as shim:
+            assert shim.rest() == b""
+    assert "can't start new thread" in logged.get(timeout=TIMEOUT_S)
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
+def test_what_fails_while_tidying_up_is_logged(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
+    """No space for the next log, say."""
+    running = started()
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    running.tidy = fail
+    assert "disk full" in logged.get(timeout=TIMEOUT_S)
+    assert "disk full" in logged.get(timeout=TIMEOUT_S)
+    running.tidy = lambda: None
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
+def test_many_hooks_leave_nothing_behind(started: Callable[..., Running]) -> None:
+    """The second thousand costs no descriptor, no thread and no memory that the first did not."""
+    running = started()
+
+    def converse(count: int) -> tuple[int, int]:
+        for _ in range(count):
+            with running.shim() as shim:
+                assert shim.converse() == b"qx\x07"
+        threads = {thread.name for thread in threading.enumerate()}
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return len(threads), resident
+
+    fds = open_fds()
+    threads, resident = converse(1000)
+    threads_after, resident_after = converse(1000)
+    assert threads_after <= threads + 1
+    assert resident_after - resident < 1 << 20
+    running.close()
+    assert open_fds() < fds
+
+
+# One after another
+
+
+def test_there_is_one_broker(started: Callable[..., Running], tmp_path: Path) -> None:
+    """Two would not know of each other's builds."""
+    before = open_fds()
+    running = started()
+    assert not Broker(str(tmp_path), quick, lambda: None).listen()
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+    running.close()
+    assert open_fds() == before
+
+
+def test_the_socket_of_a_killed_broker_is_replaced(started: Callable[..., Running], tmp_path: Path) -> None:
+    """The kernel frees the lock; the file stays."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "broker.sock"))
+    with started().shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
+@pytest.fixture
+def leaving(tmp_path: Path) -> Iterator[int]:
+    """The lock of a broker that has removed its socket, and not let go yet."""
+    with open(tmp_path / "broker.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def test_a_broker_that_is_leaving_is_waited_for(leaving: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Giving up at once would leave the hook without a broker."""
+    monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(leaving, fcntl.LOCK_UN))
+    running = Running(tmp_path, quick)
+    running.close()
+
+
+def test_a_broker_that_does_not_leave_is_not_waited_for_longer(
+    leaving: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for ever."""
+    monkeypatch.setattr(broker_module, "TAKEOVER_S", 0.05)
+    assert not Broker(str(tmp_path), quick, lambda: None).listen()
+
+
+def test_a_hook_of_another_version_gets_room_for_its_broker(
+    started: Callable[..., Running], logged: "queue.Queue[str]"
+) -> None:
+    """The session under way goes on to its end; who comes now finds a broker of their own."""
+    gate = Gate()
+    running = started(gate.serve)
+    with running.shim() as shim:
+        shim.greet()
+        shim.hand_over()
+        assert gate.entered.acquire(timeout=TIMEOUT_S)
+        with running.shim() as other:
+            other.greet("99.9")
+            assert other.rest() == b""
+        assert logged.get(timeout=TIMEOUT_S) == "making room for version 99.9"
+        successor = started()
+        with successor.shim() as other:
+            assert other.converse() == b"qx\x07"
+        gate.open.set()
+        assert shim.rest() == b"ax\x05"
+    running.join()
+    with successor.shim() as other:
+        assert other.converse() == b"qx\x07"
+
+
+def test_who_has_connected_before_a_retirement_is_served(tmp_path: Path) -> None:
+    """The hook could not know."""
+    running = Running(tmp_path, quick)
+    shims = [running.shim() for _ in range(5)]
+    running.broker.retire()
+    running.start()
+    for shim in shims:
+        with shim:
+            assert shim.converse() == b"qx\x07"
+    running.join()
+    with pytest.raises(FileNotFoundError):
+        running.shim()
+
+
+def test_a_broker_without_work_ends(started: Callable[..., Running], tmp_path: Path) -> None:
+    """And leaves nothing that the next one could trip over."""
+    started(idle_exit_s=0).join()
+    assert not (tmp_path / "broker.sock").exists()
+    with started().shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
+def test_a_broker_with_a_long_build_stays(started: Callable[..., Running]) -> None:
+    """Idle is who has no session, not who has heard nothing new."""
+    gate = Gate()
+    running = started(gate.serve)
+    with running.shim() as shim:
+        shim.greet()
+        shim.hand_over()
+        assert gate.entered.acquire(timeout=TIMEOUT_S)
+        running.broker.idle_exit_s = 0
+        running.wait_for_ticks()
+        with running.shim() as other:
+            other.greet()
+            assert other.socket.recv(1) == b"a"
+        gate.open.set()
+        assert shim.rest() == b"ax\x05"
+    running.join()
+
+
+def test_a_broker_keeps_house_under_load(started: Callable[..., Running]) -> None:
+    """Warm connections must not stay for ever because hooks keep coming."""
+    running = started()
+    while not running.ticks.acquire(blocking=False):
+        with running.shim() as shim:
+            assert shim.converse() == b"qx\x07"
+
+
+def test_a_broker_that_nobody_can_find_ends(started: Callable[..., Running], tmp_path: Path) -> None:
+    """Somebody has cleaned up."""
+    running = started()
+    (tmp_path / "broker.sock").unlink()
+    running.join()
+
+
+def test_a_broker_leaves_the_socket_of_another_one_alone(started: Callable[..., Running], tmp_path: Path) -> None:
+    """Somebody has removed the whole directory, and a hook has started another broker."""
+    running = started()
+    (tmp_path / "broker.sock").unlink()
+    (tmp_path / "broker.lock").unlink()
+    successor = started()
+    running.join()
+    with successor.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
+# The executable
+
+
+@pytest.fixture
+def execute(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes], int]]]:
+    """Starts real brokers as the shim does; returns process and the end of the pipe to hear from it."""
+    made: list[tuple[subprocess.Popen[bytes], int]] = []
+
+    def run() -> tuple[subprocess.Popen[bytes], int]:
+        ready, write_fd = os.pipe()
+        command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd)]
+        made.append((subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY), ready))
+        os.close(write_fd)
+        return made[-1]
+
+    yield run
+    for process, ready in made:
+        process.kill()
+        process.wait()
+        os.close(ready)
+
+
+def test_the_executable_says_when_somebody_listens(
+    execute: Callable[[], tuple[subprocess.Popen[bytes], int]], tmp_path: Path
+) -> None:
+    """Itself or another one; the second has nothing to do."""
+    _, ready = execute()
+    assert os.read(ready, 2) == b"1"
+    with Shim(tmp_path) as shim:
+        shim.greet()
+        assert shim.socket.recv(1) == b"a"
+    second, ready = execute()
+    assert os.read(ready, 2) == b"1"
+    assert second.wait(TIMEOUT_S) == 0
+    assert "listening" in (tmp_path / "broker.log").read_text()
+
+
+def test_the_executable_may_open_as_many_files_as_there_can_be(
+    execute: Callable[[], tuple[subprocess.Popen[bytes], int]],
+) -> None:
+    """Two hundred builds need thousands; Nix's own limit is meant for one hook a build."""
+    process, ready = execute()
+    assert os.read(ready, 1) == b"1"
+    soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
+
+
+def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
+    """Killed with its build a moment later; others are waiting."""
+    ready, write_fd = os.pipe()
+    os.close(ready)
+    command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd)]
+    with subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY) as process:
+        os.close(write_fd)
+        while "listening" not in _text(tmp_path / "broker.log"):
+            assert process.poll() is None
+        with Shim(tmp_path) as shim:
+            shim.greet()
+            assert shim.socket.recv(1) == b"a"
+        process.kill()
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
