@@ -1,20 +1,15 @@
 """Find a place for a build: a machine, one of its slots, and a connection to it.
 
 Joins the pure decision with what it needs from the world: slot locks, what is remembered of each machine, connections.
-One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.
+One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
 """
 
-import os
-import select
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from hook.caller import Caller
-from hook.errors import Cancelled, ConfigurationError, MachineError, NotTrusted, StockOnly
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, StockOnly
 from hook.health import Health
 from hook.log import Log, step
 from hook.machines import Machine
@@ -22,6 +17,7 @@ from hook.pool import Pool
 from hook.remote import Remote
 from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
+from hook.slotqueue import SlotQueue
 from hook.slots import Slot
 from hook.transport import REMOTE_PROGRAMS, Command, command_for
 from hook.uploads import Uploads
@@ -29,69 +25,10 @@ from hook.uploads import Uploads
 Value = TypeVar("Value")
 
 LOSSES_ALLOWED = 2
-"""How often one build may lose a machine before that machine is out for it."""
+"""How often one build may lose a machine, or see others fail to reach it, before that machine is out for it."""
 
 SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
-"""The variables by which two callers may mean different connections with one command."""
-
-HEAD_POLL_S = 0.5
-"""How often the build that has waited longest looks for slots that other processes freed."""
-
-
-class SlotQueue:
-    """Builds that wait for a slot, in the order of their arrival.
-
-    A freed slot wakes the first; one that cannot use it passes the news on.  Only the first looks for slots that other
-    processes freed, so that a thousand waiting builds cost no more than one.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[int] = deque()
-
-    @contextmanager
-    def joined(self) -> Iterator[int]:
-        """Stand in the queue; yields a ticket for `wait` and `pass_on`."""
-        ticket = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        with self._lock:
-            self._waiting.append(ticket)
-        try:
-            yield ticket
-        finally:
-            with self._lock:
-                place = self._waiting.index(ticket)
-                self._waiting.remove(ticket)
-                # Whoever is first now has perhaps never looked; news that reached only us must not be lost.
-                if place == 0 and self._waiting:
-                    os.eventfd_write(self._waiting[0], 1)
-            os.close(ticket)
-
-    def wait(self, ticket: int, caller: Caller) -> None:
-        """Wait for news, or for the time to look anyway; Cancelled if the caller goes away."""
-        with self._lock:
-            first = self._waiting[0] == ticket
-        poll = select.poll()
-        poll.register(ticket, select.POLLIN)
-        if caller.hangup_fd is not None:
-            poll.register(caller.hangup_fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(HEAD_POLL_S * 1000 if first else None)}
-        if caller.hangup_fd in ready:
-            raise Cancelled("Nix has given up this build")
-        if ticket in ready:
-            os.eventfd_read(ticket)
-
-    def freed(self) -> None:
-        """A slot is free: wake the first."""
-        with self._lock:
-            if self._waiting:
-                os.eventfd_write(self._waiting[0], 1)
-
-    def pass_on(self, ticket: int) -> None:
-        """The holder of `ticket` could not use what was freed: wake the next."""
-        with self._lock:
-            place = self._waiting.index(ticket) + 1
-            if place < len(self._waiting):
-                os.eventfd_write(self._waiting[place], 1)
+"""The variables by which two callers may mean different connections with one ssh command; others' are all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +52,7 @@ class Place:
 
 
 class Dispatcher:
-    """Places for the builds of one conversation."""
+    """Places for the builds of one conversation; `close` gives up whatever it still holds."""
 
     def __init__(self, hub: Hub, services: Services, log: Log) -> None:
         self._hub = hub
@@ -123,6 +60,17 @@ class Dispatcher:
         self._log = log
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
+        self._probes: set[Machine] = set()
+        self._places: set[Place] = set()
+        self._remotes: set[Remote] = set()
+        self._destinations: dict[Machine, Hashable] = {}
+
+    def close(self) -> None:
+        """Free every slot and close every connection that was not given back, however the conversation ended."""
+        for remote in self._remotes:
+            remote.close()
+        for place in list(self._places):
+            place.release()
 
     def name(self, machine: Machine) -> str:
         """What `machine` is called in messages and lock files."""
@@ -131,61 +79,91 @@ class Dispatcher:
     def decide(self, request: Request, avoided: Collection[Machine] = ()) -> tuple[Decision, Place | None]:
         """Choose a machine that is not among `avoided` and take its slot, in one step for all hooks on this host."""
         candidates: list[Candidate] = []
-        slots: dict[Machine, Slot | None] = {}
-        with self._services.slots.selection():
-            for machine in self._services.machines:
-                load, obstacle = None, "avoided" if machine in avoided else self._obstacle(machine)
-                if obstacle is None and suitable(request, machine) is None:
-                    try:
-                        slots[machine], load = self._services.slots.probe(
-                            machine.uri.lock_stem(self._services.host.release), machine.max_jobs
-                        )
-                    except ConfigurationError as error:
-                        obstacle = self._out[machine] = error.one_line
-                candidates.append(Candidate(machine, load, slots.get(machine) is not None, obstacle))
-            decision = self._patient(request, decide(request, self._services.host, candidates))
-            for machine, slot in slots.items():
-                if slot is not None and machine is not decision.machine:
-                    slot.release()
-            chosen = slots[decision.machine] if decision.machine else None
-            if chosen is None or decision.machine is None:
-                return decision, None
-            chosen.touch()
-            return decision, Place(decision.machine, self.name(decision.machine), self._releaser(chosen))
+        slots: dict[Machine, Slot] = {}
+        try:
+            with self._services.slots.selection():
+                for machine in self._services.machines:
+                    load, obstacle = None, "avoided" if machine in avoided else self._obstacle(machine)
+                    if obstacle is None and suitable(request, machine) is None:
+                        try:
+                            slot, load = self._services.slots.probe(
+                                machine.uri.lock_stem(self._services.host.release), machine.max_jobs
+                            )
+                            if slot is not None:
+                                slots[machine] = slot
+                        except ConfigurationError as error:
+                            obstacle = self._out[machine] = error.one_line
+                    candidates.append(Candidate(machine, load, machine in slots, obstacle))
+                decision = decide(request, self._services.host, candidates)
+                if decision.machine is None:
+                    return self._patient(request, decision), None
+                slots[decision.machine].touch()
+                return decision, self._place(decision.machine, slots.pop(decision.machine))
+        finally:
+            for slot in slots.values():
+                slot.release()
+
+    def _place(self, machine: Machine, slot: Slot) -> Place:
+        """Hold `slot`, and with it the only permission to try a machine that had failed."""
+        key = self._key(machine)
+        if self._hub.health.trying(key):
+            self._probes.add(machine)
+
+        def release() -> None:
+            self._places.discard(place)
+            if machine in self._probes:
+                self._probes.discard(machine)
+                self._hub.health.abandoned(key)
+            if slot.release():
+                self._hub.queue.freed()
+
+        place = Place(machine, self.name(machine), release)
+        self._places.add(place)
+        return place
 
     def waits_for(self, request: Request, decision: Decision) -> str | None:
         """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here."""
         if decision.answer is not Answer.POSTPONE or not self._hub.lasting:
             return None
-        able = [m for m in self._services.machines if suitable(request, m) is None and self._obstacle(m) is None]
+        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
+        able = [machine for machine in machines if suitable(request, machine) is None]
         return self.name(max(able, key=lambda m: m.speed_factor)) if able else None
 
     def wait(self, request: Request) -> Place | None:
         """A place for an accepted build, best on a machine it has not lost; None when no machine is left for it."""
         # It was promised to Nix, which will not build it itself any more, willing or not.
         request = replace(request, am_willing=False)
-        caller = self._services.caller
-        with self._hub.queue.joined() as ticket:
+        s, health = self._services, self._hub.health
+        failures = {machine: health.failures(self._key(machine)) for machine in s.machines}
+        lines = tuple(machine.text for machine in s.machines if machine not in self._out)
+        kind = (s.private_dir, s.host, lines, request.system, request.features, self._environ(SSH_LOOKS_AT))
+        with self._hub.queue.first(kind, s.caller) as ticket:
             while True:
-                decision, place = self.decide(request, self._losses)
+                _, place = self.decide(request, self._losses)
                 if place is None and self._losses:
-                    decision, place = self.decide(request)
+                    _, place = self.decide(request)
                 if place is not None and place.machine.uri.scheme in REMOTE_PROGRAMS:
                     return place
                 if place is not None:
                     place.release()
                     self._out[place.machine] = "is not reached by ssh"
                     continue
-                if decision.answer is not Answer.POSTPONE:
+                for machine, before in failures.items():
+                    if health.failures(self._key(machine)) - before >= LOSSES_ALLOWED:
+                        self._out.setdefault(machine, health.obstacle(self._key(machine)) or "comes and goes")
+                if not self._is_left(request):
                     return None
-                self._hub.queue.pass_on(ticket)
-                self._hub.queue.wait(ticket, caller)
+                self._hub.queue.wait(ticket, s.caller)
+
+    def why_nowhere(self) -> str:
+        """Why the machines that this conversation has given up are of no use, for the user."""
+        return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in self._out.items())
 
     def may_accept_first(self, machine: Machine) -> bool:
         """Whether `machine` is taken to work without asking it."""
         return self._hub.lasting and self._hub.health.is_fresh(self._key(machine))
 
-    def connect(self, place: Place, meanwhile: Callable[[], Value]) -> tuple["Remote", Value]:
+    def connect(self, place: Place, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         """A connection to the machine of `place`, and what `meanwhile` returns, which runs while ssh authenticates.
 
         MachineError: there is none to be had, and the machine is left out from now on.  Errors of `meanwhile` are
@@ -196,9 +174,9 @@ class Dispatcher:
             raise StockOnly(f"machine '{place.name}' is not reached by ssh")
         try:
             command = command_for(machine, s.environ, s.private_dir, s.host.release)
-            if warm := self._hub.pool.take(self._destination(command)):
-                warm.attach(self._log, s.caller.hangup_fd)
-                return warm, meanwhile()
+            destination = self._destinations[machine] = self._destination(command)
+            if warm := self._hub.pool.take(destination):
+                return self._reuse(warm, meanwhile)
             remote, value = self._connect(place, command, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
@@ -206,19 +184,24 @@ class Dispatcher:
         except MachineError as error:
             self._out[machine] = error.one_line
             self._hub.health.failed(self._key(machine), error.one_line)
-            raise
-        except BaseException:
-            self._hub.health.abandoned(self._key(machine))
+            self._probes.discard(machine)
             raise
         self._hub.health.worked(self._key(machine))
+        self._probes.discard(machine)
+        self._remotes.add(remote)
         return remote, value
 
-    def _connect(self, place: Place, command: Command, meanwhile: Callable[[], Value]) -> tuple["Remote", Value]:
-        self._hub.health.trying(self._key(place.machine))
-        with (
-            step(self._log, f"connecting to '{place.name}'"),
-            ExitStack() as held,
-        ):
+    def _reuse(self, remote: Remote, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
+        self._remotes.add(remote)
+        remote.attach(self._log, self._services.caller.hangup_fd)
+        try:
+            return remote, meanwhile()
+        except BaseException:
+            self.give_back(remote)
+            raise
+
+    def _connect(self, place: Place, command: Command, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
+        with step(self._log, f"connecting to '{place.name}'"), ExitStack() as held:
             remote = Remote(command, place.machine.uri.scheme, place.name)
             held.callback(remote.close)
             remote.attach(self._log, self._services.caller.hangup_fd)
@@ -230,6 +213,7 @@ class Dispatcher:
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end: keep it if somebody may need it."""
         remote.detach()
+        self._remotes.discard(remote)
         if self._hub.lasting:
             self._hub.pool.give(self._destination(remote.command), remote)
         else:
@@ -238,6 +222,9 @@ class Dispatcher:
     def lost(self, machine: Machine, error: MachineError) -> None:
         """`machine` went away during a build, or refused it."""
         self._hub.health.doubt(self._key(machine))
+        if isinstance(error, ConnectionLost) and machine in self._destinations:
+            # Idle ones may be as dead, only nobody has noticed.
+            self._hub.pool.drop(self._destinations[machine])
         self._losses[machine] = self._losses.get(machine, 0) + 1
         if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self.leave_out(machine, error.one_line)
@@ -251,27 +238,30 @@ class Dispatcher:
 
         A machine that failed in this very conversation is no reason to wait: Nix is then told, as by stock.
         """
-        if decision.answer is Answer.DECLINE and not self._services.host.could_build(request):
-            for machine in self._services.machines:
-                if suitable(request, machine) is None and machine not in self._out:
-                    return replace(decision, answer=Answer.POSTPONE)
+        if (
+            decision.answer is Answer.DECLINE
+            and not self._services.host.could_build(request)
+            and self._is_left(request)
+        ):
+            return replace(decision, answer=Answer.POSTPONE)
         return decision
+
+    def _is_left(self, request: Request) -> bool:
+        """Whether a machine that this conversation has not given up could build it, now or later."""
+        machines = (m for m in self._services.machines if m.max_jobs and m not in self._out)
+        return any(suitable(request, machine) is None for machine in machines)
 
     def _obstacle(self, machine: Machine) -> str | None:
         return self._out.get(machine) or self._hub.health.obstacle(self._key(machine))
 
-    def _releaser(self, slot: Slot) -> Callable[[], None]:
-        def release() -> None:
-            if slot.release():
-                self._hub.queue.freed()
-
-        return release
-
     def _key(self, machine: Machine) -> Hashable:
-        """Whose health this is: the same line means another machine for another user, with other keys."""
-        return machine.uri.text, machine.ssh_key, machine.public_host_key
+        """Whose health this is: the same line can mean another machine, or none, for a caller with other keys."""
+        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._environ(SSH_LOOKS_AT)
 
     def _destination(self, command: Command) -> Hashable:
         """Everything that decides where a connection leads, as whom, and what was set on it."""
-        environ = tuple(command.environ.get(name) for name in SSH_LOOKS_AT)
-        return command.argv, environ, self._services.limits
+        names = SSH_LOOKS_AT if command.argv[0] == "ssh" else sorted(self._services.environ)
+        return command.argv, self._environ(names), self._services.limits
+
+    def _environ(self, names: Sequence[str]) -> tuple[tuple[str, str | None], ...]:
+        return tuple((name, self._services.environ.get(name)) for name in names)

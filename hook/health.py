@@ -20,6 +20,8 @@ class _Record:
     worked_at: float | None = None
     reason: str = ""
     failures: int = 0
+    """Since it last worked."""
+    failures_ever: int = 0
     retry_at: float = 0.0
     probing: bool = False
 
@@ -55,16 +57,27 @@ class Health:
                 and self._clock() - record.worked_at < FRESH_S
             )
 
-    def trying(self, machine: Hashable) -> None:
-        """A session is about to connect; if the machine had failed, it alone may."""
+    def trying(self, machine: Hashable) -> bool:
+        """A session is about to use it; True if it had failed: then that session alone may, until the try has ended."""
         with self._lock:
-            record = self._records.setdefault(machine, _Record())
-            record.probing = bool(record.failures)
+            record = self._records.get(machine)
+            if record is None or not record.failures:
+                return False
+            record.probing = True
+            return True
+
+    def failures(self, machine: Hashable) -> int:
+        """How often tries of `machine` have failed altogether."""
+        with self._lock:
+            record = self._records.get(machine)
+            return record.failures_ever if record else 0
 
     def worked(self, machine: Hashable) -> None:
         """The machine answered."""
         with self._lock:
-            self._records[machine] = _Record(worked_at=self._clock())
+            before = self._records.get(machine)
+            ever = before.failures_ever if before else 0
+            self._records[machine] = _Record(worked_at=self._clock(), failures_ever=ever)
 
     def abandoned(self, machine: Hashable) -> None:
         """A try ended without telling anything: its session was given up."""
@@ -84,7 +97,10 @@ class Health:
         """The machine did not answer, or went away: leave it alone for longer each time."""
         with self._lock:
             record = self._records.setdefault(machine, _Record())
+            if self._clock() < record.retry_at:
+                return  # one of many tries that met the same trouble
             record.failures += 1
+            record.failures_ever += 1
             record.reason = reason
             record.probing = False
             pause_s = min(FIRST_PAUSE_S * 2 ** (record.failures - 1), LONGEST_PAUSE_S)

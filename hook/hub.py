@@ -8,7 +8,7 @@ import os
 import time
 
 from hook.caller import Caller, State
-from hook.dispatch import Hub, SlotQueue
+from hook.dispatch import Hub
 from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.health import Health
@@ -16,6 +16,7 @@ from hook.journal import log
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.session import Session
+from hook.slotqueue import SlotQueue
 from hook.uploads import Uploads
 
 

@@ -43,6 +43,13 @@ class Pool:
         with self._lock:
             self._idle.setdefault(destination, []).append((time.monotonic(), remote))
 
+    def drop(self, destination: Hashable) -> None:
+        """Close what leads to `destination`."""
+        with self._lock:
+            removed = self._idle.pop(destination, [])
+        for _, remote in removed:
+            remote.close()
+
     def tidy(self) -> None:
         """Close what was not used for long."""
         oldest = time.monotonic() - self._idle_s

@@ -42,6 +42,7 @@ class Remote:
         self._log = None
         self._ids.clear()
         self.stream.hangup_fd = None
+        self.stream.silence_s = None
         self.stream.copy_stderr(None)
 
     def is_clean(self) -> bool:

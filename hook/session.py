@@ -10,13 +10,13 @@ scripted machines, and in the lab.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.caller import Caller
 from hook.dispatch import Dispatcher, Hub, Place
-from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, FerryError, MachineError, StockOnly, StoreError
+from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, Cancelled, FerryError, MachineError, StockOnly, StoreError
 from hook.front import Front, Job, format_request, format_settings
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
@@ -61,20 +61,21 @@ class Session:
         except StockOnly as reason:
             return self._hand_over(settings, request, reason)
         try:
-            self._dispatcher = Dispatcher(self._hub, self._services, self._log)
-            while True:
-                if accepted := self._answer(request):
-                    status = self._carry_out(accepted)
-                    # A machine's remarks while outputs are copied are part of the log, too.
-                    self._caller.settle_log()
-                    return status
-                if self._front.at_end():
-                    return EXIT_OK
-                request = self._front.read_request()
+            with (
+                closing(self._services),
+                closing(Dispatcher(self._hub, self._services, self._log)) as self._dispatcher,
+            ):
+                while True:
+                    if accepted := self._answer(request):
+                        status = self._carry_out(accepted)
+                        # A machine's remarks while outputs are copied are part of the log, too.
+                        self._caller.settle_log()
+                        return status
+                    if self._front.at_end():
+                        return EXIT_OK
+                    request = self._front.read_request()
         except StockOnly as reason:
             return self._hand_over(self._services.stock_settings, request, reason)
-        finally:
-            self._services.close()
 
     def _hand_over(self, settings: Settings, request: Request, reason: StockOnly) -> int:
         if self._caller.take_back is not None:
@@ -102,7 +103,7 @@ class Session:
             except MachineError as error:
                 self._log.error(f"cannot build on '{likely}': {error.one_line}")
                 continue
-            except StockOnly:
+            except (StockOnly, Cancelled):
                 raise
             except FerryError as error:
                 self._log.error(f"cannot build '{request.drv_path}' on another machine: {error.one_line}")
@@ -189,7 +190,7 @@ class Session:
         """Wait for a slot; raises `lost`, why the last machine failed, when none is left that could have one."""
         build.place = self._dispatcher.wait(build.request)
         if build.place is None:
-            raise lost or MachineError("no machine is left that could build it")
+            raise lost or MachineError(f"no machine is left that could build it ({self._dispatcher.why_nowhere()})")
         if lost is not None:
             where = "there again" if build.place.name == build.name else f"on '{build.place.name}'"
             moved = f"'{build.name}' was lost ({lost.one_line}); building {where}"

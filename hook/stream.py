@@ -8,6 +8,7 @@ standard error, whatever the peer sends.  Tested in test_stream.py.
 
 import os
 import select
+from contextlib import suppress
 
 from hook.errors import Cancelled, ConnectionLost
 from hook.log import write_all
@@ -147,7 +148,9 @@ class Stream:
 
     def close(self) -> None:
         """Close every descriptor; the peer sees the end of the connection."""
-        self._collect_stderr()
+        # Whoever was to get the last words may be gone.
+        with suppress(OSError):
+            self._collect_stderr()
         for fd in (self._read_fd, self._write_fd, self._stderr_fd):
             if fd is not None and fd >= 0:
                 os.close(fd)

@@ -1,137 +1,559 @@
-"""The queue for slots: in order, nothing lost, and a thousand waiting builds cost no more than one."""
+"""Finding a place: one slot held and no more, machines that failed and come back, connections that are used again.
+
+Slots are real locks in a temporary directory, machines are local commands: a scripted daemon, or a program that just
+ends.  The clock stands still unless a test moves it.
+"""
 
 import os
-import random
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from hook import dispatch as dispatch_module
+from hook import slotqueue
 from hook.caller import Caller
-from hook.dispatch import SlotQueue
-from hook.errors import Cancelled
+from hook.dispatch import Dispatcher, Hub, Place
+from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
+from hook.health import FIRST_PAUSE_S, FRESH_S, Health
+from hook.log import Log
+from hook.machines import Machine, parse_machines
+from hook.pool import Pool
+from hook.remote import Remote
+from hook.schedule import Answer, Host, Request
+from hook.services import Services, limits_of
+from hook.settings import Settings
+from hook.slotqueue import SlotQueue
+from hook.slots import SlotTable
+from hook.store.local import LocalStore
+from hook.uploads import Uploads
+
+SYSTEM = "x86_64-linux"
+RELEASE = (2, 34)
+REPOSITORY = Path(__file__).parent.parent
+REQUEST = Request(SYSTEM, "/nix/store/00000000000000000000000000000001-a.drv", frozenset(), am_willing=False)
+TIMEOUT_S = 30
 
 
-class Client:
-    """A caller whose end the test holds."""
+class Clock:
+    """A time that passes only when told to."""
 
     def __init__(self) -> None:
-        self.hangup, self.end = os.pipe()
-        self.caller = replace(Caller.of_this_process("3"), hangup_fd=self.hangup)
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def good(name: str = "", jobs: int = 1, speed: int = 1) -> str:
+    """A line of `builders` for a machine that works; the name makes it distinct."""
+    return (
+        f"ssh-ng://localhost?remote-program={sys.executable}%20-m%20tests.fakes.daemon%20ok%20{name} - - {jobs} {speed}"
+    )
+
+
+def bad(name: str = "", speed: int = 1) -> str:
+    """One that cannot be reached."""
+    return f"ssh-ng://localhost?remote-program=false%20{name} - - 1 {speed}"
+
+
+class Desk:
+    """A host on which conversations come and go; `caller` is the one of all of them."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "current-load").mkdir()
+        self.root = root
+        self.clock = Clock()
+        self.health = Health(self.clock, jitter=lambda: 0.5)
+        self.pool = Pool()
+        self.lasting = True
+        self.max_jobs = 0
+        self._queue = SlotQueue()
+        self._hangup, self._end = os.pipe()
+        self._null = os.open(os.devnull, os.O_WRONLY)
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        self.caller = Caller(-1, self._null, -1, "3", environ, os.getpid(), self._hangup)
+        self._open: list[Dispatcher] = []
+
+    def dispatcher(self, *lines: str) -> Dispatcher:
+        """A new conversation with these machines."""
+        machines, warnings = parse_machines("\n".join(lines), default_system=SYSTEM, release=RELEASE, read_file=str)
+        assert warnings == []
+        settings = Settings({})
+        services = Services(
+            caller=self.caller,
+            settings=settings,
+            stock_settings=settings,
+            host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, RELEASE),
+            machines=tuple(machines),
+            limits=limits_of(settings),
+            store=cast(LocalStore, None),
+            slots=SlotTable(str(self.root)),
+            private_dir=str(self.root / "nix-ferry"),
+        )
+        hub = Hub(self.pool, self.health, self._queue, Uploads(shared=True), self.lasting)
+        self._open.append(Dispatcher(hub, services, Log(self._null, 3)))
+        return self._open[-1]
+
+    def held(self) -> int:
+        """How many slots somebody has."""
+        table = SlotTable(str(self.root))
+        stems = {file.name.rpartition("-")[0] for file in (self.root / "current-load").iterdir()} - {"main"}
+        busy = 0
+        with table.selection():
+            for stem in stems:
+                slot, count = table.probe(stem, 1)
+                busy += count
+                if slot is not None:
+                    slot.release()
+        return busy
 
     def hang_up(self) -> None:
-        if self.end >= 0:
-            os.close(self.end)
-            self.end = -1
+        if self._end >= 0:
+            os.close(self._end)
+            self._end = -1
 
     def close(self) -> None:
+        for dispatcher in self._open:
+            dispatcher.close()
+        self.pool.close()
         self.hang_up()
-        os.close(self.hangup)
+        os.close(self._hangup)
+        os.close(self._null)
 
 
 @pytest.fixture
-def clients() -> Iterator[list[Client]]:
-    made = [Client() for _ in range(3)]
-    yield made
-    for client in made:
-        client.close()
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(slotqueue, "LOOK_S", 0.005)
+    desk = Desk(tmp_path)
+    yield desk
+    desk.close()
 
 
-def has_news(ticket: int) -> bool:
-    try:
-        os.eventfd_read(ticket)
-    except BlockingIOError:
-        return False
-    return True
+def place_of(dispatcher: Dispatcher, request: Request = REQUEST) -> Place:
+    _, place = dispatcher.decide(request)
+    assert place is not None
+    return place
 
 
-def test_a_freed_slot_wakes_the_first_and_nobody_else() -> None:
-    """Two hundred builds that all woke up for one slot would do nothing else."""
-    queue = SlotQueue()
-    with queue.joined() as first, queue.joined() as second:
-        queue.freed()
-        assert has_news(first)
-        assert not has_news(second)
+def connect(dispatcher: Dispatcher, place: Place | None = None) -> Remote:
+    remote, value = dispatcher.connect(place or place_of(dispatcher), lambda: "value")
+    assert value == "value"
+    return remote
 
 
-def test_news_that_the_first_cannot_use_is_passed_on() -> None:
-    """The freed machine lacks a feature that only the first build needs."""
-    queue = SlotQueue()
-    with queue.joined() as first, queue.joined() as second, queue.joined() as third:
-        queue.freed()
-        assert has_news(first)
-        queue.pass_on(first)
-        assert has_news(second)
-        assert not has_news(third)
+def fail_to_connect(dispatcher: Dispatcher) -> None:
+    place = place_of(dispatcher)
+    with pytest.raises(MachineError):
+        connect(dispatcher, place)
+    place.release()
 
 
-def test_when_the_first_leaves_the_next_one_looks() -> None:
-    """Whether it took a slot or gave up: news that reached only the first must not be lost with it."""
-    queue = SlotQueue()
-    first = queue.joined()
-    first.__enter__()
-    with queue.joined() as second:
-        queue.freed()
-        assert not has_news(second)
-        first.__exit__(None, None, None)
-        assert has_news(second)
+def is_running(remote: Remote) -> bool:
+    return not remote.stream.closed
 
 
-def test_one_that_leaves_from_the_middle_wakes_nobody() -> None:
-    """Nothing has changed for the others."""
-    queue = SlotQueue()
-    with queue.joined() as first:
-        with queue.joined():
-            pass
-        assert not has_news(first)
+# Slots
 
 
-def test_waiting_ends_when_nix_gives_up(clients: list[Client]) -> None:
-    """First in the queue or not."""
-    queue = SlotQueue()
-    with queue.joined(), queue.joined() as second:
-        clients[0].hang_up()
-        with pytest.raises(Cancelled):
-            queue.wait(second, clients[0].caller)
+def test_only_the_slot_of_the_chosen_machine_is_kept(desk: Desk) -> None:
+    """All able machines were probed; the others are somebody else's to use."""
+    place = place_of(desk.dispatcher(good("a"), good("b", speed=2), good("c")))
+    assert "ok%20b" in place.name
+    assert desk.held() == 1
+    place.release()
+    place.release()
+    assert desk.held() == 0
 
 
-def test_the_first_looks_again_by_itself(clients: list[Client]) -> None:
-    """Slots of stock hooks are freed without a word."""
-    queue = SlotQueue()
-    with queue.joined() as first:
-        queue.wait(first, clients[0].caller)
+def test_whatever_goes_wrong_while_choosing_no_slot_is_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that lost a slot would have lost it for days."""
+    dispatcher = desk.dispatcher(good("a"), good("b"))
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(dispatch_module, "decide", fail)
+    with pytest.raises(ZeroDivisionError):
+        dispatcher.decide(REQUEST)
+    assert desk.held() == 0
 
 
-def test_under_any_schedule_every_build_gets_its_slot(clients: list[Client]) -> None:
-    """Forty builds, three slots, two kinds of machine; a wake-up that got lost would leave somebody waiting."""
-    queue = SlotQueue()
-    lock = threading.Lock()
-    free = {"a": 2, "b": 1}
-    done = []
+def test_a_machine_whose_slots_cannot_be_locked_is_left_out(desk: Desk) -> None:
+    """A directory is in the way of its lock file; the next machine is as good."""
+    dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
+    place = place_of(dispatcher)
+    place.release()
+    (lock,) = (file for file in (desk.root / "current-load").iterdir() if "ok%20a" in file.name)
+    lock.unlink()
+    lock.mkdir()
+    decision, place_b = dispatcher.decide(REQUEST)
+    assert place_b is not None
+    assert "ok%20b" in place_b.name
+    assert "cannot lock" in decision.verdicts[0].reason
+    lock.rmdir()
 
-    def take(kind: str) -> bool:
-        with lock:
-            if free[kind]:
-                free[kind] -= 1
-                return True
-            return False
 
-    def build(number: int) -> None:
-        kind = random.Random(number).choice(["a", "b"])
-        with queue.joined() as ticket:
-            while not take(kind):
-                queue.pass_on(ticket)
-                queue.wait(ticket, clients[0].caller)
-        with lock:
-            done.append(number)
-            free[kind] += 1
-        queue.freed()
+def test_the_end_of_a_conversation_gives_up_everything(desk: Desk) -> None:
+    """However it ends: an exception between two steps must not cost a slot, or leave a build running."""
+    dispatcher = desk.dispatcher(good(jobs=3))
+    remote = connect(dispatcher)
+    place_of(dispatcher)
+    assert desk.held() == 1
+    dispatcher.close()
+    assert desk.held() == 0
+    assert not is_running(remote)
+    dispatcher.close()
 
-    threads = [threading.Thread(target=build, args=(number,)) for number in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    assert sorted(done) == list(range(40))
+
+# What is known of machines
+
+
+def test_without_experience_a_machine_is_asked_first(desk: Desk) -> None:
+    """Before the accept we can still decline."""
+    dispatcher = desk.dispatcher(good())
+    place = place_of(dispatcher)
+    assert not dispatcher.may_accept_first(place.machine)
+    connect(dispatcher, place)
+    assert dispatcher.may_accept_first(place.machine)
+    desk.clock.now += FRESH_S
+    assert not dispatcher.may_accept_first(place.machine)
+
+
+def test_a_lone_hook_asks_always(desk: Desk) -> None:
+    """Its experience is as old as itself."""
+    desk.lasting = False
+    dispatcher = desk.dispatcher(good())
+    place = place_of(dispatcher)
+    connect(dispatcher, place)
+    assert not dispatcher.may_accept_first(place.machine)
+
+
+def test_a_machine_that_fails_is_left_out_here_and_left_alone_elsewhere(desk: Desk) -> None:
+    """One time-out for all, and this conversation does not come back to it."""
+    dispatcher = desk.dispatcher(bad(speed=2), good())
+    fail_to_connect(dispatcher)
+    for other in (dispatcher, desk.dispatcher(bad(speed=2), good())):
+        place = place_of(other)
+        assert "ok" in place.name
+        place.release()
+    desk.clock.now += 2 * FIRST_PAUSE_S
+    place = place_of(dispatcher)
+    assert "ok" in place.name
+
+
+def test_a_machine_that_one_caller_cannot_reach_is_not_held_against_it(desk: Desk) -> None:
+    """Without an agent ssh has no key; another user of the same account has one."""
+    fail_to_connect(desk.dispatcher(bad()))
+    desk.caller = replace(desk.caller, environ={**desk.caller.environ, "SSH_AUTH_SOCK": "/run/agent"})
+    place_of(desk.dispatcher(bad()))
+
+
+def test_one_conversation_at_a_time_tries_a_machine_that_failed(desk: Desk) -> None:
+    """From the choice on, not only from the connection on: two that chose at once would both wait."""
+    fail_to_connect(desk.dispatcher(bad()))
+    desk.clock.now += FIRST_PAUSE_S
+    place = place_of(desk.dispatcher(bad()))
+    decision, none = desk.dispatcher(bad()).decide(REQUEST)
+    assert none is None
+    assert "being tried again" in decision.verdicts[0].reason
+    place.release()
+    place_of(desk.dispatcher(bad()))
+
+
+@pytest.mark.parametrize("error", [Cancelled("gone"), StockOnly("odd"), StoreError("bad"), KeyError("bug")])
+def test_a_try_that_is_given_up_leaves_the_machine_to_others(desk: Desk, error: Exception) -> None:
+    """It says nothing about the machine, which nobody could use again otherwise."""
+    line = good()
+    first = desk.dispatcher(line)
+    place = place_of(first)
+    desk.health.failed(first._key(place.machine), "timed out")
+    place.release()
+    desk.clock.now += FIRST_PAUSE_S
+    place = place_of(first)
+
+    def give_up() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        first.connect(place, give_up)
+    first.close()
+    remote = connect(desk.dispatcher(line))
+    assert is_running(remote)
+
+
+@pytest.mark.parametrize(("max_jobs", "expected"), [(0, Answer.POSTPONE), (1, Answer.DECLINE)])
+def test_with_all_machines_down_nix_waits_only_if_it_cannot_build(desk: Desk, max_jobs: int, expected: Answer) -> None:
+    """Built here at once if this host may; else asked again until a machine is back."""
+    fail_to_connect(desk.dispatcher(bad()))
+    desk.max_jobs = max_jobs
+    decision, place = desk.dispatcher(bad()).decide(REQUEST)
+    assert place is None
+    assert decision.answer is expected
+
+
+def test_a_machine_that_failed_in_this_conversation_is_no_reason_to_wait(desk: Desk) -> None:
+    """Nix is told, as by the stock hook."""
+    dispatcher = desk.dispatcher(bad())
+    fail_to_connect(dispatcher)
+    decision, _ = dispatcher.decide(REQUEST)
+    assert decision.answer is Answer.DECLINE
+
+
+def test_a_machine_without_slots_is_not_waited_for(desk: Desk) -> None:
+    """It will never have one: Nix is to ask again, as by the stock hook, not to be promised a build."""
+    dispatcher = desk.dispatcher(good(jobs=0))
+    decision, _ = dispatcher.decide(REQUEST)
+    assert decision.answer is Answer.POSTPONE
+    assert dispatcher.waits_for(REQUEST, decision) is None
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_only_a_broker_waits_in_place_of_nix(desk: Desk, lasting: bool) -> None:
+    """A lone hook that waited would keep Nix from asking another one."""
+    desk.lasting = lasting
+    place_of(desk.dispatcher(good("slow"), good("fast", speed=2)))
+    place_of(desk.dispatcher(good("slow"), good("fast", speed=2)))
+    dispatcher = desk.dispatcher(good("slow"), good("fast", speed=2))
+    decision, place = dispatcher.decide(REQUEST)
+    assert place is None
+    likely = dispatcher.waits_for(REQUEST, decision)
+    assert likely is None if not lasting else likely is not None and "fast" in likely
+
+
+# Waiting after the accept
+
+
+class Waiting:
+    """A conversation that waits for a place in a thread of its own."""
+
+    def __init__(self, dispatcher: Dispatcher, request: Request = REQUEST) -> None:
+        self.dispatcher = dispatcher
+        self._request = request
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome: Place | Exception | None = self.dispatcher.wait(self._request)
+        except Cancelled as error:
+            self._outcome = error
+
+    def outcome(self) -> Place | Exception | None:
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+        return self._outcome
+
+
+@pytest.mark.parametrize("willing", [False, True])
+def test_a_slot_that_is_freed_goes_to_who_waits(desk: Desk, willing: bool) -> None:
+    """Whether this host could have built it does not matter any more: it was promised."""
+    desk.max_jobs = 8
+    place = place_of(desk.dispatcher(good()))
+    waiting = Waiting(desk.dispatcher(good()), replace(REQUEST, am_willing=willing))
+    place.release()
+    taken = waiting.outcome()
+    assert isinstance(taken, Place)
+    assert taken.name == place.name
+
+
+def test_waiting_ends_when_nix_gives_up(desk: Desk) -> None:
+    """And holds nothing."""
+    place_of(desk.dispatcher(good()))
+    waiting = Waiting(desk.dispatcher(good()))
+    desk.hang_up()
+    assert isinstance(waiting.outcome(), Cancelled)
+    assert desk.held() == 1
+
+
+def test_a_machine_that_is_down_for_a_moment_is_waited_for(desk: Desk) -> None:
+    """The build was promised, and the machine may be back in a few seconds."""
+    line = good()
+    dispatcher = desk.dispatcher(line)
+    place = place_of(dispatcher)
+    waiting = Waiting(desk.dispatcher(line))
+    desk.health.failed(dispatcher._key(place.machine), "refused")
+    place.release()
+    desk.clock.now += FIRST_PAUSE_S
+    assert isinstance(waiting.outcome(), Place)
+
+
+def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> None:
+    """Whoever tried it: two hundred builds must not each have a try, with longer and longer pauses between."""
+    line = good()
+    dispatcher = desk.dispatcher(line)
+    place = place_of(dispatcher)
+    key = dispatcher._key(place.machine)
+    waiting = [Waiting(desk.dispatcher(line)) for _ in range(5)]
+    while len(next(iter(desk._queue._lines.values()), ())) < len(waiting):
+        os.sched_yield()
+    desk.health.failed(key, "timed out")
+    desk.clock.now += FIRST_PAUSE_S
+    desk.health.failed(key, "timed out")
+    assert [each.outcome() for each in waiting] == [None] * len(waiting)
+    assert "timed out" in waiting[-1].dispatcher.why_nowhere()
+
+
+def test_with_every_machine_left_out_there_is_nothing_to_wait_for(desk: Desk) -> None:
+    """The build fails with the reason, instead of never."""
+    dispatcher = desk.dispatcher(bad())
+    fail_to_connect(dispatcher)
+    assert dispatcher.wait(REQUEST) is None
+
+
+def test_a_machine_for_the_stock_hook_is_no_place_after_the_accept(desk: Desk) -> None:
+    """The stock hook would have had to answer in our place."""
+    dispatcher = desk.dispatcher("mounted-ssh-ng://b1 - - 1 2", good())
+    with pytest.raises(StockOnly):
+        connect(dispatcher)
+    place = dispatcher.wait(REQUEST)
+    assert place is not None
+    assert "ok" in place.name
+
+
+# Losses
+
+
+def machine_of(dispatcher: Dispatcher) -> Machine:
+    place = place_of(dispatcher)
+    place.release()
+    return place.machine
+
+
+def test_a_machine_is_lost_once_and_tried_again_and_lost_twice_and_left(desk: Desk) -> None:
+    """The other one first, if there is one."""
+    dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
+    machine = machine_of(dispatcher)
+    dispatcher.lost(machine, ConnectionLost("reset"))
+    assert not dispatcher.may_accept_first(machine)
+    other = dispatcher.wait(REQUEST)
+    assert other is not None
+    assert "ok%20b" in other.name
+    again = dispatcher.wait(REQUEST)
+    assert again is not None
+    assert again.machine == machine
+    again.release()
+    dispatcher.lost(machine, ConnectionLost("reset"))
+    other.release()
+    last = dispatcher.wait(REQUEST)
+    assert last is not None
+    assert last.machine == other.machine
+
+
+def test_distrust_does_not_pass(desk: Desk) -> None:
+    """A second try would end in the same words."""
+    dispatcher = desk.dispatcher(good())
+    dispatcher.lost(machine_of(dispatcher), NotTrusted("no"))
+    assert dispatcher.wait(REQUEST) is None
+
+
+@pytest.mark.parametrize(("error", "kept"), [(ConnectionLost("reset"), False), (MachineError("it refused"), True)])
+def test_a_connection_that_breaks_casts_doubt_on_the_idle_ones(desk: Desk, error: MachineError, kept: bool) -> None:
+    """They would be the next to break, each costing a build one of its tries."""
+    dispatcher = desk.dispatcher(good(jobs=2))
+    place = place_of(dispatcher)
+    idle, used = connect(dispatcher, place), connect(dispatcher)
+    dispatcher.give_back(idle)
+    dispatcher.lost(place.machine, error)
+    assert is_running(idle) is kept
+    assert is_running(used)
+
+
+# Connections
+
+
+def test_a_connection_is_used_again(desk: Desk) -> None:
+    """By the next conversation; it then speaks for that one."""
+    first = desk.dispatcher(good())
+    place = place_of(first)
+    remote = connect(first, place)
+    first.give_back(remote)
+    place.release()
+    first.close()
+    assert is_running(remote)
+    second = desk.dispatcher(good())
+    assert connect(second) is remote
+    assert remote.stream.hangup_fd == desk.caller.hangup_fd
+
+
+def test_a_lone_hook_keeps_no_connection(desk: Desk) -> None:
+    """Nobody comes after it."""
+    desk.lasting = False
+    dispatcher = desk.dispatcher(good())
+    remote = connect(dispatcher)
+    dispatcher.give_back(remote)
+    assert not is_running(remote)
+
+
+def test_an_idle_connection_has_no_limit_of_the_last_build(desk: Desk) -> None:
+    """A copy may not be silent for long, the next build may."""
+    dispatcher = desk.dispatcher(good())
+    remote = connect(dispatcher)
+    remote.stream.silence_s = 300.0
+    dispatcher.give_back(remote)
+    assert connect(desk.dispatcher(good(jobs=2))) is remote
+    assert remote.stream.silence_s is None
+
+
+def test_a_warm_connection_is_not_lost_when_the_build_is_refused(desk: Desk) -> None:
+    """The derivation cannot be read: no fault of the machine's."""
+    first = desk.dispatcher(good(jobs=2))
+    remote = connect(first)
+    first.give_back(remote)
+    second = desk.dispatcher(good(jobs=2))
+
+    def refuse() -> None:
+        raise StoreError("unreadable")
+
+    with pytest.raises(StoreError):
+        second.connect(place_of(second), refuse)
+    assert connect(desk.dispatcher(good(jobs=3))) is remote
+
+
+def test_an_error_of_ours_while_ssh_connects_ends_ssh(desk: Desk) -> None:
+    """Nothing of it may stay behind."""
+    dispatcher = desk.dispatcher(good())
+    seen: list[Path] = []
+
+    def refuse() -> None:
+        seen.extend(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())  # type: ignore[arg-type]
+        raise StoreError("unreadable")
+
+    with pytest.raises(StoreError):
+        dispatcher.connect(place_of(dispatcher), refuse)
+    assert len(seen) == 1
+    assert not Path(f"/proc/{seen[0]}").exists()
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, desk: Desk) -> None:
+    """An `ssh` in PATH that leads to a scripted daemon."""
+    program = tmp_path / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.fakes.daemon ok\n")
+    program.chmod(0o755)
+    desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PATH": f"{program.parent}:/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "same"),
+    [
+        ("ssh-ng://b1 - - 2", "SSH_AUTH_SOCK", False),
+        ("ssh-ng://b1 - - 2", "HOME", False),
+        ("ssh-ng://b1 - - 2", "PWD", True),
+        (good(jobs=2), "PWD", False),
+    ],
+    ids=["other keys", "other configuration", "other directory", "local command"],
+)
+@pytest.mark.usefixtures("ssh")
+def test_callers_share_a_connection_only_if_it_is_the_same(desk: Desk, line: str, name: str, same: bool) -> None:
+    """ssh looks at some variables, a local command may look at any."""
+    first = desk.dispatcher(line)
+    remote = connect(first)
+    first.give_back(remote)
+    desk.caller = replace(desk.caller, environ={**desk.caller.environ, name: "other"})
+    assert (connect(desk.dispatcher(line)) is remote) is same

@@ -77,6 +77,34 @@ def test_a_try_that_nobody_finished_does_not_block_the_machine_for_ever(health: 
     assert health.obstacle("m") is None
 
 
+def test_many_that_fail_together_are_one_failure(health: Health, clock: Clock) -> None:
+    """Eight builds were connecting when the machine went down; it may be back in five seconds."""
+    for _ in range(8):
+        health.failed("m", "timed out")
+    assert health.failures("m") == 1
+    clock.now += FIRST_PAUSE_S
+    assert health.obstacle("m") is None
+
+
+def test_failures_are_counted_for_those_who_wait(health: Health, clock: Clock) -> None:
+    """Also across the times when it worked: a machine that comes and goes must not keep a build waiting for ever."""
+    assert health.failures("m") == 0
+    for count in (1, 2, 3):
+        health.failed("m", "refused")
+        assert health.failures("m") == count
+        health.worked("m")
+
+
+def test_only_a_machine_that_failed_is_reserved_for_one(health: Health, clock: Clock) -> None:
+    """Any number of builds may use one that works."""
+    assert not health.trying("m")
+    health.worked("m")
+    assert not health.trying("m")
+    health.failed("m", "refused")
+    clock.now += FIRST_PAUSE_S
+    assert health.trying("m")
+
+
 def test_a_lost_connection_is_a_doubt_and_not_a_failure(health: Health) -> None:
     """The next build asks before it promises, but it does ask."""
     health.worked("m")

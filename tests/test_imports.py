@@ -28,7 +28,7 @@ LAYERS = [
     {"remote"},
     {"services"},
     {"transport", "notices"},
-    {"front", "stream"},
+    {"front", "stream", "slotqueue"},
     {"log", "caller", "journal"},
     {"slots", "schedule", "health", "uploads"},
     {"machines"},

@@ -38,6 +38,18 @@ def test_a_connection_leads_where_it_was_made_for(remotes: list[Remote]) -> None
     assert pool.take("there") is remotes[0]
 
 
+def test_all_that_lead_to_one_place_can_be_dropped(remotes: list[Remote]) -> None:
+    """One of them broke; the other places have nothing to do with it."""
+    pool = Pool()
+    pool.give("there", remotes[0])
+    pool.give("elsewhere", remotes[1])
+    pool.drop("there")
+    pool.drop("nowhere")
+    assert remotes[0].stream.closed
+    assert pool.take("there") is None
+    assert pool.take("elsewhere") is remotes[1]
+
+
 def test_a_connection_with_something_unread_is_closed(remotes: list[Remote]) -> None:
     """It would be taken for the answer to the next request."""
     pool = Pool()

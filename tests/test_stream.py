@@ -151,3 +151,14 @@ def test_input_can_be_looked_for_without_waiting(peer: Peer) -> None:
     assert peer.stream.has_input()
     assert peer.stream.peek() == b"abc"
     assert peer.stream.read(3) == b"abc"
+
+
+def test_closing_works_when_nobody_takes_the_log(peer: Peer) -> None:
+    """Nix has gone away, and the last words of a build are still on their way: no descriptor stays open for them."""
+    log_read, log_write = os.pipe()
+    peer.stream.copy_stderr(log_write)
+    os.close(log_read)
+    os.write(peer.stderr, b"last words\n")
+    peer.stream.close()
+    assert peer.stream.closed
+    os.close(log_write)
