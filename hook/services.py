@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hook.caller import Caller
+from hook.errors import StockOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.notices import Notices
@@ -43,7 +45,10 @@ class Services:
 
 
 def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
-    """Open everything the settings name; warns once per Nix command about lines of `builders` it cannot use."""
+    """Open everything the settings name; warns once per Nix command about lines of `builders` it cannot use.
+
+    StockOnly if it is not for this process to open.
+    """
     host = Host(
         system=settings.text("system"),
         extra_platforms=frozenset(settings.words("extra-platforms")),
@@ -52,7 +57,13 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
         release=release_of(settings),
     )
     store = LocalStore.open(settings, caller.environ)
+    for directory in (store.real_store_dir, store.state_dir):
+        if not caller.sees(directory):
+            raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")
     private_dir = os.path.join(store.state_dir, "nix-ferry")
+    # Here, because whoever needs something below it would make it with the mode of any directory.
+    with suppress(OSError):
+        os.mkdir(private_dir, 0o700)
     machines, warnings = parse_machines(
         settings.text("builders", "@/etc/nix/machines"),
         default_system=host.system,

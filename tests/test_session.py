@@ -6,13 +6,15 @@ lab.  Every test also looks at what must hold whatever happened: no slot held, n
 
 import fcntl
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hook.protocol.wire import Writer
-from tests.fakes.bench import Bench
+from tests.fakes.bench import HOOK, Bench
 
 
 @pytest.fixture(params=["standalone", "broker"])
@@ -312,3 +314,27 @@ def test_without_a_stock_hook_the_answer_is_a_decline(bench: Bench, tmp_path: Pa
     outcome = bench.hook(data, PATH=str(tmp_path))
     assert outcome.answers == ["# decline-permanently"]
     assert "cannot find the stock build hook" in outcome.messages
+
+
+# A broker elsewhere
+
+ELSEWHERE = 'mount --bind "$0" "$1" && shift && exec "$@"'
+
+
+@pytest.mark.lab
+def test_a_store_that_the_broker_does_not_see_is_written_by_the_hook_itself(tmp_path: Path) -> None:
+    """The first hook's broker serves the second, too, which runs in a sandbox with another store in the same place."""
+    with Bench(tmp_path, broker=True) as bench:
+        other = tmp_path / "other"
+        shutil.copytree(bench.store.root / "nix", other, symlinks=True)
+        assert bench.ask(bench.machine("ok")).answers == ["# accept"]
+        broker = bench.broker_pid()
+        data = bench.preamble([bench.machine("ok")]) + bench.request() + bench.job()
+        inside = ["unshare", "--mount", "sh", "-c", ELSEWHERE, str(other), str(bench.store.root / "nix"), HOOK, "4"]
+        done = subprocess.run(inside, input=data, env=bench.environ(), stderr=subprocess.PIPE, check=False)
+        assert done.returncode == 0
+        assert not bench.outputs_valid()
+        assert (other / "store" / Path(bench.store.outputs["out"]).name).exists()
+        assert bench.build(bench.machine("ok")).status == 0
+        assert bench.outputs_valid()
+        assert bench.broker_pid() == broker

@@ -57,7 +57,7 @@ class LocalStore:
     def open(cls, settings: Settings, environ: Mapping[str, str]) -> Self:
         """The store that `settings` and `environ` mean, made writable; StockOnly if it needs the stock hook.
 
-        To be called before there are threads: a remount reaches only the thread that did it and its children.
+        To be called by the thread that will write: a remount reaches only that thread and its children.
         """
         location = find_store(settings.text("store", "") or environ.get("NIX_REMOTE", ""), environ)
         make_writable(location.real_store_dir)
