@@ -61,12 +61,17 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        path = self.hook_state / "nix-ferry/broker.sock"
-        if path.exists():
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(path))
-                credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            os.kill(int.from_bytes(credentials[:4], "little"), signal.SIGKILL)
+        if pid := self.broker_pid():
+            os.kill(pid, signal.SIGKILL)
+
+    def broker_pid(self) -> int | None:
+        """The process that serves our hooks, if there is one."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.hook_state / "nix-ferry/broker.sock"))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), "little")
 
     def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
         # The name makes the URI, and with it the machine, distinct.
@@ -93,9 +98,9 @@ class Bench:
             )
         )
 
-    def job(self, wanted: Sequence[str] = ("dev", "out")) -> bytes:
+    def job(self, wanted: Sequence[str] = ("dev", "out"), inputs: Sequence[str] = ()) -> bytes:
         w = Writer()
-        w.strings([self.store.source])
+        w.strings([self.store.source, *inputs])
         w.strings(wanted)
         return w.take()
 
@@ -113,9 +118,11 @@ class Bench:
         assert self.held_slots() == []
         return Outcome(done.returncode, done.stderr.decode().splitlines())
 
-    def start(self, data: bytes) -> subprocess.Popen[bytes]:
+    def start(self, data: bytes, **environ: str) -> subprocess.Popen[bytes]:
         """Start the executable and give it `data`; its standard input stays open."""
-        hook = subprocess.Popen([HOOK, "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ())
+        hook = subprocess.Popen(
+            [HOOK, "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ() | environ
+        )
         assert hook.stdin is not None
         hook.stdin.write(data)
         hook.stdin.flush()

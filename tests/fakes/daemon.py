@@ -8,8 +8,8 @@ branch below, and has a test in test_session*.py.
 import hashlib
 import json
 import os
+import select
 import sys
-import time
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -53,6 +53,8 @@ class Daemon:
         self.w = Writer()
         self.uploaded: dict[str, bytes] = {}
         self.built: dict[str, Built] = {}
+        # A pipe by which a test sees when we hang, and when we end.
+        self.life = open(os.environ["LIFE"], "w") if "LIFE" in os.environ else None  # noqa: SIM115
 
     def read(self, size: int) -> bytes:
         data = sys.stdin.buffer.read(size)
@@ -69,6 +71,16 @@ class Daemon:
         print(why, file=sys.stderr, flush=True)
         os._exit(1)
 
+    def hang(self) -> NoReturn:
+        """Answer nothing more and read nothing more; but, as the real daemon, end with the connection."""
+        self.flush()
+        if self.life is not None:
+            print("hanging", file=self.life, flush=True)
+        poll = select.poll()
+        poll.register(0, 0)
+        poll.poll()
+        os._exit(1)
+
     def serve(self) -> None:
         if "no-nix" in self.behaviour:
             self.die("bash: line 1: nix-daemon: command not found")
@@ -76,12 +88,14 @@ class Daemon:
             self.w.raw(b"Welcome to the builder!\n")
             self.flush()
         if "silent" in self.behaviour:
-            time.sleep(60)
+            self.hang()
         self.shake_hands()
         while True:
             op = Op(self.r.u64())
             if f"die-{op.name.lower()}" in self.behaviour:
                 self.die("Connection reset by peer")
+            if f"hang-{op.name.lower()}" in self.behaviour:
+                self.hang()
             if self.refused(op):
                 self.error("not today")
                 self.flush()

@@ -1,0 +1,157 @@
+"""Whoever is killed, and whenever: no slot stays taken, no remote end stays alive, nothing half done is registered.
+
+The machine is a scripted daemon that hangs at one point, and that says so through a pipe which ends with it.  That the
+pipes of Nix end tells that nobody works on the build any more.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.fakes.bench import Bench
+
+LARGE = b"x" * (8 << 20)
+"""More than the pipes on the way take."""
+
+POINTS = ["silent", *(f"hang-{step}" for step in (
+    "query_valid_paths", "add_multiple_to_store", "build_derivation", "query_path_info", "nar_from_path"
+))]  # fmt: skip
+
+
+@pytest.fixture(params=["standalone", "broker"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=request.param == "broker") as bench:
+        yield bench
+
+
+@pytest.fixture
+def brokered(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=True) as bench:
+        yield bench
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Path:
+    """The pipe of the scripted daemon."""
+    path = tmp_path / "life"
+    os.mkfifo(path)
+    return path
+
+
+class Build:
+    """A hook whose build hangs; a large input is on the way there."""
+
+    def __init__(self, bench: Bench, behaviour: str, life: Path) -> None:
+        large = bench.store.add(LARGE, "large")
+        data = bench.preamble([bench.machine(behaviour)]) + bench.request() + bench.job(inputs=[large])
+        self.hook = bench.start(data, LIFE=str(life))
+        self._daemon = life.open()
+        assert self._daemon.readline() == "hanging\n"
+
+    def wait_for_end(self) -> list[bytes]:
+        """Until neither the remote end nor anybody with Nix's pipe is left; returns what Nix was told."""
+        with self.hook, self._daemon:
+            self._daemon.read()
+            return lines_of(self.hook)
+
+
+def lines_of(hook: subprocess.Popen[bytes]) -> list[bytes]:
+    assert hook.stderr is not None
+    return hook.stderr.read().splitlines()
+
+
+def answer_of(hook: subprocess.Popen[bytes]) -> bytes:
+    stderr: IO[bytes] | None = hook.stderr
+    assert stderr is not None
+    return next(line for line in stderr if line.startswith(b"# "))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_hook_takes_its_build_along(bench: Bench, life: Path, point: str) -> None:
+    """Ctrl-C: Nix kills its hooks without a warning."""
+    build = Build(bench, point, life)
+    broker = bench.broker_pid()
+    build.hook.kill()
+    build.wait_for_end()
+    assert bench.held_slots() == []
+    assert not bench.outputs_valid()
+    assert bench.build(bench.machine("ok")).status == 0
+    assert bench.outputs_valid()
+    assert bench.broker_pid() == broker
+
+
+def test_a_hook_killed_while_it_waits_leaves_the_line(brokered: Bench) -> None:
+    """The slot that it waited for goes to the next one."""
+    bench = brokered
+    machine = bench.machine("ok").replace(" - 2 ", " - 1 ")
+    assert bench.ask(machine).answers == ["# accept"]
+    (slot,) = (bench.store.state / "current-load").glob("*-0")
+    data = bench.preamble([machine]) + bench.request() + bench.job()
+    with slot.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first, second = bench.start(data), bench.start(data)
+        with first, second:
+            assert answer_of(first) == b"# accept\n"
+            assert answer_of(second) == b"# accept\n"
+            first.kill()
+            lines_of(first)
+            assert not bench.outputs_valid()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            lines_of(second)
+    assert second.returncode == 0
+    assert bench.outputs_valid()
+    assert bench.held_slots() == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_broker_takes_its_builds_along(brokered: Bench, life: Path, point: str) -> None:
+    """Out of memory, say: Nix is told, and the next hook has another broker."""
+    bench = brokered
+    build = Build(bench, point, life)
+    broker = bench.broker_pid()
+    assert broker is not None
+    os.kill(broker, signal.SIGKILL)
+    lines = build.wait_for_end()
+    assert build.hook.returncode == 1
+    answers = [line for line in lines if line.startswith(b"# ")]
+    assert answers == [b"# decline-permanently" if point == "silent" else b"# accept"]
+    assert sum(b"the broker ended" in line for line in lines) == 1
+    assert bench.held_slots() == []
+    assert not bench.outputs_valid()
+    assert bench.build(bench.machine("ok")).status == 0
+    assert bench.broker_pid() not in (None, broker)
+
+
+def test_a_killed_broker_takes_its_idle_connections_along(brokered: Bench, life: Path) -> None:
+    """They are nobody's children then, and nobody would ever use them again."""
+    bench = brokered
+    with open(os.open(life, os.O_RDONLY | os.O_NONBLOCK)) as daemon:
+        data = bench.preamble([bench.machine("ok")]) + bench.request() + bench.job()
+        with bench.start(data, LIFE=str(life)) as hook:
+            lines_of(hook)
+        broker = bench.broker_pid()
+        assert broker is not None
+        os.set_blocking(daemon.fileno(), True)
+        os.kill(broker, signal.SIGKILL)
+        assert daemon.read() == ""
+
+
+def test_a_stopped_hook_is_no_dead_hook(brokered: Bench, life: Path) -> None:
+    """Its build goes on, and others are served."""
+    bench = brokered
+    build = Build(bench, "hang-build_derivation", life)
+    build.hook.send_signal(signal.SIGSTOP)
+    with bench.start(bench.preamble([bench.machine("ok", "other")]) + bench.request() + bench.job()) as other:
+        assert answer_of(other) == b"# accept\n"
+        lines_of(other)
+    assert bench.outputs_valid()
+    assert len(bench.held_slots()) == 1
+    build.hook.send_signal(signal.SIGCONT)
+    build.hook.kill()
+    build.wait_for_end()
