@@ -86,11 +86,12 @@ class Connection:
             )
         except OSError as error:
             raise MachineError(f"cannot run '{command.argv[0]}': {error.strerror}") from None
-        pipes = (self._child.stdout, self._child.stdin, self._child.stderr)
-        read_fd, write_fd, stderr_fd = (os.dup(pipe.fileno()) for pipe in pipes if pipe is not None)
-        for pipe in pipes:
-            if pipe is not None:
-                pipe.close()
+        try:
+            read_fd, write_fd, stderr_fd = _own_pipes(self._child)
+        except OSError as error:
+            self._child.kill()
+            self._child.wait()
+            raise MachineError(f"cannot run '{command.argv[0]}': {error.strerror}") from None
         self.stream = Stream(read_fd, write_fd, stderr_fd, name)
         self.stream.silence_s = HANDSHAKE_SILENCE_S
 
@@ -125,6 +126,22 @@ class Connection:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+
+
+def _own_pipes(child: subprocess.Popen[bytes]) -> list[int]:
+    """Copies of the child's output, input and standard error, in place of the objects that would close them."""
+    fds: list[int] = []
+    pipes = [pipe for pipe in (child.stdout, child.stdin, child.stderr) if pipe is not None]
+    try:
+        fds.extend(os.dup(pipe.fileno()) for pipe in pipes)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    finally:
+        for pipe in pipes:
+            pipe.close()
+    return fds
 
 
 REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--serve", "--write")}

@@ -4,6 +4,7 @@ Nothing here needs Nix or a network; a real ssh meets a real sshd in tests/lab/t
 """
 
 import base64
+import errno
 import os
 import stat
 import sys
@@ -278,6 +279,25 @@ def test_close_lets_the_child_end_its_own_children() -> None:
             helper += connection.stream.read(1)
         assert Path("/proc", helper.decode().strip()).exists()
     assert not Path("/proc", helper.decode().strip()).exists()
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_a_process_out_of_descriptors_keeps_neither_child_nor_descriptor(
+    spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred builds of a broker; a child that nobody knows would stay for ever."""
+    before = (children(), descriptors())
+    left = [os.dup] * spare
+
+    def dup(fd: int) -> int:
+        if not left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return left.pop()(fd)
+
+    monkeypatch.setattr(os, "dup", dup)
+    with pytest.raises(MachineError, match="cannot run 'cat': Too many open files"):
+        Connection(Command(("cat",), dict(os.environ)), "b1")
+    assert (children(), descriptors()) == before
 
 
 def test_a_connection_that_could_not_start_leaves_no_descriptor() -> None:
