@@ -44,11 +44,11 @@ def snapshot(host: Host, scratch: Path, store: str = "/nix", origin: Times | Non
 
 
 def registration_times(host: Host, scratch: Path) -> Times:
-    """Return when each valid path of `host` was registered there."""
+    """Return when each path that `host` has built was registered there."""
     with _database(host.path("/nix"), scratch) as database:
         if "ValidPaths" not in _tables(database):
             return {}
-        return dict(database.execute("select path, registrationTime from ValidPaths"))
+        return dict(database.execute("select path, registrationTime from ValidPaths where ultimate = 1"))
 
 
 @contextlib.contextmanager
@@ -88,14 +88,8 @@ def _valid_paths(database: sqlite3.Connection, origin: Times | None) -> Iterator
         return
     columns = "path, hash, deriver, narSize, ultimate, sigs, ca, registrationTime"
     for path, *values, time in database.execute(f"select {columns} from ValidPaths"):
-        # Two machines may register a source in the same second by chance.
-        when = (
-            ""
-            if origin is None or values[1] is None
-            else " time as there"
-            if origin.get(path) == time
-            else " time of its own"
-        )
+        # Of what was not built there, two machines may have the same time by chance.
+        when = f" time as there: {origin[path] == time}" if origin is not None and path in origin else ""
         yield f"ValidPaths {path} {values}{when}"
 
 
