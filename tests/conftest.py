@@ -1,5 +1,6 @@
 """Fixtures that several directories of tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="ferry",
         help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself",
     )
+
+
+def pytest_configure() -> None:
+    # A shell has its background jobs ignore it, and what tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
