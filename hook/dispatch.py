@@ -214,7 +214,7 @@ class Dispatcher:
         """A connection whose build went through to the end: keep it if somebody may need it."""
         remote.detach()
         self._remotes.discard(remote)
-        if self._hub.lasting:
+        if self._hub.lasting and not (self._services.machines_substitute and remote.client.stops_substituting):
             self._hub.pool.give(self._destination(remote.command), remote)
         else:
             remote.close()
@@ -261,7 +261,7 @@ class Dispatcher:
     def _destination(self, command: Command) -> Hashable:
         """Everything that decides where a connection leads, as whom, and what was set on it."""
         names = SSH_LOOKS_AT if command.argv[0] == "ssh" else sorted(self._services.environ)
-        return command.argv, self._environ(names), self._services.limits
+        return command.argv, self._environ(names), self._services.limits, self._services.machines_substitute
 
     def _environ(self, names: Sequence[str]) -> tuple[tuple[str, str | None], ...]:
         return tuple((name, self._services.environ.get(name)) for name in names)

@@ -24,14 +24,14 @@ UPLOAD_LOCK_S = 15 * 60.0
 
 
 class Inputs:
-    """Uploads from the local store; the settings say whether a machine first fetches what it can from elsewhere."""
+    """Uploads from the local store."""
 
     def __init__(self, services: Services, uploads: Uploads, log: Log) -> None:
         self._services = services
         self._store = services.store
         self._uploads = uploads
         self._log = log
-        self._substitute = services.settings.flag("builders-use-substitutes", False)
+        self._substitute = services.machines_substitute
 
     def upload(self, remote: Remote, paths: Collection[str]) -> None:
         """Make `paths`, which are closed under references, valid on the machine."""

@@ -39,6 +39,11 @@ class Services:
         """The caller's environment."""
         return self.caller.environ
 
+    @property
+    def machines_substitute(self) -> bool:
+        """Whether a machine first fetches what it can from elsewhere."""
+        return self.settings.flag("builders-use-substitutes", False)
+
     def close(self) -> None:
         """Close the store."""
         self.store.close()

@@ -23,6 +23,7 @@ from hook.health import FIRST_PAUSE_S, FRESH_S, Health
 from hook.log import Log
 from hook.machines import Machine, parse_machines
 from hook.pool import Pool
+from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
 from hook.schedule import Answer, Host, Request
 from hook.services import Services, limits_of
@@ -72,6 +73,7 @@ class Desk:
         self.pool = Pool()
         self.lasting = True
         self.max_jobs = 0
+        self.settings: dict[str, str] = {}
         self._queue = SlotQueue()
         self._hangup, self._end = os.pipe()
         self._null = os.open(os.devnull, os.O_WRONLY)
@@ -83,7 +85,7 @@ class Desk:
         """A new conversation with these machines."""
         machines, warnings = parse_machines("\n".join(lines), default_system=SYSTEM, release=RELEASE, read_file=str)
         assert warnings == []
-        settings = Settings({})
+        settings = Settings(self.settings)
         services = Services(
             caller=self.caller,
             settings=settings,
@@ -486,6 +488,21 @@ def test_a_lone_hook_keeps_no_connection(desk: Desk) -> None:
     dispatcher = desk.dispatcher(good())
     remote = connect(dispatcher)
     dispatcher.give_back(remote)
+    assert not is_running(remote)
+
+
+def test_a_connection_that_fetches_nothing_any_more_is_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock has a connection for each build, so its machines always fetch what they can."""
+    monkeypatch.setattr(WorkerClient, "stops_substituting", True)
+    first = desk.dispatcher(good(jobs=2))
+    other = connect(first)
+    first.give_back(other)
+    assert is_running(other)
+    desk.settings["builders-use-substitutes"] = "true"
+    second = desk.dispatcher(good(jobs=2))
+    remote = connect(second)
+    assert remote is not other
+    second.give_back(remote)
     assert not is_running(remote)
 
 

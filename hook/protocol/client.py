@@ -22,6 +22,9 @@ class StoreClient(Protocol):
     log_on_stderr: bool
     """Whether the log of a build comes on the remote's standard error instead of in messages."""
 
+    stops_substituting: bool
+    """Whether the other end fetches nothing any more over a connection that has seen a build."""
+
     @property
     def breaks_batches(self) -> bool:
         """Whether a stock hook's upload fails when somebody else sends one of its paths at the same time."""

@@ -37,6 +37,7 @@ class ServeClient:
     """One handshaken connection to `nix-store --serve --write`."""
 
     log_on_stderr = True
+    stops_substituting = True
     breaks_batches = False
 
     def __init__(self, channel: Channel) -> None:

@@ -53,6 +53,7 @@ class WorkerClient:
     """One handshaken connection to a Nix daemon."""
 
     log_on_stderr = False
+    stops_substituting = False
 
     def __init__(self, channel: Channel, on_event: Callable[[LogEvent], None]) -> None:
         self._channel = channel
