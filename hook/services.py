@@ -54,13 +54,7 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
 
     StockOnly if it is not for this process to open.
     """
-    host = Host(
-        system=settings.text("system"),
-        extra_platforms=frozenset(settings.words("extra-platforms")),
-        features=frozenset(settings.words("system-features")),
-        max_jobs=settings.number("max-jobs", 1),
-        release=release_of(settings),
-    )
+    host = host_of(settings)
     store = LocalStore.open(settings, caller.environ)
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
@@ -69,12 +63,7 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
     # Here, because whoever needs something below it would make it with the mode of any directory.
     with suppress(OSError):
         os.mkdir(private_dir, 0o700)
-    machines, warnings = parse_machines(
-        settings.text("builders", "@/etc/nix/machines"),
-        default_system=host.system,
-        release=host.release,
-        read_file=_read_file,
-    )
+    machines, warnings = machines_of(settings, host)
     # One bad line makes the stock hook refuse all of them, so it is given only the good ones.
     good_lines = "\n".join(format_machine(machine, host.release) for machine in machines)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
@@ -92,6 +81,27 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
         store=store,
         slots=SlotTable(store.state_dir),
         private_dir=private_dir,
+    )
+
+
+def host_of(settings: Settings) -> Host:
+    """What this host could build itself."""
+    return Host(
+        system=settings.text("system"),
+        extra_platforms=frozenset(settings.words("extra-platforms")),
+        features=frozenset(settings.words("system-features")),
+        max_jobs=settings.number("max-jobs", 1),
+        release=release_of(settings),
+    )
+
+
+def machines_of(settings: Settings, host: Host) -> tuple[list[Machine], list[str]]:
+    """The machines of `builders`, and a warning for every line that cannot be used."""
+    return parse_machines(
+        settings.text("builders", "@/etc/nix/machines"),
+        default_system=host.system,
+        release=host.release,
+        read_file=_read_file,
     )
 
 

@@ -12,7 +12,7 @@ MODULES = sorted(path for path in HOOK.rglob("*.py"))
 
 PURE = [
     *sorted((HOOK / "protocol").glob("*.py")),
-    *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation")),
+    *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation", "requirements")),
     *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release", "trust")),
 ]
 IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl", "tempfile", "shutil"}

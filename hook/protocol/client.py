@@ -26,6 +26,11 @@ class StoreClient(Protocol):
     """Whether the other end fetches nothing any more over a connection that has seen a build."""
 
     @property
+    def version(self) -> tuple[int, int]:
+        """The version of its protocol that both ends speak."""
+        ...
+
+    @property
     def breaks_batches(self) -> bool:
         """Whether a stock hook's upload fails when somebody else sends one of its paths at the same time."""
         ...

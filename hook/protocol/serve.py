@@ -45,7 +45,7 @@ class ServeClient:
         self._reader = Reader(channel)
         self._writer = Writer()
         self._limits = NO_LIMITS
-        self.version = self._shake_hands()
+        self._version = self._shake_hands()
 
     def _shake_hands(self) -> tuple[int, int]:
         w, r = self._writer, self._reader
@@ -63,6 +63,11 @@ class ServeClient:
             oldest = f"{OLDEST_SERVER[0]}.{OLDEST_SERVER[1]}"
             raise ProtocolError(f"serve protocol {server[0]}.{server[1]} is too old (need {oldest} or newer)")
         return min(server, CLIENT_VERSION)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The protocol version both ends speak."""
+        return self._version
 
     @property
     def reports_outputs(self) -> bool:

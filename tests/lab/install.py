@@ -1,4 +1,4 @@
-"""nix-ferry as its users install it: the wheel, unpacked, with the scripts its entry points ask for.
+"""nix-ferry as its users install it: its wheel and those it needs, unpacked, and the scripts of its entry points.
 
 Built from a copy of the sources, so that neither leftovers of earlier builds get in nor new ones get out.
 """
@@ -32,12 +32,13 @@ def build(directory: Path) -> Path:
     """Build the wheel below `directory` and return the tree to be installed as PREFIX."""
     copy, wheels, tree = directory / "sources", directory / "wheels", directory / "tree"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "wheel"]
     subprocess.run([*pip, "--wheel-dir", str(wheels), str(copy)], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    shutil.unpack_archive(wheel, tree / "lib", "zip")
+    # What is compiled for one Python only, cffi's backend, hosts have from Debian.
+    for wheel in (*wheels.glob("nix_ferry-*.whl"), *wheels.glob("*-py3-none-any.whl")):
+        shutil.unpack_archive(wheel, tree / "lib", "zip")
     (tree / "bin").mkdir()
-    (installed,) = distributions(path=[str(tree / "lib")])
+    (installed,) = distributions(name="nix-ferry", path=[str(tree / "lib")])
     for entry in installed.entry_points.select(group="console_scripts"):
         script = tree / "bin" / entry.name
         script.write_text(SCRIPT.format(prefix=PREFIX, module=entry.module, function=entry.attr))

@@ -47,7 +47,7 @@ def nix_build(*attributes: str, seed: str, graph: str = "graph", options: Sequen
     return ["nix-build", f"{GRAPHS}/{graph}.nix", *chosen, "--argstr", "seed", seed, "-j0", "--no-out-link", *options]
 
 
-def instantiate(client: Host, attribute: str, seed: str) -> str:
-    """Return the derivation path of an attribute of graph.nix."""
-    command = ["nix-instantiate", f"{GRAPHS}/graph.nix", "-A", attribute, "--argstr", "seed", seed]
+def instantiate(client: Host, attribute: str, seed: str, graph: str = "graph") -> str:
+    """Return the derivation path of an attribute of `graph`.nix."""
+    command = ["nix-instantiate", f"{GRAPHS}/{graph}.nix", "-A", attribute, "--argstr", "seed", seed]
     return client.run(command).stdout.strip()

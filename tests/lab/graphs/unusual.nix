@@ -121,6 +121,10 @@ rec {
 
   forbidden = make "forbidden" "echo ${referenced} > $out" { allowedReferences = [ ]; };
 
+  structured-local = make "structured-local" ''out=''${outputs[out]}; uname -n > $out'' {
+    __structuredAttrs = true;
+    preferLocalBuild = true;
+  };
   local = make "local" ''uname -n > $out'' { preferLocalBuild = true; };
 
   many-inputs = make "many-inputs" "cat $inputs > $out" {

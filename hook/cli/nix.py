@@ -1,0 +1,77 @@
+"""Ask the Nix of this host, by its command line: which release it is, its settings, what an installable stands for."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+
+from hook.errors import FerryError
+from hook.settings import Settings
+
+TIMEOUT_S = 300
+"""Evaluating an installable may take minutes, and no longer."""
+
+SHOW_SETTINGS = (("config", "show"), ("show-config",))
+"""From Nix 2.20, and before."""
+
+FEATURES = ("--extra-experimental-features", "nix-command flakes")
+
+Options = Sequence[tuple[str, str]]
+"""Names and values that Nix is given as `--option`."""
+
+
+class NixError(FerryError):
+    """Nix is missing, or said no."""
+
+
+def version() -> str:
+    """The release of the `nix` in PATH, like `2.28.3`."""
+    return _run("nix", ["--version"]).split()[-1]
+
+
+def settings(options: Options = ()) -> Settings:
+    """The settings of a Nix command of this user, as a build hook gets them; a daemon may overrule some."""
+    for command in SHOW_SETTINGS:
+        try:
+            values = json.loads(_run("nix", [*FEATURES, *command, "--json"], options))
+            return Settings({name: _text(entry["value"]) for name, entry in values.items()})
+        except NixError as error:
+            refused = error
+    raise refused
+
+
+def derivation_paths(installable: str, options: Options = ()) -> list[str]:
+    """The derivations that `installable` stands for: a store path, a flake reference, or a file with Nix code."""
+    if installable.endswith(".drv") and "/" in installable:
+        return [os.path.realpath(installable)]
+    if os.path.isfile(installable):
+        found = _run("nix-instantiate", [installable], options).split()
+        return sorted({path.partition("!")[0] for path in found})
+    return _run("nix", [*FEATURES, "path-info", "--derivation", installable], options).split()
+
+
+def _text(value: object) -> str:
+    """A value in the form in which Nix sends it to its hooks."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return " ".join(map(str, value))
+        case dict():
+            return " ".join(f"{name}={entry}" for name, entry in value.items())
+    return str(value)
+
+
+def _run(program: str, arguments: Sequence[str], options: Options = ()) -> str:
+    command = [program, *arguments, *(word for option in options for word in ("--option", *option))]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
+    except FileNotFoundError:
+        raise NixError(f"'{program}' is not in PATH: is Nix installed?") from None
+    except subprocess.TimeoutExpired:
+        raise NixError(f"'{' '.join(command)}' did not end within {TIMEOUT_S} s") from None
+    except subprocess.CalledProcessError as error:
+        raise NixError(f"'{' '.join(command)}' failed: {error.stderr.strip().removeprefix('error: ')}") from None
+    return done.stdout

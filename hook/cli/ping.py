@@ -1,0 +1,85 @@
+"""`nix-ferry ping`: connect to machines as a build would, and say how long each step took or what is wrong."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from hook.errors import FerryError, MachineError
+from hook.machines import Machine
+from hook.protocol.worker import WorkerClient
+from hook.remote import Remote
+from hook.schedule import Host
+from hook.transport import command_for
+from hook.trust import with_advice
+
+TRUST = {True: "yes", False: "no", None: "unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """What came back from one machine.
+
+    `connect_s` is the time from starting ssh to the end of the handshake, `request_s` that of one more question over
+    the same connection: what a warm build pays for each round trip.  `error` says what went wrong instead.
+    """
+
+    machine: str
+    connect_s: float | None = None
+    request_s: float | None = None
+    protocol: str = ""
+    nix: str = ""
+    trusted: bool | None = None
+    error: str = ""
+
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table."""
+        if self.error:
+            return self.machine, "-", "-", "-", self.error
+        nix = f"Nix {self.nix}, " if self.nix else ""
+        speaks = f"{nix}protocol {self.protocol}"
+        return self.machine, _ms(self.connect_s), _ms(self.request_s), TRUST[self.trusted], speaks
+
+
+HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")
+
+
+def ping(machines: Sequence[Machine], host: Host, environ: Mapping[str, str], private_dir: str) -> list[Pong]:
+    """Ask all machines at once."""
+
+    def one(machine: Machine) -> Pong:
+        return _ping(machine, host, environ, private_dir)
+
+    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
+        return list(threads.map(one, machines))
+
+
+def _ping(machine: Machine, host: Host, environ: Mapping[str, str], private_dir: str) -> Pong:
+    name = machine.uri.render(host.release)
+    start = time.perf_counter()
+    try:
+        remote = Remote(command_for(machine, environ, private_dir, host.release), machine.uri.scheme, name)
+        try:
+            remote.shake_hands()
+            connected = time.perf_counter()
+            remote.client.query_valid_paths([], substitute=False)
+            answered = time.perf_counter()
+        finally:
+            remote.close()
+    except MachineError as error:
+        return Pong(name, error=with_advice(error).one_line)
+    except FerryError as error:
+        return Pong(name, error=error.one_line)
+    client = remote.client
+    nix, trusted = (client.hello.nix_version, client.trusted) if isinstance(client, WorkerClient) else ("", None)
+    protocol = "{}.{}".format(*client.version)
+    return Pong(name, connected - start, answered - connected, protocol, nix, trusted)
+
+
+def to_json(pongs: Sequence[Pong]) -> list[dict[str, object]]:
+    """For programs."""
+    return [asdict(pong) for pong in pongs]
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.0f} ms"

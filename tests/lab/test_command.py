@@ -1,0 +1,147 @@
+"""The nix-ferry command, next to what Nix then really does."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab.host import Host, Output
+from tests.lab.install import PREFIX
+from tests.lab.lab import GRAPHS
+from tests.lab.offload import big, connect, instantiate, nix_build, plain
+
+pytestmark = pytest.mark.lab
+
+NIX_FERRY = f"{PREFIX}/bin/nix-ferry"
+ELSEWHERE_ONLY = ("--option", "max-jobs", "0")
+
+
+def ferry(client: Host, *arguments: str, check: bool = True) -> Output:
+    return client.run([NIX_FERRY, *arguments], check=check)
+
+
+@pytest.fixture(autouse=True)
+def store(twin: Host) -> None:
+    """Two daemons that find no store at all make it at the same time, and one of them fails."""
+    twin.run(["nix-store", "--init"])
+
+
+@contextmanager
+def busy(client: Host, machine: str, slots: int) -> Iterator[None]:
+    """Hold slots of a machine, as other builds would."""
+    directory = client.path("/nix/var/nix/current-load")
+    directory.mkdir(parents=True, exist_ok=True)
+    files = [(directory / f"{machine.replace('/', '_')}-{number}").open("w") for number in range(slots)]
+    try:
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def verdicts(shown: str) -> dict[str, str]:
+    """The lines of the table, by machine."""
+    return dict(line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("ssh"))
+
+
+def outcome(shown: str) -> str:
+    return shown.splitlines()[-1]
+
+
+def test_what_is_explained_is_what_happens(client: Host, twin: Host, hook: str | None) -> None:
+    """Each machine with its reason; then Nix builds it there."""
+    connect(client, twin, hook)
+    drv = instantiate(client, "from-source", "explained")
+    shown = ferry(client, "explain", drv, *ELSEWHERE_ONLY).stdout
+    assert shown.splitlines()[0] == f"{drv} needs x86_64-linux"
+    assert verdicts(shown) == {
+        plain(twin): "chosen: load 0/1, 0 of 4 slots busy",
+        big(twin): "takes only builds that require feature 'big-parallel'",
+    }
+    assert outcome(shown) == f"so it goes to '{plain(twin)}'"
+    built = client.run(nix_build("from-source", seed="explained"))
+    assert f"building '{drv}' on '{plain(twin)}'" in built.stderr
+
+
+def test_a_build_that_must_wait_is_explained(client: Host, twin: Host, hook: str | None) -> None:
+    connect(client, twin, hook)
+    drv = instantiate(client, "from-source", "waiting")
+    with busy(client, plain(twin), 4):
+        waiting = ferry(client, "explain", drv, *ELSEWHERE_ONLY).stdout
+        here = ferry(client, "explain", drv, "--option", "max-jobs", "1").stdout
+    assert verdicts(waiting)[plain(twin)] == "all 4 slots are busy"
+    assert outcome(waiting) == "so it waits for a slot of one of these machines"
+    assert outcome(here) == "so this host builds it"
+
+
+def test_a_build_that_nobody_can_do_is_explained(client: Host, twin: Host, hook: str | None) -> None:
+    """With the feature that is lacking; Nix says the same with its own words."""
+    connect(client, twin, hook)
+    drv = instantiate(client, "impossible", "nobody")
+    shown = ferry(client, "explain", drv, *ELSEWHERE_ONLY).stdout
+    assert shown.splitlines()[0] == f"{drv} needs x86_64-linux, unobtainium"
+    assert verdicts(shown)[plain(twin)] == "lacks feature 'unobtainium'"
+    assert outcome(shown) == "so Nix cannot build it: no machine is able to, nor is this host"
+    failed = client.run(nix_build("impossible", seed="nobody"), check=False)
+    assert failed.returncode != 0
+    assert "unobtainium" in failed.stderr
+
+
+def test_a_build_that_prefers_this_host_is_explained(client: Host, twin: Host, hook: str | None) -> None:
+    """Structured attributes or not; with no job slots here, it goes elsewhere all the same."""
+    connect(client, twin, hook)
+    for attribute in ("local", "structured-local"):
+        drv = instantiate(client, attribute, "local", graph="unusual")
+        shown = ferry(client, "explain", drv, "--option", "max-jobs", "1").stdout
+        assert outcome(shown) == "so Nix builds it on this host and asks no build hook: it has preferLocalBuild set"
+        shown = ferry(client, "explain", drv, *ELSEWHERE_ONLY).stdout
+        assert outcome(shown) == f"so it goes to '{plain(twin)}'"
+
+
+def test_programs_get_json(client: Host, twin: Host, hook: str | None) -> None:
+    connect(client, twin, hook)
+    (told,) = json.loads(ferry(client, "explain", "--json", instantiate(client, "from-source", "json")).stdout)
+    assert [machine["machine"] for machine in told["machines"]] == [plain(twin), big(twin)]
+    assert (told["answer"], told["features"], told["system"]) == ("accept", [], "x86_64-linux")
+    pongs = json.loads(ferry(client, "ping", "--json").stdout)
+    assert [pong["machine"] for pong in pongs] == [plain(twin), big(twin)]
+    assert all(0 <= pong["request_s"] < pong["connect_s"] for pong in pongs)
+
+
+def test_a_ping_says_what_is_wrong_with_a_machine(client: Host, twin: Host, hook: str | None) -> None:
+    """The good ones are shown as well; the status tells that not all are."""
+    connect(client, twin, hook)
+    client.configure(hook=hook, builders=f"{plain(twin)} - - 4 ; ssh-ng://nowhere.invalid ; ssh-ng://x - - many")
+    done = ferry(client, "ping", check=False)
+    assert done.returncode == 1
+    rows = verdicts(done.stdout)
+    assert f"Nix {twin.nix_version()}, protocol" in rows[plain(twin)]
+    assert "Could not resolve hostname nowhere.invalid" in rows["ssh-ng://nowhere.invalid"]
+    assert done.stderr.startswith("warning: builders: ignoring 'ssh-ng://x - - many': column 4 (max jobs) is 'many'")
+    assert ferry(client, "ping", twin.name).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["explain", "/nix/store/nothing.drv"],
+            "error: cannot read '/nix/store/nothing.drv': No such file or directory",
+        ),
+        (["explain", f"{GRAPHS}/no.drv"], f"error: cannot understand '{GRAPHS}/no.drv': "),
+        (["ping", "nobody"], "error: no machine of 'builders' matches"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    client: Host, twin: Host, hook: str | None, arguments: Sequence[str], said: str
+) -> None:
+    connect(client, twin, hook)
+    client.write_file(f"{GRAPHS}/no.drv", "Derive(")
+    done = ferry(client, *arguments, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
