@@ -13,6 +13,7 @@ import click
 
 import hook
 from hook.cli import nix
+from hook.cli.doctor import Level, examine
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
@@ -22,6 +23,8 @@ from hook.errors import EXIT_FAILED, FerryError
 from hook.services import host_of, machines_of
 
 P = ParamSpec("P")
+
+COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "red"}
 
 nix_options = click.option(
     "--option", "options", type=(str, str), multiple=True, metavar="NAME VALUE", help="Give Nix this setting."
@@ -103,6 +106,28 @@ def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
         _warn(warnings)
         print_table(PING_HEADER, [pong.row() for pong in pongs])
     return EXIT_FAILED if any(pong.error for pong in pongs) else 0
+
+
+@main.command()
+@nix_options
+@as_json
+@command
+def doctor(options: nix.Options, as_json: bool) -> int:
+    """Go through everything that a build elsewhere needs, and say what is wrong and what helps."""
+    wrong = False
+    checks = []
+    for check in examine(options, _private_dir()):
+        wrong |= check.level is Level.WRONG
+        checks.append(check.to_json())
+        if not as_json:
+            click.echo(
+                f"{click.style(f'{check.level.value:5}', fg=COLOURS[check.level])}  {check.subject}: {check.text}"
+            )
+            if check.fix:
+                click.echo(f"       → {check.fix}")
+    if as_json:
+        print_json(checks)
+    return EXIT_FAILED if wrong else 0
 
 
 def _warn(warnings: Sequence[str]) -> None:

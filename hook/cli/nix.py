@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hook.errors import FerryError
 from hook.settings import Settings
@@ -29,15 +29,23 @@ def version() -> str:
     return _run("nix", ["--version"]).split()[-1]
 
 
-def settings(options: Options = ()) -> Settings:
-    """The settings of a Nix command of this user, as a build hook gets them; a daemon may overrule some."""
+def settings(options: Options = (), environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a Nix command with that environment, as a build hook gets them; a daemon may overrule some."""
     for command in SHOW_SETTINGS:
         try:
-            values = json.loads(_run("nix", [*FEATURES, *command, "--json"], options))
+            values = json.loads(_run("nix", [*FEATURES, *command, "--json"], options, environ))
             return Settings({name: _text(entry["value"]) for name, entry in values.items()})
         except NixError as error:
             refused = error
     raise refused
+
+
+def is_trusted() -> bool | None:
+    """Whether the daemon takes this user's word; None if this Nix does not say, which it does from 2.19 on."""
+    try:
+        return bool(json.loads(_run("nix", [*FEATURES, "store", "info", "--json"])).get("trusted"))
+    except NixError:
+        return None
 
 
 def derivation_paths(installable: str, options: Options = ()) -> list[str]:
@@ -62,11 +70,17 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _run(program: str, arguments: Sequence[str], options: Options = ()) -> str:
+def _run(program: str, arguments: Sequence[str], options: Options = (), environ: Mapping[str, str] = os.environ) -> str:
     command = [program, *arguments, *(word for option in options for word in ("--option", *option))]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=True,
         )
     except FileNotFoundError:
         raise NixError(f"'{program}' is not in PATH: is Nix installed?") from None

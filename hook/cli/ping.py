@@ -32,13 +32,16 @@ class Pong:
     trusted: bool | None = None
     error: str = ""
 
+    @property
+    def says(self) -> str:
+        """Its Nix and protocol, as far as it told them."""
+        return (f"Nix {self.nix}, " if self.nix else "") + f"protocol {self.protocol}"
+
     def row(self) -> tuple[str, ...]:
         """Cells of a table."""
         if self.error:
             return self.machine, "-", "-", "-", self.error
-        nix = f"Nix {self.nix}, " if self.nix else ""
-        speaks = f"{nix}protocol {self.protocol}"
-        return self.machine, _ms(self.connect_s), _ms(self.request_s), TRUST[self.trusted], speaks
+        return self.machine, _ms(self.connect_s), _ms(self.request_s), TRUST[self.trusted], self.says
 
 
 HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")

@@ -18,8 +18,8 @@ NIX_FERRY = f"{PREFIX}/bin/nix-ferry"
 ELSEWHERE_ONLY = ("--option", "max-jobs", "0")
 
 
-def ferry(client: Host, *arguments: str, check: bool = True) -> Output:
-    return client.run([NIX_FERRY, *arguments], check=check)
+def ferry(client: Host, *arguments: str, check: bool = True, user: str = "root") -> Output:
+    return client.run([NIX_FERRY, *arguments], check=check, user=user)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,170 @@
+"""`nix-ferry doctor`: go through all that a build elsewhere needs, and say of each part what is wrong and what helps.
+
+Changes nothing.  Each check is tested in tests/lab/test_doctor.py by breaking what it checks.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+from hook.cli import daemon, nix
+from hook.cli.ping import Pong, ping
+from hook.errors import FerryError, StockOnly
+from hook.machines import Machine
+from hook.schedule import Host
+from hook.services import host_of, machines_of
+from hook.settings import Settings
+from hook.store.database import Database
+from hook.store.location import find_store
+
+HOOK = "nix-ferry-hook"
+
+IGNORES_NIX_CONF = ((2, 25), (2, 34))
+"""From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
+
+DROP_IN = "/etc/systemd/system/nix-daemon.service.d/nix-ferry.conf"
+
+
+class Level(Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `fix` is what its reader can do."""
+
+    subject: str
+    level: Level
+    text: str
+    fix: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {**asdict(self), "level": self.level.value}
+
+
+def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
+    """Every check, as it ends; those that need what is missing are left out."""
+    try:
+        release = nix.version()
+        settings = nix.settings(options)
+    except nix.NixError as error:
+        yield Check("Nix", Level.WRONG, error.one_line, "install Nix, or put it into PATH")
+        return
+    yield Check("Nix", Level.OK, f"{release}, {settings.text('system')}")
+    served = daemon.is_used(settings, os.environ)
+    yield _check_hook(settings, release, served)
+    if served:
+        yield _check_user()
+    yield _check_store(settings, served)
+    host = host_of(settings)
+    machines, warnings = machines_of(settings, host)
+    for warning in warnings:
+        yield Check("builders", Level.WRONG, warning, "correct this line; the other machines stay usable")
+    yield _check_machines(machines, host, settings)
+    as_daemon = not served or os.geteuid() == 0
+    for machine, pong in zip(machines, ping(machines, host, os.environ, private_dir), strict=True):
+        yield _check_machine(machine, pong, as_daemon)
+
+
+def _check_hook(settings: Settings, release: str, served: bool) -> Check:
+    """Whether whoever builds would run our hook."""
+    subject = "build-hook"
+    who = "the Nix daemon" if served else "Nix"
+    if served:
+        environ = daemon.environment(os.environ)
+        if environ is None:
+            text = "the daemon's environment cannot be seen, so its build hook is not known"
+            return Check(subject, Level.NOTE, text, "run this as root, while the daemon runs")
+        settings = nix.settings((), environ)
+    value = settings.text("build-hook")
+    program = value.split()[0] if value else ""
+    if os.path.basename(os.path.realpath(program)) != HOOK:
+        return Check(subject, Level.WRONG, f"{who} runs '{value}', not {HOOK}", _how_to_set(release, served))
+    if not os.access(program, os.X_OK):
+        return Check(subject, Level.WRONG, f"{who} is to run '{program}', which is no executable", "install nix-ferry")
+    return Check(subject, Level.OK, f"{who} runs '{program}'")
+
+
+def _how_to_set(release: str, served: bool) -> str:
+    line = f"build-hook = {os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), HOOK)}"
+    first, fixed = IGNORES_NIX_CONF
+    if not first <= _numbers(release) < fixed:
+        return f"put '{line}' into /etc/nix/nix.conf" + (", then restart the daemon" if served else "")
+    if not served:
+        return f"put '{line}' into ~/.config/nix/nix.conf (Nix {release} ignores it in /etc/nix/nix.conf)"
+    return (
+        f"Nix {release} ignores it in nix.conf: put '[Service]' and 'Environment=\"NIX_CONFIG={line}\"' into "
+        f"{DROP_IN}, then 'systemctl daemon-reload && systemctl restart nix-daemon'"
+    )
+
+
+def _numbers(release: str) -> tuple[int, int]:
+    major, minor, *_ = (*release.split("."), "0")
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+
+
+def _check_user() -> Check:
+    trusted = nix.is_trusted()
+    if trusted is None:
+        return Check("user", Level.NOTE, "this Nix does not say whether the daemon trusts you")
+    if trusted:
+        return Check("user", Level.OK, "the daemon trusts you: 'builders' on your command line counts")
+    text = "the daemon does not trust you: it goes by its own 'builders', whatever your command line says"
+    return Check("user", Level.NOTE, text, "set 'builders' in /etc/nix/nix.conf, or add yourself to 'trusted-users'")
+
+
+def _check_store(settings: Settings, served: bool) -> Check:
+    subject = "store"
+    if served and os.geteuid() != 0:
+        return Check(subject, Level.NOTE, "only root can look into the daemon's store", "run this as root")
+    try:
+        location = find_store(_store_uri(settings, served), os.environ)
+        if not os.path.exists(os.path.join(location.state_dir, "db")):
+            return Check(subject, Level.NOTE, f"there is none yet in '{location.real_store_dir}'; Nix makes it")
+        with Database.open(location.state_dir):
+            return Check(subject, Level.OK, f"'{location.real_store_dir}', of a known format")
+    except StockOnly as reason:
+        return Check(subject, Level.NOTE, f"builds are left to the stock hook: {reason.one_line}")
+    except FerryError as error:
+        return Check(subject, Level.WRONG, error.one_line)
+
+
+def _store_uri(settings: Settings, served: bool) -> str:
+    uri = "auto" if served else settings.text("store", "auto")
+    # Where this process may not write is for the database to say.
+    return "local" if uri in ("", "auto", "daemon") else uri
+
+
+def _check_machines(machines: list[Machine], host: Host, settings: Settings) -> Check:
+    source = settings.text("builders")
+    text = f"{len(machines)} in " + (f"'builders = {source}'" if source.startswith("@") else "'builders'")
+    if not machines:
+        fix = "describe a machine in /etc/nix/machines, for example 'ssh-ng://host x86_64-linux /root/.ssh/key 4'"
+        return Check("machines", Level.WRONG, text, fix)
+    if not any(machine.max_jobs for machine in machines):
+        return Check("machines", Level.WRONG, f"{text}, and none takes a job", "raise the 4th column, max jobs")
+    if host.max_jobs > 0:
+        here = f"; this host builds, too, when they are busy (max-jobs is {host.max_jobs})"
+        return Check("machines", Level.OK, text + here)
+    return Check("machines", Level.OK, f"{text}; nothing is built here (max-jobs is 0)")
+
+
+def _check_machine(machine: Machine, pong: Pong, as_daemon: bool) -> Check:
+    if pong.error and not as_daemon:
+        fix = "run this as root: the daemon logs in as root, with root's keys and ssh_config"
+        return Check(pong.machine, Level.NOTE, f"not for you: {pong.error}", fix)
+    if pong.error:
+        # What ssh says comes with what helps, where that is known.
+        return Check(pong.machine, Level.WRONG, f"{pong.error} ({machine.origin})")
+    text = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms"
+    if pong.trusted is False:
+        fix = "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
+        return Check(pong.machine, Level.NOTE, f"{text}; it does not trust you, and takes only signed inputs", fix)
+    return Check(pong.machine, Level.OK, text)

@@ -1,0 +1,123 @@
+"""The doctor finds each thing that somebody has broken, and what it advises helps."""
+
+import json
+
+import pytest
+
+from tests.lab.host import Host
+from tests.lab.install import HOOK
+from tests.lab.offload import plain
+from tests.lab.test_command import ferry
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def healthy(client: Host, twin: Host) -> Host:
+    """A client with a daemon, everything right."""
+    twin.run(["nix-store", "--init"])
+    client.trust(twin)
+    client.configure(hook=HOOK, builders=f"{plain(twin)} - - 4")
+    client.start_daemon()
+    client.run(["nix-store", "--init"])
+    return client
+
+
+def examine(client: Host, *arguments: str, user: str = "root") -> dict[str, tuple[str, str, str]]:
+    """Level, text and advice, by what was looked at; the exit status must fit them."""
+    done = ferry(client, "doctor", "--json", *arguments, check=False, user=user)
+    checks = json.loads(done.stdout)
+    assert done.returncode == any(check["level"] == "wrong" for check in checks)
+    return {check["subject"]: (check["level"], check["text"], check["fix"]) for check in checks}
+
+
+def test_a_healthy_host_is_told_so(healthy: Host, twin: Host) -> None:
+    """One line a check, all of them good."""
+    shown = ferry(healthy, "doctor").stdout.splitlines()
+    assert all(line.startswith(("ok ", "note   user: this Nix does not say")) for line in shown)
+    assert f"ok     build-hook: the Nix daemon runs '{HOOK}'" in shown
+    assert any(line.startswith(f"ok     {plain(twin)}: Nix {twin.nix_version()}, ") for line in shown)
+
+
+def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
+    """And how to have this Nix run it, which depends on the release; following the advice is enough."""
+    healthy.configure(hook=None, build_hook="/usr/bin/nix __build-remote", builders=f"{plain(twin)} - - 4")
+    level, text, fix = examine(healthy)["build-hook"]
+    assert level == "wrong"
+    assert text == "the Nix daemon runs '/usr/bin/nix __build-remote', not nix-ferry-hook"
+    if healthy.nix_release()[:2] == (2, 26):
+        assert f'Environment="NIX_CONFIG=build-hook = {HOOK}"' in fix
+        healthy.configure(hook=HOOK, builders=f"{plain(twin)} - - 4")
+    else:
+        assert fix == f"put 'build-hook = {HOOK}' into /etc/nix/nix.conf, then restart the daemon"
+        healthy.configure(hook=None, build_hook=HOOK, builders=f"{plain(twin)} - - 4")
+    assert examine(healthy)["build-hook"][0] == "ok"
+
+
+def test_a_hook_that_is_gone_is_found(healthy: Host, twin: Host) -> None:
+    healthy.configure(hook="/opt/gone/bin/nix-ferry-hook", builders=f"{plain(twin)} - - 4")
+    level, text, _ = examine(healthy)["build-hook"]
+    assert (level, text) == ("wrong", "the Nix daemon is to run '/opt/gone/bin/nix-ferry-hook', which is no executable")
+
+
+def test_machines_that_are_missing_or_take_nothing_are_found(healthy: Host, twin: Host) -> None:
+    assert "describe a machine" in examine(healthy, "--option", "builders", "")["machines"][2]
+    level, text, _ = examine(healthy, "--option", "builders", f"{plain(twin)} - - 0")["machines"]
+    assert (level, text) == ("wrong", "1 in 'builders', and none takes a job")
+
+
+def test_a_line_that_cannot_be_used_is_found(healthy: Host, twin: Host) -> None:
+    """With file and line; the good machine is still looked at."""
+    healthy.write_file("/etc/nix/machines", f"{plain(twin)} - - 4\nssh-ng://other - - many\n")
+    found = examine(healthy, "--option", "builders", "@/etc/nix/machines")
+    assert found["builders"][1].startswith("/etc/nix/machines:2: ignoring 'ssh-ng://other - - many': column 4")
+    assert found["machines"][1].startswith("1 in 'builders = @/etc/nix/machines'")
+    assert found[plain(twin)][0] == "ok"
+
+
+def test_a_machine_that_cannot_be_reached_is_found(healthy: Host, twin: Host) -> None:
+    """Each in ssh's own words; all at once, so that one of them holds up none."""
+    machines = [f"ssh-ng://{name}" for name in ("nowhere.invalid", f"{twin.name}:1", f"stranger@{twin.name}")]
+    found = examine(healthy, "--option", "builders", " ; ".join(machines))
+    for machine, said in zip(machines, ("Could not resolve", "Connection refused", "Permission denied"), strict=True):
+        level, text, _ = found[machine]
+        assert level == "wrong"
+        assert said in text
+
+
+def test_a_machine_whose_login_shell_talks_is_found(healthy: Host, twin: Host) -> None:
+    """The wiki's "serialised integer … is too big"."""
+    twin.write_file("/root/.bashrc", "echo 'Welcome, stranger'\n")
+    level, text, _ = examine(healthy)[plain(twin)]
+    assert level == "wrong"
+    assert "expected the Nix protocol but got 'Welcome, stranger\\n'" in text
+
+
+def test_a_machine_that_does_not_trust_the_user_is_found(healthy: Host, twin: Host) -> None:
+    """From Nix 2.15 on, a daemon says so."""
+    twin.add_user("visitor")
+    twin.start_daemon()
+    address = f"ssh-ng://visitor@{twin.name}"
+    level, text, fix = examine(healthy, "--option", "builders", address)[address]
+    if twin.nix_release() < (2, 15):
+        assert level == "ok"
+    else:
+        assert (level, "does not trust you" in text, "trusted-users" in fix) == ("note", True, True)
+
+
+def test_a_store_of_an_unknown_format_is_found(healthy: Host) -> None:
+    """Builds then go through the stock hook."""
+    healthy.write_file("/nix/var/nix/db/schema", "99")
+    level, text, _ = examine(healthy)["store"]
+    assert (level, "stock hook" in text, "99" in text) == ("note", True, True)
+
+
+def test_somebody_who_is_not_root_is_told_what_he_cannot_see(healthy: Host, twin: Host) -> None:
+    """What fails for him need not fail for the daemon."""
+    healthy.add_user("alice")
+    found = examine(healthy, user="alice")
+    assert "root" in found["build-hook"][2]
+    level, text, fix = found[plain(twin)]
+    assert (level, text.startswith("not for you: "), "as root" in fix) == ("note", True, True)
+    if healthy.nix_release() >= (2, 19):
+        assert found["user"][1].startswith("the daemon does not trust you")
