@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 NATIVE := $(wildcard native/*.[ch] native/shim/*.[ch]) native/build.py
 PYTEST_ARGS ?=
+# Tests wait for other processes a good part of the time.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 FUZZ_SECONDS ?= 60
 
 .PHONY: all demo test unit bench fuzz lint native-check clean
@@ -25,10 +27,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native-check
 	$(RUN)/python -m tests.lab.setup
-	$(RUN)/python -m pytest $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --hook ferry --hook standalone $(PYTEST_ARGS)
 
 unit: $(VENV)/ready
-	$(RUN)/python -m pytest -m 'not lab' $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
 
 native-check:
 	$(MAKE) -C native check

@@ -1,7 +1,9 @@
 """Fixtures that several directories of tests share."""
 
+import fcntl
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ HOSTS = ("client", "builder")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--hook",
+        dest="hooks",
+        action="append",
         choices=("ferry", "standalone", "stock"),
-        default="ferry",
-        help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself",
+        help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself; "
+        "given more than once, lab tests run with each",
     )
 
 
@@ -29,6 +33,8 @@ def pytest_configure() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "lab" in metafunc.fixturenames:
+        metafunc.parametrize("mode", _hooks(metafunc.config), indirect=True)
     for name in HOSTS:
         if name in metafunc.fixturenames and not _chooses(metafunc.definition, name):
             ids = [f"{name}-{roots.label(suite)}" for suite in roots.SUITES]
@@ -40,19 +46,36 @@ def _chooses(item: pytest.Item, name: str) -> bool:
     return any(name in mark.args[0] for mark in item.iter_markers("parametrize"))
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    def ferry() -> Path:
-        return install.build(tmp_path_factory.mktemp("nix-ferry"))
+def _hooks(config: pytest.Config) -> Sequence[str]:
+    return config.getoption("hooks") or ("ferry",)
 
-    with Lab(ferry, standalone=request.config.getoption("--hook") == "standalone") as hosts:
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    def ferry() -> Path:
+        directory = tmp_path_factory.getbasetemp()
+        # Several workers of one run share what they test.
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            directory = directory.parent
+        with (directory / "nix-ferry.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return install.build(directory / "nix-ferry")
+
+    with Lab(ferry) as hosts:
         yield hosts
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True)
+def mode(request: pytest.FixtureRequest) -> None:
+    """Have the lab's hooks work as this test wants them to."""
+    if "lab" in request.fixturenames:
+        request.getfixturevalue("lab").standalone(request.param == "standalone")
+
+
+@pytest.fixture
 def hook(request: pytest.FixtureRequest) -> str | None:
     """The build hook under test, for Host.configure."""
-    return None if request.config.getoption("--hook") == "stock" else install.HOOK
+    return None if "stock" in _hooks(request.config) else install.HOOK
 
 
 @pytest.fixture

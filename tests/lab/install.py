@@ -29,7 +29,10 @@ sys.exit({function}())
 
 
 def build(directory: Path) -> Path:
-    """Build the wheel below `directory` and return the tree to be installed as PREFIX."""
+    """Build the wheel below `directory`, if it is not there, and return the tree to be installed as PREFIX."""
+    finished = directory / "finished"
+    if finished.exists():
+        return finished
     copy, wheels, tree = directory / "sources", directory / "wheels", directory / "tree"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns(*NOT_SOURCES))
     pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "wheel"]
@@ -45,7 +48,7 @@ def build(directory: Path) -> Path:
         script.chmod(0o755)
     for program in tree.glob("lib/*.data/scripts/*"):
         program.rename(tree / "bin" / program.name).chmod(0o755)
-    return tree
+    return tree.rename(finished)
 
 
 def install(tree: Path, host: Host) -> None:

@@ -20,9 +20,9 @@ class Lab:
     `ferry` builds nix-ferry and returns the tree to install; it is called for the first client.
     """
 
-    def __init__(self, ferry: Callable[[], Path], *, standalone: bool = False) -> None:
+    def __init__(self, ferry: Callable[[], Path]) -> None:
         self._ferry = ferry
-        self._standalone = standalone
+        self._standalone = False
         self._stack = contextlib.ExitStack()
         self._tree: Path | None = None
         self._builders: dict[str, Host] = {}
@@ -53,6 +53,12 @@ class Lab:
             shutil.copytree(Path(__file__).with_name("graphs"), host.path(GRAPHS), symlinks=True)
             self._clients[suite] = host
         return self._clients[suite]
+
+    def standalone(self, alone: bool) -> None:
+        """Have hooks work without a broker from now on, or with one."""
+        self._standalone = alone
+        for client in self._clients.values():
+            client.standalone = alone
 
     def stop_brokers(self) -> None:
         """End what clients keep running between builds, and with it their connections to builders."""
