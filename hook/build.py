@@ -52,10 +52,13 @@ class Builder:
             if input_addressed and isinstance(client, WorkerClient) and client.trusted is False:
                 # It takes nobody's word for what belongs at such a path, but computes it from the whole derivation.
                 self._inputs.upload_derivation(remote, self._drv_path)
-                result = client.build_paths_with_results(self._drv_path)
+                with remote.stream.patience(None):
+                    result = client.build_paths_with_results(self._drv_path)
             else:
                 inputs = job.inputs if derivation.input_drvs else derivation.input_srcs
-                result = client.build_derivation(self._drv_path, derivation, inputs)
+                # A build may be silent for hours; ssh notices if the machine is gone.
+                with remote.stream.patience(None):
+                    result = client.build_derivation(self._drv_path, derivation, inputs)
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}") from None
         client.settle_log()

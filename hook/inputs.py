@@ -16,7 +16,7 @@ from hook.log import Log, step
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.info import PathInfo
-from hook.transfer import TRANSFER_SILENCE_S, Copier
+from hook.transfer import UPLOAD_SILENCE_S, Copier
 from hook.uploads import Uploads
 
 UPLOAD_LOCK_S = 15 * 60.0
@@ -55,16 +55,17 @@ class Inputs:
     ) -> None:
         try:
             ended = self._uploads.ended(remote.name)
-            missing: AbstractSet[str] = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
+            # What it fetches from elsewhere may take any time, and it may have nothing to say meanwhile.
+            with remote.stream.patience(None if self._substitute else remote.stream.silence_s):
+                missing: AbstractSet[str] = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
             with ExitStack() as held:
                 if missing:
                     missing = held.enter_context(self._alone(remote, missing, ended, waiting))
                 # Also with nothing to copy: stock says so, too.
                 with copying():
                     infos = references_first(self._local_infos(missing))
-                    remote.stream.silence_s = TRANSFER_SILENCE_S
-                    Copier(remote, self._store, self._log).upload(infos)
-                    remote.stream.silence_s = None
+                    with remote.stream.patience(UPLOAD_SILENCE_S):
+                        Copier(remote, self._store, self._log).upload(infos)
         except RemoteError as error:
             raise MachineError(f"it refused an input: {error}") from None
 

@@ -20,7 +20,7 @@ from hook.store.info import PathInfo, check_signatures
 from hook.store.path import name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
-from hook.transfer import TRANSFER_SILENCE_S, Copier
+from hook.transfer import Copier
 
 
 class Outputs:
@@ -42,7 +42,6 @@ class Outputs:
 
     def _copy(self, remote: Remote, paths: AbstractSet[str]) -> None:
         with step(self._log, f"copying outputs from '{remote.name}'"):
-            remote.stream.silence_s = TRANSFER_SILENCE_S
             try:
                 infos = [self._info(remote, path) for path in sorted(paths)]
                 Copier(remote, self._store, self._log).download(references_first(infos))

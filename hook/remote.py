@@ -13,6 +13,9 @@ from hook.transport import Command, Connection
 if TYPE_CHECKING:
     from hook.protocol.client import StoreClient
 
+QUERY_SILENCE_S = 60.0
+"""How long a machine may take to answer, or to send the next byte, unless what it was asked can take any time."""
+
 
 class Remote:
     """One connection, shown to the user as `name`; close it whatever happens.
@@ -42,7 +45,6 @@ class Remote:
         self._log = None
         self._ids.clear()
         self.stream.hangup_fd = None
-        self.stream.silence_s = None
         self.stream.copy_stderr(None)
 
     def is_clean(self) -> bool:
@@ -57,7 +59,7 @@ class Remote:
             raise MachineError(f"the daemon refused the connection: {error}") from None
         except MachineError as error:
             raise self.explain(error) from None
-        self.stream.silence_s = None
+        self.stream.silence_s = QUERY_SILENCE_S
 
     def _new_client(self) -> "StoreClient":
         if self._scheme == "ssh":

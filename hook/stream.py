@@ -8,7 +8,8 @@ standard error, whatever the peer sends.  Tested in test_stream.py.
 
 import os
 import select
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from hook.errors import Cancelled, ConnectionLost
 from hook.log import write_all
@@ -48,6 +49,15 @@ class Stream:
         for fd in (read_fd, write_fd, stderr_fd):
             if fd is not None:
                 os.set_blocking(fd, False)
+
+    @contextmanager
+    def patience(self, silence_s: float | None) -> Iterator[None]:
+        """Another limit on silence for as long as the block lasts."""
+        before, self.silence_s = self.silence_s, silence_s
+        try:
+            yield
+        finally:
+            self.silence_s = before
 
     # Reading
 

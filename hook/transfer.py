@@ -17,8 +17,8 @@ from hook.store.local import LocalStore
 from hook.stream import Stream
 
 CHUNK_BYTES = 128 << 10
-TRANSFER_SILENCE_S = 300.0
-"""How long a machine may neither take nor send a byte while a copy is under way."""
+UPLOAD_SILENCE_S = 300.0
+"""How long a machine may not take a byte: it has stores to flush and files to compare between two of them."""
 
 PROGRESS_STEP_BYTES = 1 << 20
 """How often a copy reports its progress: once for this many bytes, and at its end."""

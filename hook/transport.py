@@ -19,7 +19,7 @@ from hook.stream import Stream
 HANDSHAKE_SILENCE_S = 30.0
 """How long a machine may keep silent between the start of ssh and the end of the handshake."""
 
-KEEP_ALIVE = ("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=4")
+KEEP_ALIVE = ("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 """A machine that does not answer costs five seconds; a link that is dead for a minute ends the session, also while a
 silent build runs."""
 

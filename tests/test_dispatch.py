@@ -506,16 +506,6 @@ def test_a_connection_that_fetches_nothing_any_more_is_not_kept(desk: Desk, monk
     assert not is_running(remote)
 
 
-def test_an_idle_connection_has_no_limit_of_the_last_build(desk: Desk) -> None:
-    """A copy may not be silent for long, the next build may."""
-    dispatcher = desk.dispatcher(good())
-    remote = connect(dispatcher)
-    remote.stream.silence_s = 300.0
-    dispatcher.give_back(remote)
-    assert connect(desk.dispatcher(good(jobs=2))) is remote
-    assert remote.stream.silence_s is None
-
-
 def test_a_warm_connection_is_not_lost_when_the_build_is_refused(desk: Desk) -> None:
     """The derivation cannot be read: no fault of the machine's."""
     first = desk.dispatcher(good(jobs=2))

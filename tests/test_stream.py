@@ -111,6 +111,15 @@ def test_silence_ends_in_an_error(peer: Peer, writing: bool) -> None:
             peer.stream.read(1)
 
 
+def test_what_may_take_longer_is_waited_for_longer_and_nothing_else(peer: Peer) -> None:
+    """Also when it ended badly: the limit of a build must not stay for the next question."""
+    peer.stream.silence_s = 0.02
+    with pytest.raises(ZeroDivisionError), peer.stream.patience(None):
+        assert peer.stream.silence_s is None
+        raise ZeroDivisionError
+    assert peer.stream.silence_s == 0.02
+
+
 def test_a_peer_that_closes_while_we_write_is_a_lost_connection(peer: Peer) -> None:
     """EPIPE is no stack trace, and reads like the end that a read would have met."""
     peer.shut("from_us")

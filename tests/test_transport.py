@@ -23,7 +23,7 @@ PINNED = base64.b64encode(f"{KEY} root@b1\n".encode()).decode()
 
 OURS = (
     *("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no"),
-    *("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=4", "-oControlPersist=60"),
+    *("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=3", "-oControlPersist=60"),
 )
 """On every command line, after NIX_SSHOPTS and before what the line of `builders` asks for."""
 

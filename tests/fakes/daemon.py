@@ -74,12 +74,21 @@ class Daemon:
     def hang(self) -> NoReturn:
         """Answer nothing more and read nothing more; but, as the real daemon, end with the connection."""
         self.flush()
-        if self.life is not None:
-            print("hanging", file=self.life, flush=True)
+        self.say("hanging")
         poll = select.poll()
         poll.register(0, 0)
         poll.poll()
         os._exit(1)
+
+    def wait_at_gate(self) -> None:
+        """Answer when the test has opened the pipe GATE for writing."""
+        self.say("waiting")
+        with open(os.environ["GATE"]) as gate:
+            gate.read()
+
+    def say(self, what: str) -> None:
+        if self.life is not None:
+            print(what, file=self.life, flush=True)
 
     def serve(self) -> None:
         if "no-nix" in self.behaviour:
@@ -96,6 +105,8 @@ class Daemon:
                 self.die("Connection reset by peer")
             if f"hang-{op.name.lower()}" in self.behaviour:
                 self.hang()
+            if f"gated-{op.name.lower()}" in self.behaviour:
+                self.wait_at_gate()
             if self.refused(op):
                 self.error("not today")
                 self.flush()
@@ -297,6 +308,9 @@ class Daemon:
         if "half-nar" in self.behaviour:
             self.w.raw(archive[:-16])
             self.die("Connection reset by peer")
+        if "stall-nar" in self.behaviour:
+            self.w.raw(archive[:-16])
+            self.hang()
         self.w.raw(archive)
 
 

@@ -1,0 +1,93 @@
+"""A machine that stays connected and does nothing more: noticed at every step, and only a build may be silent for long.
+
+Whole conversations in this process, against scripted daemons; the limits are shortened.  Dead links, which ssh notices,
+are in tests/lab/test_dead_links.py.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hook import inputs, remote, transport
+from hook.caller import Caller
+from hook.hub import new_hub, serve
+from tests.fakes.bench import Bench, Outcome
+
+SHORT_S = 1.0
+LARGE = b"x" * (8 << 20)
+"""More than the pipes on the way take."""
+
+STEPS = {
+    "silent": (transport, "HANDSHAKE_SILENCE_S"),
+    "hang-query_valid_paths": (remote, "QUERY_SILENCE_S"),
+    "hang-add_multiple_to_store": (inputs, "UPLOAD_SILENCE_S"),
+    "hang-query_path_info": (remote, "QUERY_SILENCE_S"),
+    "hang-nar_from_path": (remote, "QUERY_SILENCE_S"),
+    "stall-nar": (remote, "QUERY_SILENCE_S"),
+}
+"""Where a machine may stop, and the limit that is to notice it."""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=False) as bench:
+        yield bench
+
+
+def converse(bench: Bench, *machines: str, **environ: str) -> Outcome:
+    """One conversation about the store's derivation, with a large input."""
+    large = bench.store.add(LARGE, "large")
+    data = bench.preamble(machines) + bench.request() + bench.job(inputs=[large])
+    with ExitStack() as files:
+        to_us, from_us = (files.enter_context((bench.hook_state / name).open("w+b")) for name in ("in", "out"))
+        to_us.write(data)
+        to_us.seek(0)
+        null = files.enter_context(open(os.devnull, "wb"))
+        caller = Caller(to_us.fileno(), from_us.fileno(), null.fileno(), "4", bench.environ() | environ, os.getppid())
+        status = serve(caller, new_hub(lasting=False))
+        from_us.seek(0)
+        return Outcome(status, from_us.read().decode().splitlines())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_machine_that_does_nothing_more_is_left_for_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It neither reads, nor sends, nor goes away."""
+    monkeypatch.setattr(*STEPS[step], SHORT_S)
+    outcome = converse(bench, bench.machine(step, speed=9), bench.machine("ok"))
+    assert outcome.status == 0
+    assert f"no sign of life for {SHORT_S:g} s" in outcome.messages
+    assert bench.outputs_valid()
+    assert bench.held_slots() == []
+
+
+def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is silent for longer than it took to give up another machine, which was asked something."""
+    for module, name in STEPS.values():
+        monkeypatch.setattr(module, name, SHORT_S)
+    life, gate = tmp_path / "life", tmp_path / "gate"
+    for pipe in (life, gate):
+        os.mkfifo(pipe)
+    with ExitStack() as held:
+        one, other = (held.enter_context(Bench(tmp_path / name, broker=False)) for name in ("one", "other"))
+        outcomes: list[Outcome] = []
+
+        def build() -> None:
+            machine = one.machine("gated-build_derivation")
+            outcomes.append(converse(one, machine, LIFE=str(life), GATE=str(gate)))
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        with life.open() as daemon:
+            assert daemon.readline() == "waiting\n"
+            lost = converse(other, other.machine("hang-query_valid_paths", speed=9), other.machine("ok"))
+            assert "no sign of life" in lost.messages
+            gate.write_text("")
+            thread.join()
+    assert outcomes[0].status == 0
+    assert "no sign of life" not in outcomes[0].messages
