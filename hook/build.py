@@ -16,6 +16,7 @@ from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
+from hook.trouble import Trouble, is_disk_full, trouble_of
 from hook.uploads import Uploads
 
 
@@ -60,10 +61,12 @@ class Builder:
                 with remote.stream.patience(None):
                     result = client.build_derivation(self._drv_path, derivation, inputs)
         except RemoteError as error:
-            raise MachineError(f"it refused the build: {error}") from None
+            raise MachineError(f"it refused the build: {error}", trouble_of(str(error))) from None
         client.settle_log()
         # The log and messages take different ways: a failure must not be shown before its last words.
         self._services.caller.settle_log()
         if not result.ok:
+            if is_disk_full(result.message):
+                raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
             raise BuildFailed(result.message)
         return result

@@ -20,6 +20,7 @@ from hook.services import Services
 from hook.slotqueue import SlotQueue
 from hook.slots import Slot
 from hook.transport import REMOTE_PROGRAMS, Command, command_for
+from hook.trouble import Trouble
 from hook.uploads import Uploads
 
 Value = TypeVar("Value")
@@ -155,6 +156,14 @@ class Dispatcher:
                     return None
                 self._hub.queue.wait(ticket, s.caller)
 
+    def why_all_are_down(self, request: Request) -> str | None:
+        """Why none of the machines that could build it can be used, for the user; None if one can, or none could."""
+        able = [m for m in self._services.machines if m.max_jobs and suitable(request, m) is None]
+        obstacles = {machine: self._obstacle(machine) for machine in able}
+        if not able or not all(obstacles.values()):
+            return None
+        return "; ".join(f"'{self.name(machine)}': {obstacle}" for machine, obstacle in obstacles.items())
+
     def why_nowhere(self) -> str:
         """Why the machines that this conversation has given up are of no use, for the user."""
         return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in self._out.items())
@@ -183,7 +192,7 @@ class Dispatcher:
             raise MachineError(str(error)) from None
         except MachineError as error:
             self._out[machine] = error.one_line
-            self._hub.health.failed(self._key(machine), error.one_line)
+            self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
             self._probes.discard(machine)
             raise
         self._hub.health.worked(self._key(machine))
@@ -221,7 +230,12 @@ class Dispatcher:
 
     def lost(self, machine: Machine, error: MachineError) -> None:
         """`machine` went away during a build, or refused it."""
-        self._hub.health.doubt(self._key(machine))
+        if error.trouble is Trouble.DISK_FULL:
+            # Any other build would only find out again.
+            self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
+            self.leave_out(machine, error.one_line)
+        else:
+            self._hub.health.doubt(self._key(machine))
         if isinstance(error, ConnectionLost) and machine in self._destinations:
             # Idle ones may be as dead, only nobody has noticed.
             self._hub.pool.drop(self._destinations[machine])

@@ -1,8 +1,11 @@
 """Every way a build can go wrong, and the exit code each one ends in.
 
 The text of an error is one line for the user: what was being done, to which machine or store path, what came back.
-What happens next (decline, try another machine, give up) follows from the class alone, never from the text.
+What happens next (decline, try another machine, give up) follows from the class, and for a machine from the kind of its
+trouble, never from the text.
 """
+
+from hook.trouble import Trouble
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -33,13 +36,24 @@ class StockOnly(FerryError):
 class MachineError(FerryError):
     """This machine cannot be used now; another one may.  Never raised for the failure of a build."""
 
+    trouble = Trouble.OTHER
+
+    def __init__(self, text: str, trouble: Trouble | None = None) -> None:
+        super().__init__(text)
+        if trouble is not None:
+            self.trouble = trouble
+
 
 class ProtocolError(MachineError):
     """The remote end said something that the protocol does not allow."""
 
+    trouble = Trouble.PROTOCOL
+
 
 class ConnectionLost(MachineError):
     """The remote end went away, or kept silent for too long."""
+
+    trouble = Trouble.LOST
 
 
 class NotTrusted(MachineError):

@@ -93,8 +93,8 @@ class Health:
             if record is not None:
                 record.worked_at = None
 
-    def failed(self, machine: Hashable, reason: str) -> None:
-        """The machine did not answer, or went away: leave it alone for longer each time."""
+    def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        """The machine cannot be used: leave it alone, for longer each time."""
         with self._lock:
             record = self._records.setdefault(machine, _Record())
             if self._clock() < record.retry_at:
@@ -103,5 +103,5 @@ class Health:
             record.failures_ever += 1
             record.reason = reason
             record.probing = False
-            pause_s = min(FIRST_PAUSE_S * 2 ** (record.failures - 1), LONGEST_PAUSE_S)
+            pause_s = min(first_pause_s * 2 ** (record.failures - 1), LONGEST_PAUSE_S)
             record.retry_at = self._clock() + pause_s * (0.75 + self._jitter() / 2)

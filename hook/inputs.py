@@ -17,6 +17,7 @@ from hook.remote import Remote
 from hook.services import Services
 from hook.store.info import PathInfo
 from hook.transfer import UPLOAD_SILENCE_S, Copier
+from hook.trouble import trouble_of
 from hook.uploads import Uploads
 
 UPLOAD_LOCK_S = 15 * 60.0
@@ -67,7 +68,7 @@ class Inputs:
                     with remote.stream.patience(UPLOAD_SILENCE_S):
                         Copier(remote, self._store, self._log).upload(infos)
         except RemoteError as error:
-            raise MachineError(f"it refused an input: {error}") from None
+            raise MachineError(f"it refused an input: {error}", trouble_of(str(error))) from None
 
     @contextmanager
     def _alone(

@@ -1,4 +1,4 @@
-"""Say a thing once per Nix command, though that command starts a hook for every build.
+"""Say a thing once per Nix command, or once a minute, though that command starts a hook for every build.
 
 A notice is a file named by the command's process and the text, in the private state directory.  It is made with
 O_EXCL, so of several hooks exactly one speaks; files of earlier days are removed when the next one is made.
@@ -17,8 +17,8 @@ class Notices:
         self._directory = os.path.join(private_dir, "notices")
         self._parent = f"{parent}-{_start_time(parent)}"
 
-    def first_time(self, text: str) -> bool:
-        """Whether `text` is new to this command; if that cannot be remembered, it always is."""
+    def first_time(self, text: str, again_after_s: float = float("inf")) -> bool:
+        """Whether `text` is new to this command, or so long ago; if that cannot be remembered, it always is."""
         import hashlib
 
         digest = hashlib.sha256(f"{self._parent}\n{text}".encode(errors="surrogateescape")).hexdigest()[:32]
@@ -28,10 +28,20 @@ class Notices:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._remove_stale()
         except FileExistsError:
-            return False
+            return self._is_due(path, again_after_s)
         except OSError:
             return True
         return True
+
+    def _is_due(self, path: str, after_s: float) -> bool:
+        # Two hooks that look at the same moment may both speak.
+        try:
+            due = os.stat(path).st_mtime < time.time() - after_s
+            if due:
+                os.utime(path)
+        except OSError:
+            return True
+        return due
 
     def _remove_stale(self) -> None:
         oldest = time.time() - KEPT_S

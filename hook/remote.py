@@ -9,6 +9,7 @@ from hook.errors import MachineError, RemoteError
 from hook.log import Log
 from hook.protocol.activity import LogEvent
 from hook.transport import Command, Connection
+from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
     from hook.protocol.client import StoreClient
@@ -56,7 +57,7 @@ class Remote:
         try:
             self.client = self._new_client()
         except RemoteError as error:
-            raise MachineError(f"the daemon refused the connection: {error}") from None
+            raise MachineError(f"the daemon refused the connection: {error}", trouble_of(str(error))) from None
         except MachineError as error:
             raise self.explain(error) from None
         self.stream.silence_s = QUERY_SILENCE_S

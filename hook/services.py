@@ -33,6 +33,7 @@ class Services:
     store: LocalStore
     slots: SlotTable
     private_dir: str
+    notices: Notices
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -81,6 +82,7 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
         store=store,
         slots=SlotTable(store.state_dir),
         private_dir=private_dir,
+        notices=notices,
     )
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from hook.build import Builder
     from hook.remote import Remote
 
+REMINDER_S = 60.0
+"""How often one Nix command is told that a machine cannot be used, or that none can."""
+
 
 @dataclass(slots=True)
 class Accepted:
@@ -96,12 +99,12 @@ class Session:
             self._explain(request, decision)
             likely = place.name if place else self._dispatcher.waits_for(request, decision)
             if likely is None:
-                self._refuse(decision.answer)
+                self._refuse(request, decision.answer)
                 return None
             try:
                 accepted = self._prepare(request, likely, place)
             except MachineError as error:
-                self._log.error(f"cannot build on '{likely}': {error.one_line}")
+                self._complain(likely, error)
                 continue
             except (StockOnly, Cancelled):
                 raise
@@ -147,14 +150,23 @@ class Session:
         derivation = store.read_derivation(request.drv_path)
         return Builder(request.drv_path, derivation, self._services, self._hub.uploads, self._log)
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, request: Request, answer: Answer) -> None:
         match answer:
             case Answer.DECLINE_PERMANENTLY:
                 self._front.decline_permanently()
             case Answer.POSTPONE:
+                why = self._dispatcher.why_all_are_down(request)
+                if why and self._services.notices.first_time("all are down", REMINDER_S):
+                    self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m waiting for a machine: {why}")
                 self._front.postpone()
             case _:
                 self._front.decline()
+
+    def _complain(self, name: str, error: MachineError) -> None:
+        """Say why a machine cannot be used, once for all builds that find out together."""
+        text = f"cannot build on '{name}': {error.one_line}"
+        if self._services.notices.first_time(text, REMINDER_S):
+            self._log.error(text)
 
     def _explain(self, request: Request, decision: Decision) -> None:
         """Say why: every machine's verdict at `-v`, and stock's own text where no machine can ever do it."""
@@ -216,7 +228,7 @@ class Session:
                 error = with_advice(build.remote.explain(error))
                 self._dispatcher.lost(build.place.machine, error)
             else:
-                self._log.error(f"cannot build on '{build.place.name}': {error.one_line}")
+                self._complain(build.place.name, error)
             self._leave(build)
             return error
         self._give_back(build)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 from hook.errors import Cancelled, ConnectionLost
 from hook.log import write_all
+from hook.trouble import Trouble
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10
@@ -216,7 +217,7 @@ class Stream:
             poll.register(self.hangup_fd, select.POLLIN)
         ready = poll.poll(None if self.silence_s is None else self.silence_s * 1000)
         if not ready:
-            raise ConnectionLost(f"no sign of life for {self.silence_s:g} s")
+            raise ConnectionLost(f"no sign of life for {self.silence_s:g} s", Trouble.TIMED_OUT)
         for fd, _ in ready:
             if fd == self.hangup_fd:
                 raise Cancelled("Nix has given up this build")

@@ -15,6 +15,7 @@ from hook.errors import ConfigurationError, ConnectionLost, MachineError, Protoc
 from hook.machines import Machine
 from hook.release import Release
 from hook.stream import Stream
+from hook.trouble import Trouble, diagnose
 
 HANDSHAKE_SILENCE_S = 30.0
 """How long a machine may keep silent between the start of ssh and the end of the handshake."""
@@ -47,19 +48,6 @@ GRACE_S = 0.5
 
 LINES_SHOWN = 2
 """Of what ssh prints, banners and advice included, the last lines tell what went wrong."""
-
-NOT_FOUND = 127
-"""The status by which shells say that there is no such program."""
-
-HINTS = (
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "it is not the key in known_hosts, or in the last column of `builders`"),
-    ("Host key verification failed", "add the machine's host key to known_hosts, or to the last column of `builders`"),
-    ("kex_exchange_identification", "its sshd turns connections away: see MaxStartups and PerSourcePenalties there"),
-    ("Permission denied (", "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"),
-)
-"""What ssh says, and what its reader can do about it."""
-
-NOT_FOUND_HINT = "Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +87,17 @@ class Connection:
         """`error` with what the child had to say about it."""
         if not isinstance(error, ConnectionLost | ProtocolError):
             return error
-        # What speaks another protocol stays connected, and has no more to say.
-        ended = isinstance(error, ConnectionLost)
+        # What speaks another protocol or keeps silent is still there, and has no more to say.
+        ended = error.trouble is Trouble.LOST
         settle_s = SETTLE_S if ended else 0
         lines = self.stream.stderr_lines(settle_s)
         status = self._status(settle_s)
+        found = diagnose("\n".join(lines), status)
+        what, trouble = (found.trouble.words, found.trouble) if ended and found else (str(error), error.trouble)
         silent = f", exit status {status}" if ended and status is not None else ""
         said = ": " + "; ".join(lines[-LINES_SHOWN:]) if lines else silent
-        hint = NOT_FOUND_HINT if status == NOT_FOUND else _hint("\n".join(lines))
-        return type(error)(f"{error}{said}" + (f" ({hint})" if hint else ""))
+        advice = f" ({found.advice})" if found and found.advice else ""
+        return type(error)(f"{what}{said}{advice}", trouble)
 
     def _status(self, settle_s: float) -> int | None:
         """The child's exit status; None if it runs for longer than `settle_s`."""
@@ -194,10 +184,6 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
     if uri.port is not None:
         argv.append(f"-p{uri.port}")
     return argv
-
-
-def _hint(said: str) -> str:
-    return next((advice for pattern, advice in HINTS if pattern in said), "")
 
 
 def _ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:

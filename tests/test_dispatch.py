@@ -22,6 +22,7 @@ from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, Sto
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
 from hook.log import Log
 from hook.machines import Machine, parse_machines
+from hook.notices import Notices
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
@@ -31,6 +32,7 @@ from hook.settings import Settings
 from hook.slotqueue import SlotQueue
 from hook.slots import SlotTable
 from hook.store.local import LocalStore
+from hook.trouble import Trouble
 from hook.uploads import Uploads
 
 SYSTEM = "x86_64-linux"
@@ -96,6 +98,7 @@ class Desk:
             store=cast(LocalStore, None),
             slots=SlotTable(str(self.root)),
             private_dir=str(self.root / "nix-ferry"),
+            notices=Notices(str(self.root / "nix-ferry"), os.getpid()),
         )
         hub = Hub(self.pool, self.health, self._queue, Uploads(shared=True), self.lasting)
         self._open.append(Dispatcher(hub, services, Log(self._null, 3)))
@@ -424,6 +427,18 @@ def machine_of(dispatcher: Dispatcher) -> Machine:
     place = place_of(dispatcher)
     place.release()
     return place.machine
+
+
+def test_a_machine_whose_disk_is_full_is_left_out_here_and_left_alone_elsewhere(desk: Desk) -> None:
+    """Connecting to it works; only a build would find out, again and again."""
+    dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
+    dispatcher.lost(machine_of(dispatcher), MachineError("full", Trouble.DISK_FULL))
+    for other in (dispatcher, desk.dispatcher(good("a", speed=2), good("b"))):
+        place = place_of(other)
+        assert "ok%20b" in place.name
+        place.release()
+    desk.clock.now += Trouble.DISK_FULL.pause_s
+    assert "ok%20a" in place_of(desk.dispatcher(good("a", speed=2), good("b"))).name
 
 
 def test_a_machine_is_lost_once_and_tried_again_and_lost_twice_and_left(desk: Desk) -> None:

@@ -57,6 +57,16 @@ def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, c
     assert health.obstacle("m") == f"refused (next try in {FIRST_PAUSE_S:.0f} s)"
 
 
+def test_what_somebody_has_to_repair_is_tried_less_often(health: Health, clock: Clock) -> None:
+    """A host key does not become known in five seconds; the pause grows from there, and no further than others."""
+    health.failed("m", "host key", 30.0)
+    assert health.obstacle("m") == "host key (next try in 30 s)"
+    for _ in range(10):
+        clock.now += LONGEST_PAUSE_S
+        health.failed("m", "host key", 30.0)
+    assert health.obstacle("m") == f"host key (next try in {LONGEST_PAUSE_S:.0f} s)"
+
+
 def test_after_the_pause_one_session_tries_and_the_others_go_on_without(health: Health, clock: Clock) -> None:
     """A hundred waiting builds must not all wait for the same time-out."""
     health.failed("m", "timed out")

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from hook.notices import KEPT_S, Notices
@@ -34,3 +35,15 @@ def test_a_directory_that_cannot_be_written_only_repeats_the_notice(tmp_path: Pa
     blocked.write_text("")
     assert Notices(str(blocked), os.getpid()).first_time("bad line")
     assert Notices(str(blocked), os.getpid()).first_time("bad line")
+
+
+def test_a_reminder_is_due_after_its_time(tmp_path: Path) -> None:
+    """And then once more, not from then on always."""
+    notices = Notices(str(tmp_path), os.getpid())
+    assert notices.first_time("down", 60)
+    assert not notices.first_time("down", 60)
+    (file,) = (tmp_path / "notices").iterdir()
+    minute_ago = time.time() - 61
+    os.utime(file, (minute_ago, minute_ago))
+    assert notices.first_time("down", 60)
+    assert not notices.first_time("down", 60)

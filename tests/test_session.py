@@ -81,6 +81,29 @@ def test_without_another_machine_nix_is_told_to_go_on_alone(bench: Bench, behavi
     assert outcome.messages.count("cannot build on") == 1
 
 
+def test_what_waits_for_machines_that_are_all_down_says_so_once(tmp_path: Path) -> None:
+    """Two hundred derivations wait, and one line tells why; whoever may build here does not wait."""
+    with Bench(tmp_path, broker=True) as bench:
+        machine = bench.machine("no-nix")
+        assert bench.ask(machine).messages.count("cannot build on") == 1
+        outcomes = [bench.ask(machine) for _ in range(3)]
+        assert [outcome.answers for outcome in outcomes] == [["# postpone"]] * 3
+        said = [outcome.messages.count("waiting for a machine: 'ssh-ng://localhost") for outcome in outcomes]
+        assert said == [1, 0, 0]
+        able = bench.preamble([machine], max_jobs="1") + bench.request()
+        assert bench.hook(able).answers == ["# decline"]
+
+
+def test_a_build_that_fails_says_nothing_about_its_machine(tmp_path: Path) -> None:
+    """The next build goes there at once."""
+    with Bench(tmp_path, broker=True) as bench:
+        machine = bench.machine("build-fails")
+        assert bench.build(machine).status == 1
+        outcome = bench.ask(machine)
+        assert outcome.answers == ["# accept"]
+        assert "connecting" not in " ".join(outcome.texts)
+
+
 AFTER_ACCEPT = [
     "die-query_valid_paths",
     "die-add_multiple_to_store",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hook.trouble import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until
@@ -24,14 +25,29 @@ pytestmark = pytest.mark.lab
 SCHEMES = ("ssh-ng", "ssh")
 
 BAD = {
-    "ssh-ng://refusing": r"\S+: Permission denied \(publickey\S*\)\. \(the machine refused the key; .*\)",
-    "ssh-ng://unknown": r"No .* key is known for .*; Host key verification failed\. \(add the machine's host key .*\)",
-    "ssh-ng://no-such-host.invalid": r"ssh: Could not resolve hostname no-such-host\.invalid: .*",
-    "ssh-ng://closed": r"ssh: connect to host 127\.0\.0\.1 port 1: Connection refused",
-    "ssh-ng://nonix@{0}": r"bash: line 1: nix-daemon: command not found \(Nix is not installed there, .*\)",
-    "ssh://nonix@{0}": r"bash: line 1: nix-store: command not found \(Nix is not installed there, .*\)",
+    "ssh-ng://refusing": (
+        Trouble.AUTHENTICATION,
+        r"\S+: Permission denied \(publickey\S*\)\. \(the machine refused the key; .*\)",
+    ),
+    "ssh-ng://unknown": (
+        Trouble.HOST_KEY,
+        r"No .* key is known for .*; Host key verification failed\. \(add the machine's host key .*\)",
+    ),
+    "ssh-ng://no-such-host.invalid": (
+        Trouble.UNRESOLVED,
+        r"ssh: Could not resolve hostname no-such-host\.invalid: .*",
+    ),
+    "ssh-ng://closed": (Trouble.REFUSED, r"ssh: connect to host 127\.0\.0\.1 port 1: Connection refused"),
+    "ssh-ng://nonix@{0}": (
+        Trouble.NO_NIX,
+        r"bash: line 1: nix-daemon: command not found \(Nix is not installed there, .*\)",
+    ),
+    "ssh://nonix@{0}": (
+        Trouble.NO_NIX,
+        r"bash: line 1: nix-store: command not found \(Nix is not installed there, .*\)",
+    ),
 }
-"""What stands between `unexpected end of file: ` and the end of the line about a machine."""
+"""How the line about a machine goes on: what kind of trouble it is, and what ssh or the shell said."""
 
 GREETING = (
     "expected the Nix protocol but got 'Welcome to the builder, greeter\\n'; a shell profile on that machine prints to "
@@ -78,7 +94,7 @@ def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
 ) -> None:
     """All of them at once, and all faster than the good one."""
     introduce(client, strict)
-    bad = {uri.format(strict.name): f"unexpected end of file: {expected}" for uri, expected in BAD.items()}
+    bad = {uri.format(strict.name): f"{re.escape(kind.words)}: {said}" for uri, (kind, said) in BAD.items()}
     bad |= {f"{scheme}://greeter@{strict.name}": re.escape(GREETING) for scheme in SCHEMES}
     good = f"ssh-ng://{strict.name}"
     client.configure(hook=HOOK, builders=" ; ".join([f"{good} - - 1 1", *(f"{uri} - - 1 9" for uri in bad)]))
@@ -97,7 +113,7 @@ def test_without_a_good_machine_nix_answers_itself(client: Host, strict: Host, j
     client.configure(hook=HOOK, builders="ssh-ng://closed")
     result = client.run([*nix_build("from-source", seed="bad"), jobs], check=False)
     ours, *its = errors(result)
-    assert ours.startswith("error: cannot build on 'ssh-ng://closed': unexpected end of file: ssh: connect to host")
+    assert ours.startswith("error: cannot build on 'ssh-ng://closed': it refused the connection: ssh: connect to host")
     if jobs == "-j1":
         assert (result.returncode, its) == (0, [])
     else:

@@ -80,7 +80,7 @@ def test_a_machine_that_never_answers_costs_one_connect_timeout(site: Site) -> N
     site.connect_through("sleep 1000")
     result = site.copy("connect")
     assert result.stderr.count("cannot build on") == 1
-    assert "Connection timed out during banner exchange" in result.stderr
+    assert "it did not answer in time: Connection timed out during banner exchange" in result.stderr
     is_clean(site.client, site.far, site.near)
 
 

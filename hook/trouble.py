@@ -1,0 +1,92 @@
+"""What can be wrong with a machine: recognised in what ssh, a shell or Nix said about it, and what helps.
+
+They say it in words only, so this goes by the words of OpenSSH and of the releases of Nix.  Pure; tested in
+test_trouble.py, and with a real ssh in the lab.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+SOON_S = 5.0
+LATER_S = 30.0
+
+
+class Trouble(Enum):
+    """A kind of failure, in words for the user.  `pause_s` is how long to leave the machine alone at first."""
+
+    def __init__(self, words: str, pause_s: float) -> None:
+        self.words = words
+        self.pause_s = pause_s
+
+    UNRESOLVED = "its name cannot be resolved", SOON_S
+    UNREACHABLE = "no network leads there", SOON_S
+    REFUSED = "it refused the connection", SOON_S
+    TIMED_OUT = "it did not answer in time", SOON_S
+    LOST = "the connection was lost", SOON_S
+    OTHER = "it failed", SOON_S
+    # Somebody has to do something about these.
+    HOST_KEY = "its host key is not the right one", LATER_S
+    AUTHENTICATION = "it refused the login", LATER_S
+    NO_NIX = "it has no Nix", LATER_S
+    PROTOCOL = "it does not speak Nix's protocol", LATER_S
+    DISK_FULL = "its disk is full", LATER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What is wrong, and what can be done about it, if that is known."""
+
+    trouble: Trouble
+    advice: str = ""
+
+
+_HOST_KEY = "it is not the key in known_hosts, or in the last column of `builders`"
+_NO_HOST_KEY = "add the machine's host key to known_hosts, or to the last column of `builders`"
+_TURNED_AWAY = "its sshd turns connections away: see MaxStartups and PerSourcePenalties there"
+_LOGIN = "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"
+_NOT_FOUND = "Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`"
+
+NOT_FOUND_STATUS = 127
+"""By which shells say that there is no such program."""
+
+SIGNS = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", Diagnosis(Trouble.HOST_KEY, _HOST_KEY)),
+    ("Host key verification failed", Diagnosis(Trouble.HOST_KEY, _NO_HOST_KEY)),
+    ("Could not resolve hostname", Diagnosis(Trouble.UNRESOLVED)),
+    ("Connection refused", Diagnosis(Trouble.REFUSED)),
+    ("No route to host", Diagnosis(Trouble.UNREACHABLE)),
+    ("Network is unreachable", Diagnosis(Trouble.UNREACHABLE)),
+    ("timed out", Diagnosis(Trouble.TIMED_OUT)),
+    ("not responding", Diagnosis(Trouble.TIMED_OUT)),
+    ("kex_exchange_identification", Diagnosis(Trouble.REFUSED, _TURNED_AWAY)),
+    ("Permission denied (", Diagnosis(Trouble.AUTHENTICATION, _LOGIN)),
+    ("Too many authentication failures", Diagnosis(Trouble.AUTHENTICATION, _LOGIN)),
+)
+"""What ssh says; the first that fits counts."""
+
+FULL = ("No space left on device", "database or disk is full", "lack of free disk space")
+"""What Nix says when the disk is full; the last of it after a build that failed on an almost full one."""
+
+LOG_QUOTE = ">"
+ORNAMENT = " \x1b[0123456789;m"
+"""What may stand before a quoted line of a log: blanks and colours."""
+
+
+def diagnose(said: str, status: int | None) -> Diagnosis | None:
+    """What is wrong, by what ssh or the shell there said and the exit status of ssh; None if that is not known."""
+    if status == NOT_FOUND_STATUS:
+        return Diagnosis(Trouble.NO_NIX, _NOT_FOUND)
+    if is_disk_full(said):
+        return Diagnosis(Trouble.DISK_FULL)
+    return next((diagnosis for sign, diagnosis in SIGNS if sign in said), None)
+
+
+def is_disk_full(said: str) -> bool:
+    """Whether Nix says so itself, and not the log of a build that it quotes."""
+    lines = (line for line in said.splitlines() if not line.lstrip(ORNAMENT).startswith(LOG_QUOTE))
+    return any(sign in line for line in lines for sign in FULL)
+
+
+def trouble_of(said: str) -> Trouble:
+    """What is wrong when an operation was refused with these words."""
+    return Trouble.DISK_FULL if is_disk_full(said) else Trouble.OTHER
