@@ -180,10 +180,10 @@ def test_without_tables_or_the_feature_the_stock_hook_decides(
     tmp_path: Path, tables: list[str], features: str, reason: str
 ) -> None:
     """Tables are Nix's to make, and without them there is no place for what was learnt."""
-    bench = Bench(tmp_path, broker=False)
-    drv_path, _ = bench.store.add_floating(*tables)
-    data = bench.preamble([bench.machine("ok")], experimental_features=features) + bench.request(drv_path)
-    outcome = bench.hook(data, PATH=str(tmp_path))
+    with Bench(tmp_path, broker=False) as bench:
+        drv_path, _ = bench.store.add_floating(*tables)
+        data = bench.preamble([bench.machine("ok")], experimental_features=features) + bench.request(drv_path)
+        outcome = bench.hook(data, PATH=str(tmp_path))
     assert outcome.answers == ["# decline-permanently"]
     assert reason in outcome.messages
 
@@ -192,9 +192,9 @@ def test_without_tables_or_the_feature_the_stock_hook_decides(
 def test_kinds_that_are_not_handled_go_to_the_stock_hook(
     tmp_path: Path, algorithm: str, digest: str, kind: str
 ) -> None:
-    bench = Bench(tmp_path, broker=False)
-    drv_path, _ = bench.store.add_floating("Realisations", algorithm=algorithm, digest=digest)
-    data = bench.preamble([bench.machine("ok")], **FEATURE) + bench.request(drv_path)
-    outcome = bench.hook(data, PATH=str(tmp_path))
+    with Bench(tmp_path, broker=False) as bench:
+        drv_path, _ = bench.store.add_floating("Realisations", algorithm=algorithm, digest=digest)
+        data = bench.preamble([bench.machine("ok")], **FEATURE) + bench.request(drv_path)
+        outcome = bench.hook(data, PATH=str(tmp_path))
     assert outcome.answers == ["# decline-permanently"]
     assert f"its outputs are {kind}" in outcome.messages

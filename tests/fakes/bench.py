@@ -3,10 +3,12 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +56,8 @@ class Bench:
     def __init__(self, root: Path, *, broker: bool) -> None:
         self.store = FakeStore(root)
         self.broker = broker
-        self.hook_state = root / "hook-state"
-        self.hook_state.mkdir()
+        # The address of a socket has 108 bytes, which a test's own directory can be too long for.
+        self.hook_state = Path(tempfile.mkdtemp(prefix="nix-ferry-"))
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         if pid := self.broker_pid():
             os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.hook_state, ignore_errors=True)
 
     def broker_pid(self) -> int | None:
         """The process that serves our hooks, if there is one."""
