@@ -1,10 +1,15 @@
-"""Comparisons are printed together, below pytest-benchmark's own table."""
+"""Comparisons are printed together, below pytest-benchmark's own table; benchmarks with two hosts share a fixture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from bench.compare import Result, Side, paired
+from tests.lab import install
+from tests.lab.host import Host
+from tests.lab.lab import Lab
+
+SUITE = "sid"
 
 _results: list[Result] = []
 
@@ -21,6 +26,15 @@ def compare(benchmark) -> Compare:
         return result
 
     return run
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]]:
+    """A client with nix-ferry and a builder it can log in to, both with Nix 2.34 and their stores in memory."""
+    with Lab(lambda: install.build(tmp_path_factory.mktemp("nix-ferry"))) as lab:
+        client, builder = lab.client(SUITE), lab.builder(SUITE)
+        client.trust(builder)
+        yield client, builder
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -4,7 +4,6 @@ Two hosts with Nix 2.34 and a real sshd between them; one machine with 8 slots; 
 """
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from bench import delay
 from bench.conftest import Compare
 from tests.lab import install
 from tests.lab.host import Host
-from tests.lab.lab import Lab
 
-SUITE = "sid"
 BUILDS = 200
 STORM = """
 { seed, n }: builtins.genList (i: derivation {
@@ -27,13 +24,9 @@ STORM = """
 """
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]]:
-    with Lab(lambda: install.build(tmp_path_factory.mktemp("nix-ferry"))) as lab:
-        client, builder = lab.client(SUITE), lab.builder(SUITE)
-        client.trust(builder)
-        client.write_file("/root/storm.nix", STORM)
-        yield client, builder
+@pytest.fixture(autouse=True, scope="module")
+def storm_graph(hosts: tuple[Host, Host]) -> None:
+    hosts[0].write_file("/root/storm.nix", STORM)
 
 
 SEEDS = itertools.count()
