@@ -1,7 +1,8 @@
 """Move store paths between the local store and a machine, with bounded memory.
 
-Uploads send references before referrers, through one fixed buffer that small paths share; downloads go from the
-connection's buffer straight into the C module.  Neither decides what to copy.  Tested in test_transfer.py against a
+Uploads send references before referrers, through one fixed buffer that small paths share, and wait for no answer before
+the last path is sent; downloads go from the connection's buffer straight into the C module.  Neither decides what to
+copy.  Tested in test_transfer.py against a
 scripted daemon and in the lab against real ones.
 """
 
@@ -11,6 +12,7 @@ from hook.errors import MachineError, NarError, RemoteError, StoreError
 from hook.log import Activity, Log
 from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
+from hook.protocol.upload import Upload
 from hook.remote import Remote
 from hook.store.info import PathInfo
 from hook.store.local import LocalStore
@@ -25,76 +27,82 @@ PROGRESS_STEP_BYTES = 1 << 20
 
 
 class Sink:
-    """Collects bytes in one buffer and sends them as they are.
+    """Collects what an upload consists of in one buffer, and sends that whenever it is full.
 
-    After each bufferful it lets `on_input` deal with whatever the peer has said meanwhile.
+    Between two bufferfuls, and only inside a NAR, it lets `on_input` deal with what the peer has said meanwhile.
     """
-
-    _head = 0
 
     def __init__(self, stream: Stream, on_input: Callable[[], None]) -> None:
         self._stream = stream
         self._on_input = on_input
-        self._buffer = memoryview(bytearray(self._head + CHUNK_BYTES))
-        self._end = self._head
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._end = 0
+        self._frame: int | None = None
+        """Where in the buffer the head of the open frame is."""
+        self._unheard = False
 
     def write(self, data: bytes) -> None:
         """Add bytes."""
         view = memoryview(data)
         while view:
+            self._make_room(1)
             size = min(len(view), len(self._buffer) - self._end)
             self._buffer[self._end : self._end + size] = view[:size]
+            self._end += size
             view = view[size:]
-            self._added(size)
 
     def fill(self, dumper: Dumper) -> int:
         """Add what the dumper has next, at most one buffer of it; 0 at its end."""
-        size = dumper.read_into(self._buffer[self._end :])
-        self._added(size)
-        return size
-
-    def end(self) -> None:
-        """Send the rest."""
-        self._flush()
-
-    def abandon(self) -> None:
-        """Give up in the middle, leaving the peer able to read on as far as the protocol allows."""
-        self._end = self._head
-
-    def _added(self, size: int) -> None:
-        self._end += size
-        if self._end == len(self._buffer):
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._end > self._head:
-            self._send(self._buffer[: self._end])
-            self._end = self._head
+        self._make_room(1)
+        if self._unheard:
+            self._unheard = False
             while self._stream.has_input():
                 self._on_input()
+        size = dumper.read_into(self._buffer[self._end :])
+        self._end += size
+        return size
 
-    def _send(self, filled: memoryview) -> None:
-        self._stream.write(filled)
+    def begin_frames(self) -> None:
+        """From now on everything is sent in frames: u64 length, bytes."""
+        self._make_room(9)
+        self._frame = self._end
+        self._end += 8
 
+    def end_frames(self) -> None:
+        """End the frames with an empty one."""
+        self._close_frame()
+        self.write(bytes(8))
 
-class FrameSink(Sink):
-    """Sends each bufferful as a frame: u64 length, bytes.  An empty frame ends the stream."""
-
-    _head = 8
-
-    def end(self) -> None:
-        """Send the rest and the end marker."""
-        super().end()
-        self._stream.write(bytes(8))
+    def flush(self) -> None:
+        """Send what there is."""
+        framed = self._frame is not None
+        self._close_frame()
+        if self._end:
+            self._stream.write(self._buffer[: self._end])
+            self._end = 0
+            self._unheard = True
+        if framed:
+            self.begin_frames()
 
     def abandon(self) -> None:
-        """Send the end marker, up to which the daemon drops what it still receives."""
-        super().abandon()
-        self._stream.write(bytes(8))
+        """Give up in the middle: a daemon drops what it still receives up to the end of the frames."""
+        if self._frame is not None:
+            self.end_frames()
+        self.flush()
 
-    def _send(self, filled: memoryview) -> None:
-        filled[:8] = (len(filled) - 8).to_bytes(8, "little")
-        super()._send(filled)
+    def _make_room(self, size: int) -> None:
+        # Not before more is to come: an answer that arrives now cannot be one to what is still incomplete.
+        if len(self._buffer) - self._end < size:
+            self.flush()
+
+    def _close_frame(self) -> None:
+        if self._frame is None:
+            return
+        if size := self._end - self._frame - 8:
+            self._buffer[self._frame : self._frame + 8] = size.to_bytes(8, "little")
+        else:
+            self._end = self._frame  # an empty one would be the last
+        self._frame = None
 
 
 class CopyProgress:
@@ -146,19 +154,17 @@ class Copier:
 
         RemoteError: the daemon refused a path; the connection stays usable.  StoreError: a path is damaged here.
         """
+        sink = Sink(self._stream, self._client.poll_upload)
         with (progress := CopyProgress(self._log, infos)).activity:
-            for operation in self._client.plan_upload(infos):
-                self._stream.write(operation.request)
-                sink = (FrameSink if operation.framed else Sink)(self._stream, self._client.poll_upload)
-                try:
-                    for prefix, info in operation.parts:
-                        sink.write(prefix)
-                        self._send_nar(sink, info, progress)
-                    sink.end()
-                except RemoteError:
-                    sink.abandon()
-                    raise
+            try:
+                for operation in self._client.plan_upload(infos):
+                    self._send(sink, operation, progress)
+                sink.flush()
                 self._client.end_upload()
+            except RemoteError:
+                sink.abandon()
+                self._client.abandon_upload()
+                raise
 
     def download(self, infos: Sequence[PathInfo]) -> None:
         """Fetch `infos`, references first, verify each and register all of them in one transaction.
@@ -181,6 +187,16 @@ class Copier:
                     raise StoreError(f"cannot import '{info.path}': {error.strerror}: '{error.filename}'") from None
                 progress.path_done()
             self._store.commit(imported)
+
+    def _send(self, sink: Sink, operation: Upload, progress: CopyProgress) -> None:
+        sink.write(operation.request)
+        if operation.framed:
+            sink.begin_frames()
+        for prefix, info in operation.parts:
+            sink.write(prefix)
+            self._send_nar(sink, info, progress)
+        if operation.framed:
+            sink.end_frames()
 
     def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress) -> None:
         progress.path_started()

@@ -178,7 +178,7 @@ def test_answers_to_other_questions_are_refused(answer: tuple[int | str, ...]) -
         if isinstance(answer[0], str):
             client.query_path_info("/nix/store/x")
         else:
-            client.end_upload()
+            client.poll_upload()
 
 
 def test_text_before_the_protocol_is_quoted_and_explained() -> None:

@@ -13,7 +13,7 @@ from hook.errors import RemoteError
 from hook.protocol.activity import ActivityResult, LogEvent, ResultType, StartActivity, StopActivity
 from hook.protocol.handshake import CLIENT_MAGIC
 from hook.protocol.wire import Reader
-from hook.protocol.worker import Op, WorkerClient, read_path_info
+from hook.protocol.worker import Op, Stderr, WorkerClient, read_path_info
 from hook.store.derivation import Derivation, DerivationOutput, resolved_hash
 from hook.store.info import PathInfo, check_content_address
 from hook.store.realisation import OutputId, parse_realisation
@@ -100,9 +100,9 @@ def replay(client: WorkerClient, channel: RecordedChannel, script: Script) -> di
                 results[op].append(client.query_valid_paths(argument[0], argument[1]))
             case Op.ADD_MULTIPLE_TO_STORE if not argument:
                 # Stock also sends that it has nothing to send.
-                assert client.plan_upload([]) == []
+                assert list(client.plan_upload([])) == []
                 channel.write(request)
-                client.end_upload()
+                assert Reader(channel).u64() == Stderr.LAST
             case Op.ADD_MULTIPLE_TO_STORE:
                 ((info, nar),) = argument
                 for upload in client.plan_upload([info]):

@@ -3,7 +3,7 @@
 Implemented by WorkerClient and ServeClient; their docstrings say what each protocol adds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from hook.protocol.building import BuildResult, Limits
@@ -52,8 +52,11 @@ class StoreClient(Protocol):
         """What is registered for `path`; None if it is not valid there."""
         ...
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
-        """How to send `infos`, which are in an order with references first."""
+    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
+        """How to send `infos`, which are in an order with references first.
+
+        Whoever takes an operation must send it.  None needs to wait for the answer to the one before.
+        """
         ...
 
     def poll_upload(self) -> None:
@@ -61,7 +64,11 @@ class StoreClient(Protocol):
         ...
 
     def end_upload(self) -> None:
-        """Wait until the other end has taken in everything that one Upload holds."""
+        """Wait until the other end has taken in everything that was sent."""
+        ...
+
+    def abandon_upload(self) -> None:
+        """After a RemoteError: wait until the other end has done with everything that was sent."""
         ...
 
     def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:

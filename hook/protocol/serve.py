@@ -5,7 +5,7 @@ standard error, and an error ends the connection.  Layouts: serve protocol, sect
 recorded from three Nix releases in test_serve.py.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import IntEnum
 
 from hook.errors import ProtocolError
@@ -45,6 +45,7 @@ class ServeClient:
         self._reader = Reader(channel)
         self._writer = Writer()
         self._limits = NO_LIMITS
+        self._unconfirmed = 0  # paths of an upload
         self._version = self._shake_hands()
 
     def _shake_hands(self) -> tuple[int, int]:
@@ -135,9 +136,11 @@ class ServeClient:
         self._request(Command.DUMP_STORE_PATH).string(path)
         self._send()
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
+    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: one command each."""
-        return [Upload(self._add_to_store_nar(info), framed=False, parts=((b"", info),)) for info in infos]
+        for info in infos:
+            self._unconfirmed += 1
+            yield Upload(self._add_to_store_nar(info), framed=False, parts=((b"", info),))
 
     def _add_to_store_nar(self, info: PathInfo) -> bytes:
         w = self._request(Command.ADD_TO_STORE_NAR)
@@ -146,13 +149,20 @@ class ServeClient:
         return w.take()
 
     def poll_upload(self) -> None:
-        """Input in the middle of an upload: the server has nothing to say there."""
-        raise ProtocolError("the server answered before it had the whole path")
-
-    def end_upload(self) -> None:
-        """Wait until the server has taken in one path."""
+        """Take one confirmation in the middle of an upload."""
         if self._reader.u64() != 1:
             raise ProtocolError("the server did not confirm a path")
+        if not self._unconfirmed:
+            raise ProtocolError("the server confirmed a path that it was not sent")
+        self._unconfirmed -= 1
+
+    def end_upload(self) -> None:
+        """Wait until the server has taken in everything that was sent."""
+        while self._unconfirmed:
+            self.poll_upload()
+
+    def abandon_upload(self) -> None:
+        """Nothing to wait for: the server ends where a daemon would refuse."""
 
     def _request(self, command: Command) -> Writer:
         self._writer.u64(command)

@@ -3,6 +3,7 @@
 Both protocols make such plans, so that one piece of code can carry them out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hook.protocol.wire import Writer
@@ -18,7 +19,7 @@ class Upload:
 
     request: bytes
     framed: bool
-    parts: tuple[tuple[bytes, PathInfo], ...]
+    parts: Iterable[tuple[bytes, PathInfo]]
 
 
 def write_path_info(w: Writer, info: PathInfo) -> None:

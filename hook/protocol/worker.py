@@ -6,7 +6,8 @@ raises ProtocolError and the connection must be closed.  Layouts: worker protoco
 against recorded bytes of three Nix releases in test_worker_recordings.py.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from enum import IntEnum
 
 from hook.errors import ProtocolError, RemoteError
@@ -60,6 +61,7 @@ class WorkerClient:
         self._reader = Reader(channel)
         self._writer = Writer()
         self._on_event = on_event
+        self._unanswered = 0  # operations of an upload
         self.hello: Hello = shake_hands(channel)
         self._finish()
 
@@ -185,13 +187,15 @@ class WorkerClient:
         self._request(Op.NAR_FROM_PATH).string(path)
         self._finish()
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> list[Upload]:
+    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
-        if not self.adds_multiple or not infos:
-            return [Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),)) for info in infos]
-        headers = [_path_header(info) for info in infos]
-        headers[0] = len(infos).to_bytes(8, "little") + headers[0]
-        return [Upload(self._add_multiple(), framed=True, parts=tuple(zip(headers, infos, strict=True)))]
+        if not self.adds_multiple:
+            for info in infos:
+                self._unanswered += 1
+                yield Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),))
+        elif infos:
+            self._unanswered += 1
+            yield Upload(self._add_multiple(), framed=True, parts=_batch(infos))
 
     def _add_multiple(self) -> bytes:
         w = self._request(Op.ADD_MULTIPLE_TO_STORE)
@@ -207,14 +211,29 @@ class WorkerClient:
         w.flag(True)  # dontCheckSigs
         return w.take()
 
-    def end_upload(self) -> None:
-        """Wait until the daemon has taken in everything."""
-        self._drain_messages()
-
     def poll_upload(self) -> None:
-        """Handle one message that arrived in the middle of an upload; RemoteError if the daemon gave up on it."""
-        if self._handle_message():
-            raise ProtocolError("the daemon ended an upload before its last frame")
+        """Handle one message that arrived in the middle of an upload; RemoteError if the daemon gave up on a path."""
+        try:
+            ended = self._handle_message()
+        except RemoteError:
+            self._unanswered -= 1
+            raise
+        if ended:
+            self._unanswered -= 1
+            if not self._unanswered:
+                raise ProtocolError("the daemon ended an upload before its last frame")
+
+    def end_upload(self) -> None:
+        """Wait until the daemon has taken in everything that was sent."""
+        while self._unanswered:
+            self._unanswered -= 1
+            self._drain_messages()
+
+    def abandon_upload(self) -> None:
+        """After a RemoteError: wait until the daemon has done with everything that was sent."""
+        while self._unanswered:
+            with suppress(RemoteError):
+                self.end_upload()
 
     # The request and reply cycle
 
@@ -287,12 +306,14 @@ def _read_fields(r: Reader) -> tuple[Field, ...]:
 # Values shared by several operations
 
 
-def _path_header(info: PathInfo) -> bytes:
-    """What precedes the NAR of `info.path` in the stream of AddMultipleToStore."""
+def _batch(infos: Sequence[PathInfo]) -> Iterator[tuple[bytes, PathInfo]]:
+    """The parts of AddMultipleToStore: before the first one their number, before each NAR what it is."""
     w = Writer()
-    w.string(info.path)
-    write_path_info(w, info)
-    return w.take()
+    w.u64(len(infos))
+    for info in infos:
+        w.string(info.path)
+        write_path_info(w, info)
+        yield w.take(), info
 
 
 def read_path_info(r: Reader, path: str) -> PathInfo:

@@ -1,0 +1,305 @@
+"""Uploads against peers that answer when it suits the test.  Downloads are tested in test_session.py and the lab."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from hook.errors import ConnectionLost, RemoteError, StoreError
+from hook.log import Log, write_all
+from hook.nar import Dumper
+from hook.protocol import serve, worker
+from hook.protocol.activity import Verbosity
+from hook.protocol.handshake import SERVER_MAGIC
+from hook.protocol.wire import Reader, Writer
+from hook.protocol.worker import Stderr
+from hook.store.info import PathInfo
+from hook.stream import Stream
+from hook.transfer import CHUNK_BYTES, Copier
+from tests import oracles
+
+VALID = "/nix/store/00000000000000000000000000000001-valid"
+
+
+class Peer:
+    """The other end of one connection, which `act` speaks for in a thread of its own."""
+
+    def __init__(self, act: Callable[["Peer"], None]) -> None:
+        self._in, to_peer = os.pipe()
+        from_peer, self._out = os.pipe()
+        self.r, self.w = Reader(self), Writer()
+        self.nars: list[bytes] = []
+        self.stream = Stream(from_peer, to_peer, None, "peer")
+        self._thread = threading.Thread(target=self._run, args=(act,))
+        self._thread.start()
+
+    def _run(self, act: Callable[["Peer"], None]) -> None:
+        with suppress(EOFError):
+            act(self)
+        os.close(self._in)
+        os.close(self._out)
+
+    def end(self) -> None:
+        self.stream.close()
+        self._thread.join()
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = os.read(self._in, size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def say(self, *words: int | str | list[str]) -> None:
+        for word in words:
+            match word:
+                case int():
+                    self.w.u64(word)
+                case str():
+                    self.w.string(word)
+                case list():
+                    self.w.strings(word)
+        write_all(self._out, self.w.take())
+
+    def refuse(self) -> None:
+        self.say(Stderr.ERROR, "Error", 0, "Error", "not today", 0, 0)
+
+    # The requests
+
+    def shake_hands(self, release: str) -> None:
+        if release == "serve":
+            self.read(8)
+            self.say(serve.SERVER_MAGIC, 0x207)
+            self.read(8)
+        else:
+            self.read(8)
+            self.say(SERVER_MAGIC, 0x122)
+            self.read(8 + 2 * 8)
+            self.say(release, Stderr.LAST)
+
+    def take_served_path(self) -> None:
+        assert self.r.u64() == serve.Command.ADD_TO_STORE_NAR
+        self.r.text(), self.r.text(), self.r.text(), self.r.texts(), self.r.u64()
+        size = self.r.u64()
+        self.r.flag(), self.r.texts(), self.r.text()
+        self.nars.append(self.read(size))
+
+    def take_path(self) -> None:
+        assert self.r.u64() == worker.Op.ADD_TO_STORE_NAR
+        self.take_path_after_op()
+
+    def take_path_after_op(self) -> None:
+        worker.read_path_info(self.r, self.r.text())
+        self.r.flag(), self.r.flag()
+        self.nars.append(b"".join(self.frames()))
+
+    def frames(self) -> Iterator[bytes]:
+        while size := self.r.u64():
+            yield self.read(size)
+
+    def answer(self, op: int) -> None:
+        """Only who has lost no word asks what is understood here."""
+        match op:
+            case serve.Command.QUERY_VALID_PATHS:
+                self.r.flag(), self.r.flag(), self.r.texts()
+            case worker.Op.QUERY_VALID_PATHS:
+                self.r.texts(), self.r.flag()
+                self.say(Stderr.LAST)
+        self.say([VALID])
+
+
+class Store:
+    """Regular files, whose NARs are known."""
+
+    def __init__(self, root: Path, contents: list[bytes]) -> None:
+        self.root = root
+        self.infos, self.nars = [], []
+        for number, content in enumerate(contents):
+            path = f"/nix/store/{number:032}-file"
+            Path(self.real_path(path)).write_bytes(content)
+            with Dumper(self.real_path(path)) as dumper:
+                while dumper.read_into(bytearray(1 << 20)):
+                    pass
+                self.infos.append(PathInfo(path, None, dumper.digest(), dumper.size, ()))
+            self.nars.append(oracles.nar(oracles.File(content)))
+
+    def real_path(self, path: str) -> str:
+        return str(self.root / os.path.basename(path))
+
+
+class Sending:
+    """Files sent to a peer that does as `act` says after the handshake."""
+
+    def __init__(self, root: Path, release: str, contents: list[bytes], act: Callable[[Peer], None]) -> None:
+        self.store = Store(root, contents)
+
+        def speak(peer: Peer) -> None:
+            peer.shake_hands(release)
+            act(peer)
+
+        self.peer = Peer(speak)
+        stream = self.peer.stream
+        self.client = (
+            serve.ServeClient(stream) if release == "serve" else worker.WorkerClient(stream, lambda event: None)
+        )
+
+    def run(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            remote = cast(Any, SimpleNamespace(client=self.client, stream=self.peer.stream, name="peer"))
+            Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR)).upload(self.store.infos)
+        finally:
+            os.close(null)
+
+    def ask(self) -> None:
+        """The peer must understand it, and we the answer."""
+        assert self.client.query_valid_paths([VALID], substitute=False) == {VALID}
+
+
+Send = Callable[[str, list[bytes], Callable[[Peer], None]], Sending]
+
+
+@pytest.fixture
+def send(tmp_path: Path) -> Iterator[Send]:
+    made: list[Sending] = []
+
+    def start(release: str, contents: list[bytes], act: Callable[[Peer], None]) -> Sending:
+        made.append(Sending(tmp_path, release, contents, act))
+        return made[-1]
+
+    yield start
+    for sending in made:
+        sending.peer.end()
+
+
+def check_sent(sending: Sending) -> None:
+    sending.run()
+    sending.ask()
+    assert sending.peer.nars == sending.store.nars
+
+
+FILES = [b"x" * size for size in (0, 1, 3000, CHUNK_BYTES, 3 * CHUNK_BYTES + 5, 7)]
+
+
+def test_no_path_waits_for_the_answer_to_the_one_before_it(send: Send) -> None:
+    """A round trip for each of thousands of paths is what made uploads over `ssh` slow."""
+
+    def act(peer: Peer) -> None:
+        for _ in FILES:
+            peer.take_served_path()
+        peer.say(*[1] * len(FILES))
+        peer.answer(peer.r.u64())
+
+    check_sent(send("serve", FILES, act))
+
+
+def test_nor_does_it_where_each_path_is_an_operation_of_its_own(send: Send) -> None:
+    """Daemons before Nix 2.18, which cannot be given a batch."""
+
+    def act(peer: Peer) -> None:
+        for _ in FILES:
+            peer.take_path()
+        for _ in FILES:
+            peer.say(Stderr.NEXT, "a remark\n", Stderr.LAST)
+        peer.answer(peer.r.u64())
+
+    check_sent(send("2.8.0", FILES, act))
+
+
+def test_answers_are_taken_whenever_they_come(send: Send) -> None:
+    """The peer would stop reading if nobody read what it says."""
+
+    def act(peer: Peer) -> None:
+        for _ in range(400):
+            peer.take_served_path()
+            peer.say(1)
+        peer.answer(peer.r.u64())
+
+    check_sent(send("serve", [b"x" * 4096] * 400, act))
+
+
+@pytest.mark.parametrize("margin", range(-24, 25, 8))
+def test_a_batch_is_the_same_wherever_the_buffer_ends(send: Send, margin: int) -> None:
+    """The end of the buffer meets the head of a frame, the end of a NAR and everything between."""
+    contents = [b"x" * (CHUNK_BYTES - 700 + margin), b"", b"y" * 100]
+
+    def act(peer: Peer) -> None:
+        assert [peer.r.u64() for _ in range(3)] == [worker.Op.ADD_MULTIPLE_TO_STORE, 0, 1]
+        payload = Payload(b"".join(peer.frames()))
+        r = Reader(payload)
+        for _ in range(r.u64()):
+            peer.nars.append(payload.read(worker.read_path_info(r, r.text()).nar_size))
+        assert not payload.left
+        peer.say(Stderr.LAST)
+        peer.answer(peer.r.u64())
+
+    check_sent(send("2.34.8", contents, act))
+
+
+class Payload:
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+
+    def read(self, size: int) -> bytes:
+        data, self.left = self.left[:size], self.left[size:]
+        return data
+
+
+@pytest.mark.parametrize("refused", [0, 2, 5])
+def test_a_refused_path_leaves_the_connection_usable(send: Send, refused: int) -> None:
+    """Those behind it are on their way already: their answers must not be taken for others."""
+
+    def act(peer: Peer) -> None:
+        # How many follow the refused one before we notice is a matter of chance.
+        while (op := peer.r.u64()) == worker.Op.ADD_TO_STORE_NAR:
+            peer.take_path_after_op()
+            if len(peer.nars) == refused + 1:
+                peer.refuse()
+            else:
+                peer.say(Stderr.LAST)
+        peer.answer(op)
+
+    sending = send("2.8.0", FILES, act)
+    with pytest.raises(RemoteError, match="not today"):
+        sending.run()
+    sending.ask()
+
+
+def test_a_batch_is_given_up_in_the_middle(send: Send) -> None:
+    """The daemon drops what it receives until the frames end."""
+    sent = []
+
+    def act(peer: Peer) -> None:
+        peer.read(3 * 8)
+        peer.refuse()
+        sent.extend(map(len, peer.frames()))
+        peer.answer(peer.r.u64())
+
+    sending = send("2.34.8", [b"x" * (8 << 20)] * 2, act)
+    with pytest.raises(RemoteError, match="not today"):
+        sending.run()
+    sending.ask()
+    assert sum(sent) < 8 << 20
+
+
+def test_a_path_that_was_modified_is_not_passed_off(send: Send) -> None:
+    """It is our own store that is damaged: no other machine could do better."""
+
+    sending = send("serve", [b"before"], lambda peer: peer.take_served_path())
+    Path(sending.store.real_path(sending.store.infos[0].path)).write_bytes(b"behind")
+    with pytest.raises(StoreError, match=r"file' was modified; see 'nix-store --verify"):
+        sending.run()
+
+
+def test_a_server_that_dies_on_the_way_is_noticed(send: Send) -> None:
+    """Whether a write or a read notices first."""
+    sending = send("serve", [b"x" * (1 << 20)] * 4, lambda peer: peer.take_served_path())
+    with pytest.raises(ConnectionLost):
+        sending.run()
