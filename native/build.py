@@ -24,5 +24,6 @@ ffibuilder.set_source(
     include_dirs=["native"],
     libraries=["crypto"],
     define_macros=[("_GNU_SOURCE", None)],
-    extra_compile_args=["-std=c11", "-fvisibility=hidden"],
+    extra_compile_args=["-std=c11", "-fvisibility=hidden", "-pthread"],
+    extra_link_args=["-pthread"],
 )

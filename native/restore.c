@@ -14,16 +14,24 @@
 
 static const struct timespec canonical_times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
 
+/* From here on, hashing beside writing saves more than two threads cost that wait for each other. */
+enum { HASHED_ASIDE_MIN = 64 << 10 };
+
 struct restorer {
     struct nar_parser parser;
+    const uint8_t *unhashed; /* of the input that is being consumed */
     struct digest digest;
     struct dirs dirs;
     int parent, file; /* descriptors; `file` is -1 between files */
     bool fsync, done;
     char *name;
     struct xattrs xattrs;
-    /* The last file, the last symlink created in this directory had no attributes, so its siblings will have none. */
-    bool plain_files, plain_links;
+    bool has_mode; /* `file` needs no fchmod() any more */
+    /* What the last file, the last symlink created in this directory have shown of their siblings to come. */
+    struct {
+        bool plain_files, plain_links; /* no attributes */
+        bool modes_kept[2];            /* of plain and executable files: neither umask nor ACL takes a bit away */
+    } seen;
 };
 
 int restorer_new(const char *parent, const char *name, uint32_t max_depth, bool fsync, const char *kept_xattrs,
@@ -79,18 +87,29 @@ static int create_file(struct restorer *restorer)
 {
     const char *name;
     int dir = where(restorer, &name);
-    restorer->file = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    bool executable = restorer->parser.executable;
+    mode_t mode = executable ? 0555 : 0444;
+    /* Attributes can be removed from a file that is writable. */
+    restorer->file = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                            restorer->seen.plain_files ? mode : 0600);
+    restorer->has_mode = restorer->seen.plain_files && restorer->seen.modes_kept[executable];
     if (restorer->file < 0)
         return errno;
-    return restorer->plain_files ? 0 : xattrs_remove(&restorer->xattrs, restorer->file, &restorer->plain_files);
+    if (!restorer->seen.plain_files)
+        return xattrs_remove(&restorer->xattrs, restorer->file, &restorer->seen.plain_files);
+    if (restorer->has_mode)
+        return 0;
+    struct stat st;
+    if (fstat(restorer->file, &st) < 0)
+        return errno;
+    restorer->has_mode = restorer->seen.modes_kept[executable] = (st.st_mode & 07777) == mode;
+    return 0;
 }
 
-static int write_file(const struct restorer *restorer)
+static int write_all(int fd, const uint8_t *data, size_t left)
 {
-    const uint8_t *data = restorer->parser.data;
-    size_t left = restorer->parser.data_len;
     while (left) {
-        ssize_t written = write(restorer->file, data, left);
+        ssize_t written = write(fd, data, left);
         if (written < 0) {
             if (errno == EINTR)
                 continue;
@@ -102,16 +121,44 @@ static int write_file(const struct restorer *restorer)
     return 0;
 }
 
-static int make_canonical(const struct restorer *restorer, int fd, mode_t mode)
+/* Hash what was parsed before `end`. */
+static int hash_until(struct restorer *restorer, const uint8_t *end)
 {
-    if (fchmod(fd, mode) < 0 || futimens(fd, canonical_times) < 0)
+    size_t len = (size_t)(end - restorer->unhashed);
+    if (len && !digest_update(&restorer->digest, restorer->unhashed, len))
+        return ENOMEM;
+    restorer->unhashed = end;
+    return 0;
+}
+
+static int write_file(struct restorer *restorer)
+{
+    const uint8_t *data = restorer->parser.data;
+    size_t len = restorer->parser.data_len;
+    if (len < HASHED_ASIDE_MIN)
+        return write_all(restorer->file, data, len);
+    int error = hash_until(restorer, data);
+    if (error)
+        return error;
+    digest_begin(&restorer->digest, data, len);
+    error = write_all(restorer->file, data, len);
+    if (!digest_wait(&restorer->digest) && !error)
+        error = ENOMEM;
+    restorer->unhashed = data + len;
+    return error;
+}
+
+static int make_canonical(const struct restorer *restorer, int fd, bool has_mode, mode_t mode)
+{
+    if ((!has_mode && fchmod(fd, mode) < 0) || futimens(fd, canonical_times) < 0)
         return errno;
     return restorer->fsync && fsync(fd) < 0 ? errno : 0;
 }
 
 static int finish_file(struct restorer *restorer)
 {
-    int error = make_canonical(restorer, restorer->file, restorer->parser.executable ? 0555 : 0444);
+    mode_t mode = restorer->parser.executable ? 0555 : 0444;
+    int error = make_canonical(restorer, restorer->file, restorer->has_mode, mode);
     /* Some file systems report a failed write only here. */
     if (close(restorer->file) < 0 && !error && errno != EINTR)
         error = errno;
@@ -128,7 +175,7 @@ static int create_symlink(struct restorer *restorer)
     int dir = where(restorer, &name);
     if (symlinkat(target, dir, name) < 0 || utimensat(dir, name, canonical_times, AT_SYMLINK_NOFOLLOW) < 0)
         return errno;
-    return restorer->plain_links ? 0 : xattrs_remove_link(&restorer->xattrs, dir, name, &restorer->plain_links);
+    return restorer->seen.plain_links ? 0 : xattrs_remove_link(&restorer->xattrs, dir, name, &restorer->seen.plain_links);
 }
 
 static int create_directory(struct restorer *restorer)
@@ -139,14 +186,14 @@ static int create_directory(struct restorer *restorer)
     if (mkdirat(dir, name, 0700) < 0)
         return errno;
     int error = dirs_enter(&restorer->dirs, dir, name);
-    restorer->plain_files = restorer->plain_links = false;
+    memset(&restorer->seen, 0, sizeof restorer->seen);
     return error ? error : xattrs_remove(&restorer->xattrs, dirs_fd(&restorer->dirs), &plain);
 }
 
 static int finish_directory(struct restorer *restorer)
 {
-    int error = make_canonical(restorer, dirs_fd(&restorer->dirs), 0555);
-    restorer->plain_files = restorer->plain_links = false;
+    int error = make_canonical(restorer, dirs_fd(&restorer->dirs), false, 0555);
+    memset(&restorer->seen, 0, sizeof restorer->seen);
     return error ? error : dirs_leave(&restorer->dirs);
 }
 
@@ -195,6 +242,7 @@ int64_t restorer_feed(struct restorer *restorer, const uint8_t *in, size_t len)
     if (restorer->done)
         return 0;
     nar_put_data(&restorer->parser, in, len);
+    restorer->unhashed = in;
     enum nar_event event;
     do {
         event = nar_step(&restorer->parser);
@@ -205,7 +253,7 @@ int64_t restorer_feed(struct restorer *restorer, const uint8_t *in, size_t len)
             return fail(restorer, error);
     } while (event != NAR_NEED_DATA && event != NAR_DONE);
     size_t consumed = len - restorer->parser.input.len;
-    if (!digest_update(&restorer->digest, in, consumed) || (restorer->done && !digest_finish(&restorer->digest)))
+    if (hash_until(restorer, in + consumed) || (restorer->done && !digest_finish(&restorer->digest)))
         return fail(restorer, ENOMEM);
     return (int64_t)consumed;
 }

@@ -86,7 +86,11 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
 OPEN_TO_A_STRANGER = acl(
     (1, 7, 0xFFFFFFFF), (2, 7, 12345), (4, 7, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 7, 0xFFFFFFFF)
 )
-PLAIN_TREE: Tree = {b"a": File(b"1"), b"b": File(b"2", True), b"d": {b"c": File(b"3"), b"l": Symlink(b"t")}}
+PLAIN_TREE: Tree = {
+    # The first files of a kind in a directory show how the others must be created.
+    **{b"%d" % number: File(b"1", executable=number % 3 == 0) for number in range(9)},
+    b"d": {b"c": File(b"3"), b"l": Symlink(b"t")},
+}
 
 
 def xattrs(top: str) -> set[str]:
