@@ -38,6 +38,7 @@ native-check:
 bench: $(VENV)/ready
 	$(RUN)/python -m tests.lab.setup
 	$(RUN)/python -m pytest bench --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
+	$(RUN)/python -m bench.chart
 
 fuzz:
 	.ci/packages clang=clang
