@@ -2,7 +2,9 @@
 
 import random
 
-from hook.protocol.lists import decode_strings, encode_strings
+from hook.protocol.lists import encode_strings
+from hook.protocol.wire import Reader
+from tests.fakes.source import BytesSource
 from tests.oracles import Input, strings
 
 PATHS = 2000
@@ -38,12 +40,12 @@ def test_encode(compare):
 
 def test_decode(compare):
     encoded = strings(store_paths())
-    assert decode_strings(encoded, 4096, PATHS) == (store_paths(), len(encoded))
+    assert Reader(BytesSource(encoded)).texts() == [path.decode() for path in store_paths()]
     compare(
         "codec-decode",
         {
             "plain Python": repeated(lambda: Input(encoded).strings(4096, PATHS)),
-            "ferry": repeated(lambda: decode_strings(encoded, 4096, PATHS)),
+            "ferry": repeated(lambda: Reader(BytesSource(encoded)).texts()),
         },
         rounds=25,
     )

@@ -46,6 +46,9 @@ class _Input:
         del self._buffer[:size]
         return data
 
+    def peek(self) -> bytes:
+        return bytes(self._buffer)
+
     def at_end(self) -> bool:
         return not self._buffer and not self._receive()
 

@@ -53,16 +53,13 @@ size_t wire_put_string(uint8_t *out, const void *bytes, size_t len)
 int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
                           size_t *joined)
 {
-    if (len < 8)
-        return WIRE_PARTIAL;
-    uint64_t strings = wire_get_u64(in);
-    if (strings > max_count)
-        return WIRE_TOO_MANY;
-    size_t at = 8, total = 0;
-    for (uint64_t i = 0; i < strings; i++) {
+    size_t at = 0, total = 0, strings = 0;
+    for (; strings < max_count; strings++) {
         const uint8_t *string;
         size_t size;
         int64_t taken = wire_get_string(in + at, len - at, max_each, &string, &size);
+        if (taken == WIRE_PARTIAL)
+            break;
         if (taken < 0)
             return taken;
         if (memchr(string, 0, size))
@@ -70,16 +67,14 @@ int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t
         at += (size_t)taken;
         total += size;
     }
-    *count = (size_t)strings;
-    *joined = strings ? total + (size_t)strings - 1 : 0;
+    *count = strings;
+    *joined = strings ? total + strings - 1 : 0;
     return (int64_t)at;
 }
 
-void wire_join_strings(const uint8_t *in, char *out)
+void wire_join_strings(const uint8_t *in, size_t count, char *out)
 {
-    uint64_t strings = wire_get_u64(in);
-    in += 8;
-    for (uint64_t i = 0; i < strings; i++) {
+    for (size_t i = 0; i < count; i++) {
         size_t size = (size_t)wire_get_u64(in);
         if (i)
             *out++ = '\0';

@@ -13,8 +13,7 @@ enum {
     WIRE_PARTIAL = -1,  /* the input ends before the value does */
     WIRE_TOO_LONG = -2, /* a string exceeds its limit */
     WIRE_PADDING = -3,  /* padding that is not zero */
-    WIRE_TOO_MANY = -4, /* a list exceeds its limit */
-    WIRE_NUL = -5       /* a NUL inside a string of a list */
+    WIRE_NUL = -4       /* a NUL inside a string of a list */
 };
 
 uint64_t wire_get_u64(const uint8_t in[8]);
@@ -30,16 +29,16 @@ int64_t wire_get_string(const uint8_t *in, size_t len, size_t max, const uint8_t
 /* Write one string to `out`, which has room for 8 + len + wire_padding(len) bytes; returns that number. */
 size_t wire_put_string(uint8_t *out, const void *bytes, size_t len);
 
-/* Measure the list of strings (u64 count, strings) that `in` starts with: returns bytes consumed or one of the errors
- * above.  *count is the number of strings, *joined the bytes wire_join_strings() will write.  A string with a NUL is
- * an error, because the joined form could not hold it and nothing Nix lists contains one. */
+/* Measure the whole strings that `in` starts with, at most `max_count`: returns bytes consumed, 0 if `in` ends before the
+ * first one does, or what is wrong with one.  *count is the number of strings, *joined the bytes wire_join_strings() will
+ * write.  A string with a NUL is an error, because the joined form could not hold it and nothing Nix lists contains one. */
 int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
                           size_t *joined);
 
-/* Copy the strings of a list that wire_scan_strings() accepted to `out`, one NUL between two. */
-void wire_join_strings(const uint8_t *in, char *out);
+/* Copy `count` strings that wire_scan_strings() accepted to `out`, one NUL between two. */
+void wire_join_strings(const uint8_t *in, size_t count, char *out);
 
-/* The opposite: write a list of the `count` > 0 strings in `joined` to `out`, which has room for len + 16 * (count + 1)
+/* Write a list (u64 count, strings) of the `count` > 0 strings in `joined` to `out`, which has room for len + 16 * (count + 1)
  * bytes.  Returns bytes written, or WIRE_NUL if `joined` holds another number of strings. */
 int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
 

@@ -2,7 +2,6 @@ import itertools
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 
@@ -12,12 +11,11 @@ from hypothesis import strategies as st
 
 from hook.errors import ProtocolError
 from hook.protocol.frames import FrameReader
-from hook.protocol.lists import decode_strings, decode_texts, encode_strings
+from hook.protocol.lists import decode_texts, encode_strings
 from tests.oracles import Input, Invalid, frames, strings
 
 MANY = 1 << 20
 items = st.lists(st.binary(max_size=100))
-listable = st.lists(st.binary(max_size=100).map(lambda item: item.replace(b"\0", b"-")))
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"])))
 
 
@@ -39,62 +37,54 @@ def test_what_came_as_bytes_goes_out_as_the_same_bytes():
     assert encode_strings([os.fsdecode(b"\xff")]) == strings([b"\xff"])
 
 
-@given(listable, st.binary(max_size=20))
-def test_a_decoded_list_is_what_was_encoded(case, rest):
-    encoded = strings(case)
-    assert decode_strings(encoded + rest, 100, len(case)) == (case, len(encoded))
-    assert decode_strings(memoryview(bytearray(encoded + rest)), 100, len(case)) == (case, len(encoded))
+@given(texts, st.binary(max_size=20))
+def test_decoded_texts_are_what_was_encoded(case, rest):
+    case = [text.replace("\0", "-") for text in case]
+    encoded = encode_strings(case)[8:]
+    assert decode_texts(encoded + rest, 10_000, len(case)) == (case, len(encoded))
+    assert decode_texts(memoryview(bytearray(encoded + rest)), 10_000, len(case)) == (case, len(encoded))
 
 
 @given(texts)
-def test_decoded_texts_are_what_was_encoded(case):
+def test_of_what_is_cut_the_whole_strings_are_taken(case):
+    """The caller comes back with more; no part of a string is a string."""
     case = [text.replace("\0", "-") for text in case]
-    encoded = encode_strings(case)
-    assert decode_texts(encoded, 10_000, MANY) == (case, len(encoded))
+    ends = list(itertools.accumulate((len(encode_strings([text])) - 8 for text in case), initial=0))
+    encoded = encode_strings(case)[8:]
+    for cut in range(len(encoded)):
+        whole = sum(end <= cut for end in ends) - 1
+        assert decode_texts(encoded[:cut], 10_000, MANY) == (case[:whole], ends[whole])
 
 
-@given(listable)
-def test_no_part_of_a_list_is_a_list(case):
-    """The caller comes back with more; what it has is neither wrong nor complete."""
-    encoded = strings(case)
-    assert all(decode_strings(encoded[:cut], 100, MANY) is None for cut in range(len(encoded)))
-
-
-@given(items, st.data())
+@given(st.lists(st.sampled_from(["", "a", "12345678", "é"]), min_size=1, max_size=9), st.data())
 def test_changed_bytes_are_judged_as_by_the_reference(case, data):
-    damaged = bytearray(strings(case))
-    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    count = len(case)
+    damaged = bytearray(strings(text.encode() for text in case))
+    damaged[data.draw(st.integers(8, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     source = Input(bytes(damaged))
     try:
-        expected = source.strings(100, 30), source.at
+        expected = [text.decode() for text in source.strings(100, count)]
     except EOFError:
-        expected = None
-    except Invalid:
+        assert len(decode_texts(damaged[8:], 100, count)[0]) < count
+    except (Invalid, UnicodeDecodeError):
         with pytest.raises(ProtocolError):
-            decode_strings(damaged, 100, 30)
-        return
-    assert decode_strings(damaged, 100, 30) == expected
+            decode_texts(damaged[8:], 100, count)
+    else:
+        assert decode_texts(damaged[8:], 100, count) == (expected, source.at - 8)
 
 
 def test_limits_are_those_of_the_caller():
-    encoded = strings([b"123", b"1234"])
-    assert decode_strings(encoded, 4, 2) == ([b"123", b"1234"], len(encoded))
+    encoded = strings([b"123", b"1234"])[8:]
+    assert decode_texts(encoded, 4, 2) == (["123", "1234"], len(encoded))
+    assert decode_texts(encoded, 3, 1) == (["123"], 16)
     with pytest.raises(ProtocolError, match="list with a string of more than 3 bytes"):
-        decode_strings(encoded, 3, 2)
-    with pytest.raises(ProtocolError, match="list of more than 1 elements"):
-        decode_strings(encoded, 4, 1)
-
-
-def test_a_count_that_nobody_can_mean_allocates_nothing():
-    """A peer's count is believed only as far as its bytes go."""
-    assert decode_strings(struct.pack("<Q", MANY), 100, MANY) is None
-    with pytest.raises(ProtocolError, match="list of more than"):
-        decode_strings(b"\xff" * 16, 100, MANY)
+        decode_texts(encoded, 3, 2)
 
 
 def test_texts_that_are_no_text_are_refused():
-    with pytest.raises(ProtocolError, match="not UTF-8"):
-        decode_texts(strings([b"\xff"]), 100, MANY)
+    for bad in (b"\xff", b"a\0b"):
+        with pytest.raises(ProtocolError, match="list with a"):
+            decode_texts(strings([bad])[8:], 100, MANY)
 
 
 # Frames

@@ -22,6 +22,7 @@ from hook.store.info import PathInfo
 from hook.stream import Stream
 from hook.transfer import CHUNK_BYTES, Copier
 from tests import oracles
+from tests.fakes.source import BytesSource
 
 VALID = "/nix/store/00000000000000000000000000000001-valid"
 
@@ -56,6 +57,9 @@ class Peer:
                 raise EOFError
             data += piece
         return data
+
+    def peek(self) -> bytes:
+        return b""
 
     def say(self, *words: int | str | list[str]) -> None:
         for word in words:
@@ -232,7 +236,7 @@ def test_a_batch_is_the_same_wherever_the_buffer_ends(send: Send, margin: int) -
 
     def act(peer: Peer) -> None:
         assert [peer.r.u64() for _ in range(3)] == [worker.Op.ADD_MULTIPLE_TO_STORE, 0, 1]
-        payload = Payload(b"".join(peer.frames()))
+        payload = BytesSource(b"".join(peer.frames()))
         r = Reader(payload)
         for _ in range(r.u64()):
             peer.nars.append(payload.read(worker.read_path_info(r, r.text()).nar_size))
@@ -241,15 +245,6 @@ def test_a_batch_is_the_same_wherever_the_buffer_ends(send: Send, margin: int) -
         peer.answer(peer.r.u64())
 
     check_sent(send("2.34.8", contents, act))
-
-
-class Payload:
-    def __init__(self, data: bytes) -> None:
-        self.left = data
-
-    def read(self, size: int) -> bytes:
-        data, self.left = self.left[:size], self.left[size:]
-        return data
 
 
 @pytest.mark.parametrize("refused", [0, 2, 5])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import ConnectionLost, ProtocolError
-from hook.protocol.wire import Reader, Writer
+from hook.protocol.wire import LONG_LIST, Reader, Writer
 from tests.fakes.source import BytesSource
 
 VALUES = st.one_of(
@@ -34,6 +34,31 @@ def test_every_value_comes_back(values: list[tuple[str, Any]]) -> None:
     reader = Reader(source)
     assert [(kind, read_back(reader, kind)) for kind, _ in values] == values
     assert source.left == b""
+
+
+@given(st.integers(LONG_LIST - 1, 200), st.lists(st.integers(0, 9000), max_size=9).map(sorted))
+def test_a_long_list_survives_any_split(count: int, cuts: list[int]) -> None:
+    """Long lists are taken as far as they have arrived; what follows them is not theirs."""
+    paths = [f"/nix/store/{number:032}-{'x' * (number % 11)}" for number in range(count)]
+    writer = Writer()
+    writer.strings(paths)
+    writer.u64(7)
+    source = Arriving(writer.take(), cuts)
+    reader = Reader(source)
+    assert (reader.texts(), reader.u64(), source.left) == (paths, 7, b"")
+
+
+class Arriving(BytesSource):
+    """Shows what lies before the next of the `cuts`, as if no more had arrived."""
+
+    def __init__(self, data: bytes, cuts: list[int]) -> None:
+        super().__init__(data)
+        self._all = len(data)
+        self._cuts = cuts
+
+    def peek(self) -> bytes:
+        at = self._all - len(self.left)
+        return self.left[: next((cut for cut in self._cuts if cut >= at), self._all) - at]
 
 
 def test_a_string_is_padded_with_zeros_to_eight_bytes() -> None:

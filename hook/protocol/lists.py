@@ -1,4 +1,4 @@
-"""Lists of strings on the wire, whole lists at a time.
+"""Lists of strings on the wire, as many at a time as there are.
 
 A closure is thousands of store paths; read or written one by one they cost more than everything else the hook does
 with them.  One C call turns a list into a single block that Python splits in one call, and back.  Pure: bytes in,
@@ -16,7 +16,6 @@ _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 _INVALID = {
     lib.WIRE_TOO_LONG: "list with a string of more than {max_bytes_each} bytes",
     lib.WIRE_PADDING: "non-zero padding",
-    lib.WIRE_TOO_MANY: "list of more than {max_count} elements",
     lib.WIRE_NUL: "list with a NUL in a string",
 }
 
@@ -47,44 +46,22 @@ def _encode_each(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
     return out
 
 
-def decode_strings(
-    data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int
-) -> tuple[list[bytes], int] | None:
-    """Read the list that `data` starts with; its strings and the bytes it took.  None when `data` ends too early.
+def decode_texts(data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int) -> tuple[list[str], int]:
+    """The whole strings that `data` starts with, at most `max_count`, and the bytes they took; both may be nothing.
 
-    ProtocolError: a limit exceeded, bad padding, or a NUL in a string, which nothing that Nix lists contains.
+    ProtocolError: a string too long, badly padded, not UTF-8, or with a NUL, which nothing that Nix lists contains.
     """
-    if (joined := _decode(data, max_bytes_each, max_count)) is None:
-        return None
-    strings, size = joined
-    return ([] if strings is None else strings.split(b"\0")), size
-
-
-def decode_texts(
-    data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int
-) -> tuple[list[str], int] | None:
-    """The same for strings that must be UTF-8."""
-    if (joined := _decode(data, max_bytes_each, max_count)) is None:
-        return None
-    strings, size = joined
-    try:
-        return ([] if strings is None else strings.decode().split("\0")), size
-    except UnicodeDecodeError:
-        raise ProtocolError("list with a string that is not UTF-8") from None
-
-
-def _decode(
-    data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int
-) -> tuple[bytes | None, int] | None:
-    """The strings with a NUL between two, None for an empty list."""
     count, length = ffi.new("size_t *"), ffi.new("size_t *")
     with ffi.from_buffer("uint8_t[]", data) as source:
         size = lib.wire_scan_strings(source, len(source), max_bytes_each, max_count, count, length)
-        if size >= 0:
-            out = _new_uncleared("char[]", length[0])
-            lib.wire_join_strings(source, out)
-    if size == lib.WIRE_PARTIAL:
-        return None
+        if size > 0:
+            out = _new_uncleared("char[]", length[0] or 1)
+            lib.wire_join_strings(source, count[0], out)
     if size < 0:
-        raise ProtocolError(_INVALID[size].format(max_bytes_each=max_bytes_each, max_count=max_count))
-    return (ffi.unpack(out, length[0]) if count[0] else None), size
+        raise ProtocolError(_INVALID[size].format(max_bytes_each=max_bytes_each))
+    if not size:
+        return [], 0
+    try:
+        return str(ffi.buffer(out, length[0]), "utf-8").split("\0"), size
+    except UnicodeDecodeError:
+        raise ProtocolError("list with a string that is not UTF-8") from None

@@ -5,7 +5,7 @@ go to.  Each length that a peer sends is checked against a limit before anything
 Sources: worker protocol, "Primitives".  Tested in test_wire.py, for every split of the input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from hook.errors import ProtocolError
@@ -17,6 +17,9 @@ MAX_PATH_BYTES = 4096
 MAX_COUNT = 1 << 20
 """Most elements accepted in one list."""
 
+LONG_LIST = 64
+"""A list of so many strings is read by the C module, which does not pay for fewer."""
+
 _U64_MAX = (1 << 64) - 1
 
 
@@ -25,6 +28,10 @@ class Source(Protocol):
 
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes; raises when the stream ends before."""
+        ...
+
+    def peek(self) -> bytes:
+        """What has arrived and was not read yet, without waiting."""
         ...
 
 
@@ -73,7 +80,18 @@ class Reader:
 
     def texts(self, limit: int = MAX_PATH_BYTES) -> list[str]:
         """A list or set of texts, in the order sent."""
-        return [self.text(limit) for _ in range(self.count())]
+        count = self.count()
+        if count < LONG_LIST:
+            return [self.text(limit) for _ in range(count)]
+        from hook.protocol.lists import decode_texts
+
+        texts: list[str] = []
+        while len(texts) < count:
+            whole, size = decode_texts(self._source.peek(), limit, count - len(texts))
+            self._source.read(size)
+            # The next one is cut by the end of what has arrived.
+            texts += whole or [self.text(limit)]
+        return texts
 
 
 class Writer:
@@ -99,12 +117,12 @@ class Writer:
         self._data += data
         self._data += bytes(-len(data) % 8)
 
-    def strings(self, values: Iterable[bytes | str]) -> None:
+    def strings(self, values: Sequence[str] | Sequence[bytes]) -> None:
         """A list; sets are sent sorted, so sort before."""
         # Loaded on first use: choosing a machine needs no C.
         from hook.protocol.lists import encode_strings
 
-        self._data += encode_strings([v.encode(errors="surrogateescape") if isinstance(v, str) else v for v in values])
+        self._data += encode_strings(values)
 
     def raw(self, data: bytes) -> None:
         """Bytes that are encoded already."""

@@ -62,6 +62,9 @@ class Daemon:
             sys.exit(0)
         return data
 
+    def peek(self) -> bytes:
+        return b""
+
     def flush(self) -> None:
         sys.stdout.buffer.write(self.w.take())
         sys.stdout.buffer.flush()

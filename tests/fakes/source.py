@@ -15,6 +15,9 @@ class BytesSource:
         data, self.left = self.left[:size], self.left[size:]
         return data
 
+    def peek(self) -> bytes:
+        return self.left
+
 
 class RecordedChannel(BytesSource):
     """A daemon's recorded answers; `sent` collects what the client wrote."""
@@ -35,6 +38,3 @@ class RecordedChannel(BytesSource):
 
     def write(self, data: bytes) -> None:
         self.sent += data
-
-    def peek(self) -> bytes:
-        return self.left

@@ -1,4 +1,4 @@
-/* Whatever is accepted as a list of strings is the one encoding of those strings. */
+/* Whatever is accepted as strings of a list is the one encoding of those strings. */
 #include "check.h"
 #include "wire.h"
 
@@ -9,10 +9,10 @@ static void encode_again(const uint8_t *in, size_t size, size_t count, size_t jo
     char *text = malloc(joined + 1);
     uint8_t *out = malloc(joined + 16 * (count + 1));
     CHECK(text && out);
-    wire_join_strings(in, text);
+    wire_join_strings(in, count, text);
     if (count) {
-        CHECK(wire_put_joined(out, text, joined, count) == (int64_t)size);
-        CHECK(memcmp(in, out, size) == 0);
+        CHECK(wire_put_joined(out, text, joined, count) == (int64_t)(8 + size));
+        CHECK(wire_get_u64(out) == count && memcmp(in, out + 8, size) == 0);
     }
     free(text);
     free(out);
@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len)
         CHECK(size >= WIRE_NUL);
         return 0;
     }
-    CHECK((size_t)size <= len && count <= MAX_COUNT && joined < (size_t)size);
+    CHECK((size_t)size <= len && count <= MAX_COUNT && joined <= (size_t)size);
     encode_again(in, (size_t)size, count, joined);
     return 0;
 }
