@@ -7,7 +7,7 @@ One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, StockOnly
 from hook.health import Health
@@ -22,6 +22,9 @@ from hook.slots import Slot
 from hook.transport import REMOTE_PROGRAMS, Command, command_for
 from hook.trouble import Trouble
 from hook.uploads import Uploads
+
+if TYPE_CHECKING:
+    from hook.sharing import Seat, Sharing
 
 Value = TypeVar("Value")
 
@@ -40,6 +43,7 @@ class Hub:
     health: Health
     queue: SlotQueue
     uploads: Uploads
+    sharing: "Sharing | None"
     lasting: bool
 
 
@@ -193,6 +197,7 @@ class Dispatcher:
         except MachineError as error:
             self._out[machine] = error.one_line
             self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
+            self._renew(machine)
             self._probes.discard(machine)
             raise
         self._hub.health.worked(self._key(machine))
@@ -211,13 +216,20 @@ class Dispatcher:
 
     def _connect(self, place: Place, command: Command, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         with step(self._log, f"connecting to '{place.name}'"), ExitStack() as held:
-            remote = Remote(command, place.machine.uri.scheme, place.name)
+            seat = self._seat(self._destinations[place.machine], command)
+            remote = Remote(command, place.machine.uri.scheme, place.name, seat)
             held.callback(remote.close)
             remote.attach(self._log, self._services.caller.hangup_fd)
             value = meanwhile()
             remote.shake_hands()
             held.pop_all()
             return remote, value
+
+    def _seat(self, destination: Hashable, command: Command) -> "Seat | None":
+        """Room on a shared connection, if this is one of ssh and there may be others."""
+        if self._hub.sharing is None or command.argv[0] != "ssh":
+            return None
+        return self._hub.sharing.join(destination, command, self._services.private_dir)
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end: keep it if somebody may need it."""
@@ -239,9 +251,15 @@ class Dispatcher:
         if isinstance(error, ConnectionLost) and machine in self._destinations:
             # Idle ones may be as dead, only nobody has noticed.
             self._hub.pool.drop(self._destinations[machine])
+            self._renew(machine)
         self._losses[machine] = self._losses.get(machine, 0) + 1
         if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self.leave_out(machine, error.one_line)
+
+    def _renew(self, machine: Machine) -> None:
+        """Whatever comes next must not depend on a connection that may be dead."""
+        if self._hub.sharing is not None:
+            self._hub.sharing.renew(self._destinations[machine])
 
     def leave_out(self, machine: Machine, reason: str) -> None:
         """Use `machine` no more in this conversation."""

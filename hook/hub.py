@@ -22,7 +22,12 @@ from hook.uploads import Uploads
 
 def new_hub(*, lasting: bool) -> Hub:
     """An empty hub."""
-    return Hub(Pool(), Health(time.monotonic), SlotQueue(), Uploads(shared=lasting), lasting)
+    sharing = None
+    if lasting:
+        from hook.sharing import Sharing
+
+        sharing = Sharing()
+    return Hub(Pool(), Health(time.monotonic), SlotQueue(), Uploads(shared=lasting), sharing, lasting)
 
 
 def serve(caller: Caller, hub: Hub) -> int:

@@ -13,13 +13,14 @@ from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
     from hook.protocol.client import StoreClient
+    from hook.sharing import Seat
 
 QUERY_SILENCE_S = 60.0
 """How long a machine may take to answer, or to send the next byte, unless what it was asked can take any time."""
 
 
 class Remote:
-    """One connection, shown to the user as `name`; close it whatever happens.
+    """One connection, shown to the user as `name`; close it whatever happens.  With a `seat` it is shared with others.
 
     It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
     """
@@ -27,13 +28,18 @@ class Remote:
     client: "StoreClient"
     """There from `shake_hands` on."""
 
-    def __init__(self, command: Command, scheme: str, name: str) -> None:
+    def __init__(self, command: Command, scheme: str, name: str, seat: "Seat | None" = None) -> None:
         self.command = command
         self.name = name
         self._scheme = scheme
         self._log: Log | None = None
         self._ids: dict[int, int] = {}
-        self._connection = Connection(command, name)
+        self._seat = seat
+        try:
+            self._connection = Connection(seat.command(command) if seat else command, name)
+        except MachineError:
+            self._leave()
+            raise
         self.stream = self._connection.stream
 
     def attach(self, log: Log, hangup_fd: int | None) -> None:
@@ -82,3 +88,9 @@ class Remote:
     def close(self) -> None:
         """End the connection; a build still running there is interrupted by its daemon."""
         self._connection.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._seat is not None:
+            self._seat.leave()
+            self._seat = None

@@ -29,6 +29,7 @@ from hook.remote import Remote
 from hook.schedule import Answer, Host, Request
 from hook.services import Services, limits_of
 from hook.settings import Settings
+from hook.sharing import Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import SlotTable
 from hook.store.local import LocalStore
@@ -73,6 +74,7 @@ class Desk:
         self.clock = Clock()
         self.health = Health(self.clock, jitter=lambda: 0.5)
         self.pool = Pool()
+        self.sharing = Sharing()
         self.lasting = True
         self.max_jobs = 0
         self.settings: dict[str, str] = {}
@@ -100,7 +102,7 @@ class Desk:
             private_dir=str(self.root / "nix-ferry"),
             notices=Notices(str(self.root / "nix-ferry"), os.getpid()),
         )
-        hub = Hub(self.pool, self.health, self._queue, Uploads(shared=True), self.lasting)
+        hub = Hub(self.pool, self.health, self._queue, Uploads(shared=True), self.sharing, self.lasting)
         self._open.append(Dispatcher(hub, services, Log(self._null, 3)))
         return self._open[-1]
 
@@ -446,7 +448,7 @@ def test_a_machine_is_lost_once_and_tried_again_and_lost_twice_and_left(desk: De
     dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
     machine = machine_of(dispatcher)
     dispatcher.lost(machine, ConnectionLost("reset"))
-    assert not dispatcher.may_accept_first(machine)
+    assert not desk.health.is_fresh(dispatcher._key(machine))
     other = dispatcher.wait(REQUEST)
     assert other is not None
     assert "ok%20b" in other.name

@@ -26,7 +26,7 @@ LAYERS = [
     {"transfer"},
     {"pool"},
     {"remote"},
-    {"services"},
+    {"services", "sharing"},
     {"transport", "notices"},
     {"front", "stream", "slotqueue"},
     {"log", "caller", "journal"},

@@ -24,6 +24,8 @@ def main() -> int:
 
     def tidy() -> None:
         hub.pool.tidy()
+        if hub.sharing is not None:
+            hub.sharing.tidy()
         rotate_log(directory)
 
     broker = Broker(directory, lambda caller: serve(caller, hub), tidy)

@@ -66,8 +66,12 @@ class Host(Container):
         return mode | ({"NIX_CONFIG": f"build-hook = {self.hook}"} if self.hook else {})
 
     def stop_broker(self) -> None:
-        """Kill the broker that nix-ferry's hooks started, if there is one; its connections end with it."""
+        """Kill the broker that nix-ferry's hooks started, if there is one; its connections end with it.
+
+        The one that its builds shared would do so by itself a moment later.
+        """
         self.run(["pkill", "-KILL", "-f", "nix-ferry-broker"], check=False)
+        self.run(["pkill", "-TERM", "-f", r"^ssh: .*/nix-ferry/ssh/.* \[mux\]"], check=False)
 
     def servers(self) -> Sequence["subprocess.Popen[str]"]:
         """Return nix-daemon and sshd."""

@@ -44,7 +44,7 @@ def kill(host: Host, pattern: str, number: signal.Signals = signal.SIGKILL) -> N
         os.kill(process, number)
 
 
-WARM = r".*nix-ferry-broker|sshd(-session)?: |(ssh .* )?nix-(daemon --stdio|store --serve --write)$"
+WARM = r".*nix-ferry-broker|ssh: .* \[mux\]|sshd(-session)?: |(ssh .* )?nix-(daemon --stdio|store --serve --write)$"
 """What a broker keeps running between builds, on both sides."""
 
 

@@ -90,7 +90,6 @@ def test_a_link_that_dies_in_the_middle_of_a_copy(site: Site, up: int, down: int
     site.connect_through(f"python3 {RELAY} {up} {down} %h %p")
     result = site.copy("copy")
     assert f"'ssh-ng://{site.far.name}' was lost (" in result.stderr
-    assert "not responding" in result.stderr
     is_clean(site.client, site.far, site.near)
 
 

@@ -1,0 +1,138 @@
+"""One connection to a machine for the ssh sessions of many builds, as ssh's own ControlMaster has them.
+
+The first ssh to a destination leaves a control connection behind, which the next ones find by its socket; that costs
+them no TCP connection, key exchange or login.  It ends by itself, shortly after its last session, so nothing stays
+behind however the broker ends.  Where a session is refused, ssh makes a connection of its own.  Who has a control
+connection in ssh's configuration or in NIX_SSHOPTS keeps it.  Tested in test_sharing.py and with a real ssh in the lab.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from hook.transport import Command
+
+SESSIONS_EACH = 10
+"""What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""
+
+PERSIST_S = 1
+"""How long a control connection stays without a session: from one build to the next, where builds keep none warm."""
+
+LONGEST_PATH = 90
+"""A socket's name may have 107 bytes, of which ssh takes 17 for a temporary one."""
+
+CONFIGURATION_TIMEOUT_S = 5.0
+FORGET_S = 600.0
+FIRST_OPTION = 3
+"""Options after `ssh HOST -x` come before all others, and the first value counts."""
+
+
+@dataclass(slots=True)
+class Trunk:
+    """One control connection, by the path of its socket."""
+
+    path: str
+    sessions: int = 0
+
+
+@dataclass(slots=True)
+class _Destination:
+    ours: bool
+    """Whether we may share: the user's configuration does not."""
+    trunks: list[Trunk] = field(default_factory=list)
+    used_at: float = 0.0
+
+
+class Seat:
+    """Room for one session on `trunk`; `leave` it when that has ended."""
+
+    def __init__(self, sharing: "Sharing", trunk: Trunk) -> None:
+        self._sharing = sharing
+        self._trunk = trunk
+
+    def command(self, command: Command) -> Command:
+        """`command`, as a session of the shared connection."""
+        path = self._trunk.path.replace("%", "%%")
+        options = ("-oControlMaster=auto", f'-oControlPath="{path}"', f"-oControlPersist={PERSIST_S}")
+        argv = command.argv
+        return replace(command, argv=(*argv[:FIRST_OPTION], *options, *argv[FIRST_OPTION:]))
+
+    def leave(self) -> None:
+        """The session has ended."""
+        self._sharing.left(self._trunk)
+
+
+class Sharing:
+    """Control connections by destination; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._destinations: dict[Hashable, _Destination] = {}
+        self._count = 0
+
+    def join(self, destination: Hashable, command: Command, private_dir: str) -> Seat | None:
+        """Room for a session to `destination`, which `command` leads to; None if it is to have its own connection."""
+        with self._lock:
+            known = self._destinations.get(destination)
+        ours = known.ours if known else _has_none(command)
+        directory = os.path.join(private_dir, "ssh")
+        with self._lock:
+            state = self._destinations.setdefault(destination, _Destination(ours))
+            state.used_at = time.monotonic()
+            if not state.ours:
+                return None
+            trunk = next((trunk for trunk in state.trunks if trunk.sessions < SESSIONS_EACH), None)
+            if trunk is None:
+                self._count += 1
+                trunk = Trunk(os.path.join(directory, f"{os.getpid()}-{self._count}"))
+                if len(os.fsencode(trunk.path)) > LONGEST_PATH:
+                    return None
+                state.trunks.append(trunk)
+            trunk.sessions += 1
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError:
+            self.left(trunk)
+            return None
+        return Seat(self, trunk)
+
+    def left(self, trunk: Trunk) -> None:
+        """A session has ended."""
+        with self._lock:
+            trunk.sessions -= 1
+
+    def renew(self, destination: Hashable) -> None:
+        """A session went wrong, perhaps with all others on its connection: use a new one from now on."""
+        with self._lock:
+            if state := self._destinations.get(destination):
+                state.trunks.clear()
+
+    def tidy(self) -> None:
+        """Forget where nobody goes any more."""
+        oldest = time.monotonic() - FORGET_S
+        with self._lock:
+            for destination, state in list(self._destinations.items()):
+                if state.used_at < oldest and not any(trunk.sessions for trunk in state.trunks):
+                    del self._destinations[destination]
+
+
+def _has_none(command: Command) -> bool:
+    """Whether ssh is not configured to share connections by itself, as it says."""
+    argv = command.argv[: command.argv.index("--")]
+    try:
+        said = subprocess.run(
+            [*argv, "-G"],
+            env=command.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=CONFIGURATION_TIMEOUT_S,
+            check=True,
+        ).stdout.decode(errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return False
+    options = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    return options.get("controlmaster") == "false" and options.get("controlpath", "none") == "none"

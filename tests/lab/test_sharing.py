@@ -1,0 +1,120 @@
+"""One connection to a machine carries the builds of many hooks: how many logins that takes, and what ends with what.
+
+A real ssh and sshd, the oldest and the newest; how it is decided is in tests/test_sharing.py.
+"""
+
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab import roots
+from tests.lab.gates import Gates, build_gated
+from tests.lab.host import Host, wait_until
+from tests.lab.install import HOOK
+from tests.lab.lab import Lab
+from tests.lab.midway import is_clean, kill, running
+
+pytestmark = pytest.mark.lab
+
+SHARED = r"ssh: .* \[mux\]"
+
+
+class Site:
+    """A client and a machine of its release with slots for all gates."""
+
+    def __init__(self, client: Host, builder: Host) -> None:
+        self.client, self.builder = client, builder
+        client.trust(builder)
+        client.configure(hook=HOOK, builders=f"ssh-ng://{builder.name} - - 8")
+        self.gates = Gates(builder)
+        self._before = self._accepted()
+
+    def _accepted(self) -> int:
+        return self.builder.read_file("/var/log/sshd.log").count("Accepted publickey")
+
+    def logins(self) -> int:
+        """How often this site's client has logged in."""
+        return self._accepted() - self._before
+
+    def shared(self) -> list[str]:
+        return [command for command in self.client.processes().values() if re.match(SHARED, command)]
+
+
+@pytest.fixture(params=[roots.SUITES[0], roots.SUITES[-1]], ids=roots.label)
+def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Site:
+    client, builder = fresh(lab.client(request.param)), fresh(lab.builder(request.param))
+    if client.standalone:
+        pytest.fail("a hook without a broker shares nothing")
+    return Site(client, builder)
+
+
+def test_many_builds_log_in_once(site: Site) -> None:
+    """And when the broker is killed, nothing stays behind for long."""
+    with running(site.client, build_gated(*"abcdefgh", seed="many")) as build:
+        site.gates.wait_inside(8)
+        assert site.logins() == 1
+        for name in "abcdefgh":
+            site.gates.let_through(name)
+        _, stderr = build.communicate(timeout=60)
+    assert build.returncode == 0, stderr
+    assert len(site.shared()) == 1
+    kill(site.client, ".*nix-ferry-broker")
+    site.client.wait_idle()
+    site.builder.wait_idle()
+
+
+def test_a_build_that_is_given_up_stops_there_and_others_go_on(site: Site) -> None:
+    """Also if it was the one that had made the connection."""
+    with running(site.client, build_gated("a", seed="stops")) as first:
+        site.gates.wait_for("+ a")
+        with running(site.client, build_gated("b", seed="stays")) as second:
+            site.gates.wait_for("+ b")
+            kill(site.client, "nix-build .* stops ", signal.SIGINT)
+            first.communicate(timeout=30)
+            wait_until(lambda: len(gated(site.builder)) == 1, "end of the build that was given up")
+            site.gates.let_through("b")
+            _, stderr = second.communicate(timeout=60)
+            assert second.returncode == 0, stderr
+    assert site.logins() == 1
+    is_clean(site.client, site.builder)
+
+
+def gated(builder: Host) -> list[str]:
+    return [command for command in builder.processes().values() if "/srv/gates" in command]
+
+
+def test_builds_whose_connection_dies_get_another(site: Site) -> None:
+    """They are lost together, and done again."""
+    with running(site.client, build_gated("a", "b", seed="dies")) as build:
+        site.gates.wait_inside(2)
+        kill(site.client, SHARED)
+        site.gates.wait_for("+ a", times=2)
+        site.gates.wait_for("+ b", times=2)
+        wait_until(lambda: len(gated(site.builder)) == 2, "end of the builds that were lost")
+        for name in "ab":
+            site.gates.let_through(name)
+        _, stderr = build.communicate(timeout=60)
+    assert build.returncode == 0, stderr
+    assert stderr.count("was lost (") == 2
+    is_clean(site.client, site.builder)
+
+
+def test_a_machine_that_allows_fewer_sessions_is_used_all_the_same(site: Site) -> None:
+    """Ssh then makes connections of its own, as without sharing."""
+    site.builder.stop_sshd()
+    site.builder.start_sshd("MaxSessions 2")
+    site.client.trust(site.builder)
+    try:
+        with running(site.client, build_gated(*"abcde", seed="few")) as build:
+            site.gates.wait_inside(5)
+            assert 2 <= site.logins() <= 4
+            for name in "abcde":
+                site.gates.let_through(name)
+            _, stderr = build.communicate(timeout=60)
+        assert build.returncode == 0, stderr
+        is_clean(site.client, site.builder)
+    finally:
+        site.builder.stop_sshd()
+        site.builder.start_sshd()
