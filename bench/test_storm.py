@@ -4,6 +4,7 @@ Two hosts with Nix 2.34 and a real sshd between them; one machine with 8 slots; 
 """
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,13 @@ def storm_graph(hosts: tuple[Host, Host]) -> None:
 SEEDS = itertools.count()
 
 
-def storm(client: Host, hook: str | None, builds: int, graph: str = "storm") -> None:
+def storm(
+    client: Host, hook: str | None, builds: int, graph: str = "storm", environ: Mapping[str, str] | None = None
+) -> None:
     """Build so many derivations that nobody has built yet."""
-    environ = {"NIX_CONFIG": f"build-hook = {hook}"} if hook else {}
+    configured = {"NIX_CONFIG": f"build-hook = {hook}"} if hook else {}
     options = ["--argstr", "seed", str(next(SEEDS)), "--arg", "n", str(builds), "-j0", "--no-out-link", "--quiet"]
-    client.run(["nix-build", f"/root/{graph}.nix", *options], env=environ, timeout=300)
+    client.run(["nix-build", f"/root/{graph}.nix", *options], env=configured | dict(environ or {}), timeout=300)
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])

@@ -172,9 +172,15 @@ class Dispatcher:
         """Why the machines that this conversation has given up are of no use, for the user."""
         return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in self._out.items())
 
-    def may_accept_first(self, machine: Machine) -> bool:
-        """Whether `machine` is taken to work without asking it."""
-        return self._hub.lasting and self._hub.health.is_fresh(self._key(machine))
+    def may_accept_first(self, request: Request, place: Place) -> bool:
+        """Whether a promise to build it in `place` can be given without asking: some able machine is known to work.
+
+        It need not be that one: Nix does nothing else while it waits for an answer, but a build may move.
+        """
+        if not self._hub.lasting or place.machine.uri.scheme not in REMOTE_PROGRAMS:
+            return False
+        able = (m for m in self._services.machines if m not in self._out and suitable(request, m) is None)
+        return any(self._hub.health.is_fresh(self._key(machine)) for machine in able)
 
     def connect(self, place: Place, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         """A connection to the machine of `place`, and what `meanwhile` returns, which runs while ssh authenticates.

@@ -120,7 +120,7 @@ class Session:
         with ExitStack() as held:
             if place is not None:
                 held.callback(place.release)
-            if place is None or self._dispatcher.may_accept_first(place.machine):
+            if place is None or self._dispatcher.may_accept_first(request, place):
                 accepted = Accepted(request, self._builder(request), name, place)
             else:
                 remote, builder = self._connect(place, lambda: self._builder(request))

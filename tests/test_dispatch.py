@@ -224,11 +224,25 @@ def test_without_experience_a_machine_is_asked_first(desk: Desk) -> None:
     """Before the accept we can still decline."""
     dispatcher = desk.dispatcher(good())
     place = place_of(dispatcher)
-    assert not dispatcher.may_accept_first(place.machine)
+    assert not dispatcher.may_accept_first(REQUEST, place)
     connect(dispatcher, place)
-    assert dispatcher.may_accept_first(place.machine)
+    assert dispatcher.may_accept_first(REQUEST, place)
     desk.clock.now += FRESH_S
-    assert not dispatcher.may_accept_first(place.machine)
+    assert not dispatcher.may_accept_first(REQUEST, place)
+
+
+def test_a_machine_that_works_stands_in_for_one_that_is_not_known(desk: Desk) -> None:
+    """Nix would do nothing else while we wait for one that may be dead."""
+    place = place_of(desk.dispatcher(good("works")))
+    connect(desk.dispatcher(good("works", jobs=2)), place)
+    lines = [good("works"), bad("unknown", speed=9)]
+    dispatcher = desk.dispatcher(*lines)
+    unknown = place_of(dispatcher)
+    assert "unknown" in unknown.name
+    assert dispatcher.may_accept_first(REQUEST, unknown)
+    assert not dispatcher.may_accept_first(replace(REQUEST, system="riscv64-linux"), unknown)
+    mounted = place_of(desk.dispatcher(*lines, "mounted-ssh-ng://b1 - - 1 99"))
+    assert not dispatcher.may_accept_first(REQUEST, mounted)
 
 
 def test_a_lone_hook_asks_always(desk: Desk) -> None:
@@ -237,7 +251,7 @@ def test_a_lone_hook_asks_always(desk: Desk) -> None:
     dispatcher = desk.dispatcher(good())
     place = place_of(dispatcher)
     connect(dispatcher, place)
-    assert not dispatcher.may_accept_first(place.machine)
+    assert not dispatcher.may_accept_first(REQUEST, place)
 
 
 def test_a_machine_that_fails_is_left_out_here_and_left_alone_elsewhere(desk: Desk) -> None:
