@@ -25,7 +25,7 @@ class Trouble(Enum):
     LOST = "the connection was lost", SOON_S
     OTHER = "it failed", SOON_S
     # Somebody has to do something about these.
-    HOST_KEY = "its host key is not the right one", LATER_S
+    HOST_KEY = "its host key was not accepted", LATER_S
     AUTHENTICATION = "it refused the login", LATER_S
     NO_NIX = "it has no Nix", LATER_S
     PROTOCOL = "it does not speak Nix's protocol", LATER_S

@@ -336,13 +336,13 @@ SAID = {
     "unknown": (
         "Host key verification failed.\r\n",
         255,
-        "its host key is not the right one: Host key verification failed. "
+        "its host key was not accepted: Host key verification failed. "
         "(add the machine's host key to known_hosts, or to the last column of `builders`)",
     ),
     "changed": (
         CHANGED,
         255,
-        "its host key is not the right one: "
+        "its host key was not accepted: "
         "Host key for b1 has changed and you have requested strict checking.; Host key verification failed. "
         "(it is not the key in known_hosts, or in the last column of `builders`)",
     ),
