@@ -1,0 +1,33 @@
+"""Ten thousand builds through one broker: what it holds after each tenth of them; the second half must add nothing.
+
+Real hooks and a scripted machine, since real builds would take an hour and the broker would not know the difference.
+"""
+
+import json
+import statistics
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.compare import RESULTS, versions
+from tests.fakes.bench import Bench
+from tests.fakes.soak import Soak
+
+BUILDS = 10_000
+PARTS = 10
+MOST_KIB = 80 << 10
+GROWTH_KIB = 512
+"""By how much two samples may differ by chance."""
+
+
+def test_soak(tmp_path: Path) -> None:
+    with Bench(tmp_path, broker=True) as bench:
+        samples = list(Soak(bench).run(BUILDS, PARTS))
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"name": "soak", "date": date, "versions": versions(), "samples": [asdict(each) for each in samples]}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"soak-{date.replace(':', '')}.json").write_text(json.dumps(record, indent=1) + "\n")
+    middle, end = samples[PARTS // 2 - 1], samples[-1]
+    assert end.resident_kib <= MOST_KIB
+    assert statistics.median(each.resident_kib for each in samples[PARTS // 2 :]) <= middle.resident_kib + GROWTH_KIB
+    assert end.descriptors <= middle.descriptors

@@ -1,0 +1,74 @@
+"""Very many builds through one broker, and what it holds after each part of them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hook.store.derivation import DerivationOutput, format_derivation
+from tests.fakes.bench import HOOK, Bench
+from tests.lab.container import wait_until
+
+SLOTS = 4
+CALLERS = 2 * SLOTS
+"""More than slots, so that all slots and the queue are in use from the first part on."""
+
+THREADS_AT_REST = 2
+"""One that waits for hooks, and one that tidies up."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process holds."""
+
+    resident_kib: int
+    threads: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Sample":
+        lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        status = {words[0]: words[1] for words in lines if len(words) > 1}
+        return cls(int(status["VmRSS:"]), int(status["Threads:"]), len(os.listdir(f"/proc/{pid}/fd")))
+
+
+class Soak:
+    """Builds on `bench`, each with the real executable, an input to send, a log and an output to fetch."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._machine = bench.machine("ok").replace(" - 2 ", f" - {SLOTS} ")
+        self._outputs = [f"/nix/store/{number:032}-soak" for number in range(CALLERS)]
+        self._drvs = [
+            bench.store.add(self._derivation(output), "soak.drv", [bench.store.source]) for output in self._outputs
+        ]
+
+    def _derivation(self, output: str) -> bytes:
+        outputs = (("out", DerivationOutput(output)),)
+        return format_derivation(replace(self._bench.store.derivation, outputs=outputs))
+
+    def run(self, builds: int, parts: int) -> Iterator[Sample]:
+        """Make so many builds, and tell after each part of them what the broker holds, all of it at rest."""
+        with ThreadPoolExecutor(CALLERS) as callers:
+            for _ in range(parts):
+                list(callers.map(self._build, range(CALLERS), [builds // parts // CALLERS] * CALLERS))
+                yield self._at_rest()
+
+    def _at_rest(self) -> Sample:
+        broker = self._bench.broker_pid()
+        assert broker is not None
+        # Nix is answered before the thread has ended.
+        wait_until(lambda: Sample.of(broker).threads <= THREADS_AT_REST, "the end of the last thread")
+        return Sample.of(broker)
+
+    def _build(self, number: int, times: int) -> None:
+        bench, output = self._bench, self._outputs[number]
+        data = bench.preamble([self._machine]) + bench.request(self._drvs[number]) + bench.job(["out"])
+        for _ in range(times):
+            done = subprocess.run(
+                [HOOK, "3"], check=False, input=data, capture_output=True, env=bench.environ(), timeout=60
+            )
+            assert done.returncode == 0, done.stderr.decode()
+            bench.store.delete(output)
