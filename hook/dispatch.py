@@ -222,8 +222,9 @@ class Dispatcher:
 
     def _connect(self, place: Place, command: Command, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         with step(self._log, f"connecting to '{place.name}'"), ExitStack() as held:
-            seat = self._seat(self._destinations[place.machine], command)
-            remote = Remote(command, place.machine.uri.scheme, place.name, seat)
+            destination = self._destinations[place.machine]
+            seat, known = self._seat(destination, command), self._hub.pool.known(destination)
+            remote = Remote(command, place.machine.uri.scheme, place.name, seat, known)
             held.callback(remote.close)
             remote.attach(self._log, self._services.caller.hangup_fd)
             value = meanwhile()
@@ -254,10 +255,12 @@ class Dispatcher:
             self.leave_out(machine, error.one_line)
         else:
             self._hub.health.doubt(self._key(machine))
-        if isinstance(error, ConnectionLost) and machine in self._destinations:
+        if machine in self._destinations and isinstance(error, ConnectionLost):
             # Idle ones may be as dead, only nobody has noticed.
             self._hub.pool.drop(self._destinations[machine])
             self._renew(machine)
+        elif machine in self._destinations:
+            self._hub.pool.doubt(self._destinations[machine])
         self._losses[machine] = self._losses.get(machine, 0) + 1
         if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self.leave_out(machine, error.one_line)

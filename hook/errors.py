@@ -60,6 +60,10 @@ class NotTrusted(MachineError):
     """This machine refuses what only users it trusts may do, and would again; another one may not."""
 
 
+class InputsDoubted(MachineError):
+    """A build failed as it does when inputs are not where they were known to be; to be asked over a new connection."""
+
+
 class RemoteError(FerryError):
     """The remote daemon answered an operation with an error of its own; the connection stays usable."""
 

@@ -56,9 +56,11 @@ class Inputs:
     ) -> None:
         try:
             ended = self._uploads.ended(remote.name)
-            # What it fetches from elsewhere may take any time, and it may have nothing to say meanwhile.
-            with remote.stream.patience(None if self._substitute else remote.stream.silence_s):
-                missing: AbstractSet[str] = set(paths) - remote.client.query_valid_paths(paths, self._substitute)
+            missing: AbstractSet[str] = remote.known.unknown(paths)
+            if missing:
+                # What it fetches from elsewhere may take any time, and it may have nothing to say meanwhile.
+                with remote.stream.patience(None if self._substitute else remote.stream.silence_s):
+                    missing -= remote.client.query_valid_paths(missing, self._substitute)
             with ExitStack() as held:
                 if missing:
                     missing = held.enter_context(self._alone(remote, missing, ended, waiting))
@@ -67,6 +69,7 @@ class Inputs:
                     infos = references_first(self._local_infos(missing))
                     with remote.stream.patience(UPLOAD_SILENCE_S):
                         Copier(remote, self._store, self._log).upload(infos)
+            remote.known.add(paths)
         except RemoteError as error:
             raise MachineError(f"it refused an input: {error}", trouble_of(str(error))) from None
 

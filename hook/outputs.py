@@ -6,13 +6,14 @@ fetched are the stock hook's, see the build-hook protocol, section 8.  Tested in
 """
 
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from hook.closure import references_first
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
 from hook.log import Log, step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult
+from hook.protocol.pipeline import Answer
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind, resolved_hash
@@ -21,6 +22,14 @@ from hook.store.path import name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
 from hook.transfer import Copier
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What was asked about outputs together with their build."""
+
+    infos: dict[str, Answer[PathInfo | None]] = field(default_factory=dict)
+    nars: dict[str, Answer[None]] = field(default_factory=dict)
 
 
 class Outputs:
@@ -35,21 +44,35 @@ class Outputs:
     def check_machine(self, remote: Remote) -> None:
         """MachineError if outputs of this kind cannot come from this machine."""
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult) -> None:
-        """Make every output valid, `wanted` or not, as `remote` has built it."""
-        if missing := self._paths - self._store.database.valid_among(self._paths):
-            self._copy(remote, missing)
+    def ask_ahead(self, remote: Remote) -> Ahead:
+        """Ask for outputs that `remote` was just told to build, as far as that can be known before it has built them.
 
-    def _copy(self, remote: Remote, paths: AbstractSet[str]) -> None:
+        If it does not build them, the connection is not to be used again.  Of several, it does not say yet which refer
+        to which, and so not in what order they are to come.
+        """
+        missing = sorted(self._paths - self._store.database.valid_among(self._paths))
+        ahead = Ahead({path: remote.client.query_path_info(path) for path in missing})
+        if len(missing) == 1 and remote.client.asks_ahead:
+            ahead.nars[missing[0]] = remote.client.nar_from_path(missing[0])
+        return ahead
+
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
+        """Make every output valid, `wanted` or not, as `remote` has built it."""
+        if missing := ahead.infos.keys() - self._store.database.valid_among(ahead.infos.keys()):
+            self._copy(remote, missing, ahead)
+
+    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead) -> None:
         with step(self._log, f"copying outputs from '{remote.name}'"):
             try:
-                infos = [self._info(remote, path) for path in sorted(paths)]
-                Copier(remote, self._store, self._log).download(references_first(infos))
+                # All are asked for before the first is waited for.
+                asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
+                infos = [self._info(path, answer.get()) for path, answer in asked.items()]
+                remote.known.add(paths)
+                Copier(remote, self._store, self._log).download(references_first(infos), ahead.nars)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
 
-    def _info(self, remote: Remote, path: str) -> PathInfo:
-        info = remote.client.query_path_info(path)
+    def _info(self, path: str, info: PathInfo | None) -> PathInfo:
         if info is None:
             raise MachineError(f"'{path}' is not valid there after its build")
         # Only paths built by this very store are its last word about them.
@@ -73,7 +96,11 @@ class FloatingOutputs(Outputs):
         if not remote.client.reports_outputs:
             raise MachineError("its protocol is too old for content-addressed derivations (Nix 2.4 or newer is needed)")
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult) -> None:
+    def ask_ahead(self, remote: Remote) -> Ahead:
+        """Nothing: the paths are not known yet."""
+        return Ahead()
+
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
         """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
         built = [self._realisation(name, result) for name in sorted(wanted - self._realisations.known())]
         if not built:
@@ -81,7 +108,7 @@ class FloatingOutputs(Outputs):
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
         with self._store.locked(paths, self._announce_wait, self._pause):
-            self._copy(remote, paths - self._store.database.valid_among(paths))
+            self._copy(remote, paths - self._store.database.valid_among(paths), ahead)
             self._realisations.register(built)
 
     def _realisation(self, name: str, result: BuildResult) -> Realisation:
@@ -98,8 +125,8 @@ class FloatingOutputs(Outputs):
             raise MachineError(f"it said that output '{name}' is '{reported.out_path}', which is not named like it")
         return Realisation(OutputId(self._drv_hash, name), reported.out_path, reported.signatures)
 
-    def _info(self, remote: Remote, path: str) -> PathInfo:
-        info = super()._info(remote, path)
+    def _info(self, path: str, info: PathInfo | None) -> PathInfo:
+        info = super()._info(path, info)
         # Without one, its content could be anything, and its path that of something else.
         if not info.ca:
             raise MachineError(f"'{path}' is not content-addressed there")

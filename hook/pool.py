@@ -8,7 +8,9 @@ making one: command line, the environment that ssh looks at, and the options set
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from weakref import WeakValueDictionary
 
+from hook.known import KnownPaths
 from hook.remote import Remote
 
 IDLE_S = 60.0
@@ -22,6 +24,7 @@ class Pool:
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._idle: dict[Hashable, list[tuple[float, Remote]]] = {}
+        self._known: WeakValueDictionary[Hashable, KnownPaths] = WeakValueDictionary()
 
     def take(self, destination: Hashable) -> Remote | None:
         """A connection that was usable a moment ago, or None; the one used last, since it is the least likely dead."""
@@ -34,6 +37,16 @@ class Pool:
             if remote.is_clean():
                 return remote
             remote.close()
+            self.doubt(destination)
+
+    def known(self, destination: Hashable) -> KnownPaths:
+        """What is known of the machine there: one object for all connections, which lasts as long as any of them."""
+        with self._lock:
+            return self._known.setdefault(destination, KnownPaths())
+
+    def doubt(self, destination: Hashable) -> None:
+        """Something there is not as expected: forget what is known of the machine."""
+        self.known(destination).forget()
 
     def give(self, destination: Hashable, remote: Remote) -> None:
         """Keep a connection for the next session, or close it if it is not clean."""
@@ -44,7 +57,8 @@ class Pool:
             self._idle.setdefault(destination, []).append((time.monotonic(), remote))
 
     def drop(self, destination: Hashable) -> None:
-        """Close what leads to `destination`."""
+        """Close what leads to `destination`, and forget what is known of the machine."""
+        self.doubt(destination)
         with self._lock:
             removed = self._idle.pop(destination, [])
         for _, remote in removed:

@@ -6,6 +6,7 @@ Connecting is split in two so that the caller can do local work while ssh authen
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError
+from hook.known import KnownPaths
 from hook.log import Log
 from hook.protocol.activity import LogEvent
 from hook.transport import Command, Connection
@@ -28,9 +29,18 @@ class Remote:
     client: "StoreClient"
     """There from `shake_hands` on."""
 
-    def __init__(self, command: Command, scheme: str, name: str, seat: "Seat | None" = None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        scheme: str,
+        name: str,
+        seat: "Seat | None" = None,
+        known: KnownPaths | None = None,
+    ) -> None:
         self.command = command
         self.name = name
+        self.known = known or KnownPaths()
+        self._retired = False
         self._scheme = scheme
         self._log: Log | None = None
         self._ids: dict[int, int] = {}
@@ -56,7 +66,11 @@ class Remote:
 
     def is_clean(self) -> bool:
         """Whether the next request can only meet its own answer."""
-        return self.stream.is_clean()
+        return not self._retired and self.client.idle and self.stream.is_clean()
+
+    def retire(self) -> None:
+        """Have this connection serve no other build."""
+        self._retired = True
 
     def shake_hands(self) -> None:
         """Finish connecting; MachineError, with what ssh said, if the machine cannot be used."""
@@ -87,6 +101,8 @@ class Remote:
 
     def close(self) -> None:
         """End the connection; a build still running there is interrupted by its daemon."""
+        # What is known of the machine lasts as long as a connection, not until this object is collected.
+        self.known = KnownPaths()
         self._connection.close()
         self._leave()
 

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 
 from hook.caller import Caller
 from hook.dispatch import Dispatcher, Hub, Place
-from hook.errors import EXIT_FAILED, EXIT_OK, BuildFailed, Cancelled, FerryError, MachineError, StockOnly, StoreError
+from hook.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    BuildFailed,
+    Cancelled,
+    FerryError,
+    InputsDoubted,
+    MachineError,
+    StockOnly,
+    StoreError,
+)
 from hook.front import Front, Job, format_request, format_settings
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
@@ -219,7 +229,13 @@ class Session:
             if build.remote is None:
                 build.remote, _ = self._connect(build.place, lambda: build.builder)
             try:
-                build.builder.run(build.remote, job, build.place.release)
+                try:
+                    build.builder.run(build.remote, job, build.place.release)
+                except InputsDoubted:
+                    build.remote.close()
+                    build.remote = None
+                    build.remote, _ = self._connect(build.place, lambda: build.builder)
+                    build.builder.run(build.remote, job, build.place.release)
             except BuildFailed:
                 self._give_back(build)
                 raise

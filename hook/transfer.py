@@ -6,12 +6,15 @@ copy.  Tested in test_transfer.py against a
 scripted daemon and in the lab against real ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from hook.errors import MachineError, NarError, RemoteError, StoreError
 from hook.log import Activity, Log
 from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
+from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
 from hook.remote import Remote
 from hook.store.info import PathInfo
@@ -21,6 +24,9 @@ from hook.stream import Stream
 CHUNK_BYTES = 128 << 10
 UPLOAD_SILENCE_S = 300.0
 """How long a machine may not take a byte: it has stores to flush and files to compare between two of them."""
+
+NARS_AHEAD = 16
+"""How many more NARs are asked for before one has arrived."""
 
 PROGRESS_STEP_BYTES = 1 << 20
 """How often a copy reports its progress: once for this many bytes, and at its end."""
@@ -166,25 +172,23 @@ class Copier:
                 self._client.abandon_upload()
                 raise
 
-    def download(self, infos: Sequence[PathInfo]) -> None:
+    def download(self, infos: Sequence[PathInfo], asked: Mapping[str, Answer[None]]) -> None:
         """Fetch `infos`, references first, verify each and register all of them in one transaction.
 
-        Nothing is registered unless everything arrived; what a failed transfer left on disk is invalid and
-        overwritten by the next attempt.  A path that became valid meanwhile is left alone.
+        NARs that were `asked` for already come first.  Nothing is registered unless everything arrived; what a failed
+        transfer left on disk is invalid and overwritten by the next attempt.  A path that became valid meanwhile is
+        left alone.
         """
         with (progress := CopyProgress(self._log, infos)).activity:
-            imported = []
+            destinations = {info.path: self._prepare(info) for info in infos}
+            imported = [info for info in infos if destinations[info.path] is not None]
+            nars = self._nars(imported, asked)
             for info in infos:
-                try:
-                    destination = self._store.prepare(info.path)
-                    if destination is not None:
-                        progress.path_started()
-                        self._receive_path(info, destination)
-                        imported.append(info)
-                except NarError as error:
-                    raise MachineError(f"it sent no valid NAR: {error}") from None
-                except OSError as error:
-                    raise StoreError(f"cannot import '{info.path}': {error.strerror}: '{error.filename}'") from None
+                destination = destinations[info.path]
+                if destination is not None:
+                    progress.path_started()
+                    with self._importing(info):
+                        self._receive_path(info, destination, next(nars))
                 progress.path_done()
             self._store.commit(imported)
 
@@ -197,6 +201,28 @@ class Copier:
             self._send_nar(sink, info, progress)
         if operation.framed:
             sink.end_frames()
+
+    def _prepare(self, info: PathInfo) -> str | None:
+        with self._importing(info):
+            return self._store.prepare(info.path)
+
+    @contextmanager
+    def _importing(self, info: PathInfo) -> Iterator[None]:
+        try:
+            yield
+        except NarError as error:
+            raise MachineError(f"it sent no valid NAR: {error}") from None
+        except OSError as error:
+            raise StoreError(f"cannot import '{info.path}': {error.strerror}: '{error.filename}'") from None
+
+    def _nars(self, infos: Iterable[PathInfo], asked: Mapping[str, Answer[None]]) -> Iterator[Answer[None]]:
+        """The NARs of `infos`, asked for while those before them are on their way."""
+        ahead: deque[Answer[None]] = deque()
+        for info in infos:
+            ahead.append(asked.get(info.path) or self._client.nar_from_path(info.path))
+            if len(ahead) > NARS_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
     def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress) -> None:
         progress.path_started()
@@ -213,13 +239,13 @@ class Copier:
                 raise StoreError(f"path '{info.path}' was modified; see 'nix-store --verify --check-contents --repair'")
         progress.path_done()
 
-    def _receive_path(self, info: PathInfo, destination: str) -> None:
+    def _receive_path(self, info: PathInfo, destination: str, nar: Answer[None]) -> None:
         with (
             self._copying(info, f"from '{self._name}'", self._name, "local") as activity,
             Restorer(destination, **self._store.restore_options()) as restorer,
         ):
             progress = _PathProgress(self._log, activity.id, info.nar_size)
-            self._client.nar_from_path(info.path)
+            nar.get()
             while not restorer.done:
                 self._stream.consume(restorer.feed(self._stream.available()))
                 progress.at(restorer.size)

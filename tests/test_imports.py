@@ -30,7 +30,7 @@ LAYERS = [
     {"transport", "notices"},
     {"front", "stream", "slotqueue"},
     {"log", "caller", "journal"},
-    {"slots", "schedule", "health", "uploads"},
+    {"slots", "schedule", "health", "known", "uploads"},
     {"machines"},
     {"release", "storeuri", "trust"},
     {"protocol", "closure"},

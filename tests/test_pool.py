@@ -2,18 +2,28 @@
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from hook.pool import Pool
+from hook.protocol.client import StoreClient
 from hook.remote import Remote
 from hook.transport import Command
+
+
+def connected(program: str, name: str) -> Remote:
+    """A connection over which everything that was asked is answered."""
+    remote = Remote(Command((program,), dict(os.environ)), "ssh-ng", name)
+    remote.client = cast(StoreClient, SimpleNamespace(idle=True))
+    return remote
 
 
 @pytest.fixture
 def remotes() -> Iterator[list[Remote]]:
     """Two connections to a program that says back what it hears."""
-    made = [Remote(Command(("cat",), dict(os.environ)), "ssh-ng", name) for name in ("a", "b")]
+    made = [connected("cat", name) for name in ("a", "b")]
     yield made
     for remote in made:
         if not remote.stream.closed:
@@ -68,10 +78,52 @@ def test_a_connection_with_something_unsent_is_closed(remotes: list[Remote]) -> 
     assert pool.take("there") is None
 
 
+def test_a_connection_that_still_owes_an_answer_is_closed(remotes: list[Remote]) -> None:
+    """Nothing may have arrived of it yet; it would be taken for the answer to the next request."""
+    pool = Pool()
+    remotes[0].client = cast(StoreClient, SimpleNamespace(idle=False))
+    pool.give("there", remotes[0])
+    assert pool.take("there") is None
+    assert remotes[0].stream.closed
+
+
+def test_a_connection_that_was_retired_is_closed(remotes: list[Remote]) -> None:
+    """Its machine remembers something that is not to be believed."""
+    pool = Pool()
+    remotes[0].retire()
+    pool.give("there", remotes[0])
+    assert pool.take("there") is None
+    assert remotes[0].stream.closed
+
+
+def test_what_is_known_of_a_machine_lasts_as_long_as_a_connection_to_it(remotes: list[Remote]) -> None:
+    """All of its connections share it; the next machine of that name may have an empty store."""
+    pool = Pool()
+    remotes[0].known = remotes[1].known = pool.known("there")
+    pool.known("there").add(["a"])
+    remotes[0].known = pool.known("elsewhere")
+    assert pool.known("there").unknown(["a"]) == set()
+    assert pool.known("elsewhere").unknown(["a"]) == {"a"}
+    remotes[1].known = pool.known("elsewhere")
+    assert pool.known("there").unknown(["a"]) == {"a"}
+
+
+@pytest.mark.parametrize("doubt", ["doubt", "drop", "take"])
+def test_what_is_known_is_forgotten_on_any_doubt(remotes: list[Remote], doubt: str) -> None:
+    """Somebody says so, a connection was lost, or a kept one turns out to be dead."""
+    pool = Pool()
+    known = pool.known("there")
+    known.add(["a"])
+    pool.give("there", remotes[0])
+    remotes[0].client = cast(StoreClient, SimpleNamespace(idle=False))
+    getattr(pool, doubt)("there")
+    assert known.unknown(["a"]) == {"a"}
+
+
 def test_a_connection_that_died_while_idle_is_not_handed_out() -> None:
     """The machine was rebooted meanwhile; the next older connection may still be good."""
     pool = Pool()
-    dead = Remote(Command(("true",), dict(os.environ)), "ssh-ng", "dead")
+    dead = connected("true", "dead")
     dead.stream.silence_s = 10
     with pytest.raises(Exception, match="end of file"):
         dead.stream.available()

@@ -51,7 +51,7 @@ class Conversation:
 
     def query_path_infos(self, r: Reader, _: BytesSource) -> None:
         (path,) = r.texts()
-        info = self.client.query_path_info(path)
+        info = self.client.query_path_info(path).get()
         if info is not None:
             self.infos[path] = info
 
@@ -82,11 +82,11 @@ class Conversation:
         env = tuple((r.string(), r.string()) for _ in range(r.u64()))
         assert [r.u64() for _ in range(6)] == [0] * 6
         derivation = Derivation(outputs, (), (), system, builder, args, env)
-        self.result = self.client.build_derivation(drv_path, derivation, inputs)
+        self.result = self.client.build_derivation(drv_path, derivation, inputs).get()
 
     def dump_store_path(self, r: Reader, _: BytesSource) -> None:
         path = r.text()
-        self.client.nar_from_path(path)
+        self.client.nar_from_path(path).get()
         self.nars.append(self.channel.read(self.infos[path].nar_size))
 
 
@@ -131,7 +131,7 @@ def test_limits_and_keep_failed_are_in_their_places() -> None:
     client = ServeClient(channel)
     client.set_limits(Limits(11, 22, 33, keep_failed=True), 3, substitute=True)
     derivation = Derivation((("out", DerivationOutput("/nix/store/x")),), (), (), "s", b"b", (), ())
-    assert client.build_derivation("/nix/store/x.drv", derivation, []).ok
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).get().ok
     assert channel.left == b""
     words = [
         int.from_bytes(channel.sent[i : i + 8], "little") for i in range(len(channel.sent) - 48, len(channel.sent), 8)
@@ -146,7 +146,7 @@ def test_a_result_says_where_floating_outputs_are() -> None:
     client = ServeClient(channel)
     assert client.reports_outputs
     derivation = Derivation((("out", DerivationOutput("", "r:sha256")),), (), (), "s", b"b", (), ())
-    assert client.build_derivation("/nix/store/x.drv", derivation, []).realisations == {"out": json.encode()}
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).get().realisations == {"out": json.encode()}
     assert client.query_valid_paths([], substitute=False) == set()
     assert channel.left == b""
 
@@ -157,7 +157,7 @@ def test_a_server_without_realisations_says_nothing_about_outputs() -> None:
     client = ServeClient(channel)
     assert not client.reports_outputs
     derivation = Derivation((("out", DerivationOutput("", "r:sha256")),), (), (), "s", b"b", (), ())
-    assert client.build_derivation("/nix/store/x.drv", derivation, []).realisations == {}
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).get().realisations == {}
     assert channel.left == b""
 
 
@@ -165,7 +165,7 @@ def test_an_invalid_path_has_no_info_and_the_next_question_still_works() -> None
     """The reply is just the end marker."""
     channel = server_says("", 0)
     client = ServeClient(channel)
-    assert client.query_path_info("/nix/store/x") is None
+    assert client.query_path_info("/nix/store/x").get() is None
     assert client.query_valid_paths([], substitute=False) == set()
     assert channel.left == b""
 
@@ -176,7 +176,7 @@ def test_answers_to_other_questions_are_refused(answer: tuple[int | str, ...]) -
     client = ServeClient(server_says(*answer))
     with pytest.raises(ProtocolError):
         if isinstance(answer[0], str):
-            client.query_path_info("/nix/store/x")
+            client.query_path_info("/nix/store/x").get()
         else:
             client.poll_upload()
 

@@ -111,8 +111,10 @@ AFTER_ACCEPT = [
     "die-build_derivation",
     "refuse-build_derivation",
     "die-query_path_info",
+    "refuse-query_path_info",
     "output-missing",
     "die-nar_from_path",
+    "refuse-nar_from_path",
     "half-nar",
     "bad-nar",
 ]

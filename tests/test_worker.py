@@ -115,7 +115,7 @@ def test_a_build_result_is_read_at_every_version(version: int, extra: list[int])
     channel = daemon(answer, version)
     client = WorkerClient(channel, lambda event: None)
     derivation = Derivation((("out", DerivationOutput("/nix/store/x")),), (), (), "s", b"b", (), ())
-    assert client.build_derivation("/nix/store/x.drv", derivation, []) == BuildResult(9, "message")
+    assert client.build_derivation("/nix/store/x.drv", derivation, []).get() == BuildResult(9, "message")
     assert channel.left == b""
 
 
@@ -142,7 +142,7 @@ def test_only_outputs_whose_paths_are_news_are_kept_from_a_result() -> None:
         ((("out", DerivationOutput("/nix/store/x")),), {}),
     ):
         derivation = Derivation(outputs, (), (), "s", b"b", (), ())
-        assert client.build_derivation("/nix/store/x.drv", derivation, []).realisations == kept
+        assert client.build_derivation("/nix/store/x.drv", derivation, []).get().realisations == kept
     assert channel.left == b""
 
 
@@ -156,7 +156,7 @@ def test_one_build_has_one_result(count: int) -> None:
 
     client = WorkerClient(daemon(answer), lambda event: None)
     with pytest.raises(ProtocolError, match=f"got {count} results"):
-        client.build_paths_with_results("/nix/store/x.drv")
+        client.build_paths_with_results("/nix/store/x.drv").get()
 
 
 def test_limits_are_sent_in_the_daemons_order_and_only_if_there_are_any() -> None:

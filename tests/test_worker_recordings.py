@@ -110,16 +110,16 @@ def replay(client: WorkerClient, channel: RecordedChannel, script: Script) -> di
                     channel.write(upload.request + framed(prefix + nar))
                     client.end_upload()
             case Op.BUILD_DERIVATION:
-                results[op].append(client.build_derivation(*argument))
+                results[op].append(client.build_derivation(*argument).get())
             case Op.BUILD_PATHS_WITH_RESULTS:
-                results[op].append(client.build_paths_with_results(argument))
+                results[op].append(client.build_paths_with_results(argument).get())
             case Op.QUERY_PATH_INFO:
-                info = client.query_path_info(argument)
+                info = client.query_path_info(argument).get()
                 assert info is not None
                 infos[argument] = info
                 results[op].append(info)
             case Op.NAR_FROM_PATH:
-                client.nar_from_path(argument)
+                client.nar_from_path(argument).get()
                 results[op].append(channel.read(infos[argument].nar_size))
     return results
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from hook.protocol.building import BuildResult, Limits
+from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
 from hook.store.derivation import Derivation
 from hook.store.info import PathInfo
@@ -15,8 +16,11 @@ from hook.store.info import PathInfo
 class StoreClient(Protocol):
     """One handshaken connection.
 
-    Every method raises RemoteError when the other end refuses the operation, after which the connection is as usable
-    as before, and MachineError when the connection is not.
+    What returns an Answer only sends a request; the answer need not be read before the next request, but what is asked
+    meanwhile must not be more than the connection holds: the other end does not read while it builds or sends.
+
+    Every method, and every Answer, raises RemoteError when the other end refuses the operation, after which the
+    connection is as usable as before, and MachineError when the connection is not.
     """
 
     log_on_stderr: bool
@@ -28,6 +32,15 @@ class StoreClient(Protocol):
     @property
     def version(self) -> tuple[int, int]:
         """The version of its protocol that both ends speak."""
+        ...
+
+    asks_ahead: bool
+    """Whether the NAR of an output may be asked for before it is known to be there: it costs no more than this
+    connection if it is not."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was asked is answered; otherwise the connection is of no use to others."""
         ...
 
     @property
@@ -48,7 +61,7 @@ class StoreClient(Protocol):
         """Those of `paths` that are valid there; with `substitute` the other end first fetches what it can."""
         ...
 
-    def query_path_info(self, path: str) -> PathInfo | None:
+    def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What is registered for `path`; None if it is not valid there."""
         ...
 
@@ -71,17 +84,17 @@ class StoreClient(Protocol):
         """After a RemoteError: wait until the other end has done with everything that was sent."""
         ...
 
-    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> Answer[BuildResult]:
         """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there.
 
         The result has the realisations of outputs whose paths the derivation does not know, if `reports_outputs`.
         """
         ...
 
-    def settle_log(self) -> None:
-        """Wait until everything the last build printed has arrived."""
+    def settle_log(self) -> Answer[object]:
+        """To be called after a build was answered; when this is, everything that the build printed has arrived."""
         ...
 
-    def nar_from_path(self, path: str) -> None:
-        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+    def nar_from_path(self, path: str) -> Answer[None]:
+        """Ask for the NAR of `path`, which must be valid; when this is answered, its bytes are next on the channel."""
         ...

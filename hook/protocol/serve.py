@@ -5,16 +5,20 @@ standard error, and an error ends the connection.  Layouts: serve protocol, sect
 recorded from three Nix releases in test_serve.py.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import IntEnum
+from typing import TypeVar
 
 from hook.errors import ProtocolError
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, describe_noise
+from hook.protocol.pipeline import Answer, Pipeline
 from hook.protocol.upload import Upload, write_path_info
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
 from hook.store.info import PathInfo, parse_hash
+
+Value = TypeVar("Value")
 
 CLIENT_MAGIC = 0x390C9DEB
 SERVER_MAGIC = 0x5452EECB
@@ -38,12 +42,15 @@ class ServeClient:
 
     log_on_stderr = True
     stops_substituting = True
+    # The failure would be a line in the log of the build.
+    asks_ahead = False
     breaks_batches = False
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._reader = Reader(channel)
         self._writer = Writer()
+        self._pipeline = Pipeline()
         self._limits = NO_LIMITS
         self._unconfirmed = 0  # paths of an upload
         self._version = self._shake_hands()
@@ -71,6 +78,11 @@ class ServeClient:
         return self._version
 
     @property
+    def idle(self) -> bool:
+        """Whether everything that was asked is answered."""
+        return self._pipeline.empty
+
+    @property
     def reports_outputs(self) -> bool:
         """Whether a result says which paths the outputs have."""
         return self.version >= (2, 6)
@@ -81,17 +93,21 @@ class ServeClient:
 
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
         """Those of `paths` that are valid there, rooted for as long as this connection lasts."""
+        return self._ask_valid_paths(paths, substitute).get()
+
+    def _ask_valid_paths(self, paths: Iterable[str], substitute: bool) -> Answer[set[str]]:
         w = self._request(Command.QUERY_VALID_PATHS)
         w.flag(True)  # lock: add temporary roots first
         w.flag(substitute)
         w.strings(sorted(paths))
-        self._send()
-        return set(self._reader.texts())
+        return self._ask(lambda: set(self._reader.texts()))
 
-    def query_path_info(self, path: str) -> PathInfo | None:
+    def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What is registered for `path`; None if it is not valid there.  The registration time is not sent."""
         self._request(Command.QUERY_PATH_INFOS).strings([path])
-        self._send()
+        return self._ask(lambda: self._read_path_info(path))
+
+    def _read_path_info(self, path: str) -> PathInfo | None:
         r = self._reader
         info = None
         while found := r.text():
@@ -104,7 +120,7 @@ class ServeClient:
             info = PathInfo(path, deriver, nar_hash, nar_size, references, signatures=signatures, ca=ca)
         return info
 
-    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> Answer[BuildResult]:
         """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
         w, limits = self._request(Command.BUILD_DERIVATION), self._limits
         w.string(drv_path)
@@ -116,8 +132,7 @@ class ServeClient:
         w.flag(False)  # enforce determinism
         if self.version >= (2, 7):
             w.flag(limits.keep_failed)
-        self._send()
-        return self._read_build_result(derivation.unknown_outputs)
+        return self._ask(lambda: self._read_build_result(derivation.unknown_outputs))
 
     def _read_build_result(self, unknown_outputs: Collection[str]) -> BuildResult:
         r = self._reader
@@ -127,14 +142,17 @@ class ServeClient:
         realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
         return BuildResult(status, message, realisations)
 
-    def settle_log(self) -> None:
-        """Ask something: the log takes another way than the result, but no later answer overtakes it."""
-        self.query_valid_paths([], substitute=False)
+    def settle_log(self) -> Answer[object]:
+        """Ask something: the log takes another way than the result, but the answer to what is asked now comes later."""
+        return self._ask_valid_paths([], substitute=False)
 
-    def nar_from_path(self, path: str) -> None:
-        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+    def nar_from_path(self, path: str) -> Answer[None]:
+        """Ask for the NAR of `path`; when this is answered, its bytes are next on the channel.
+
+        A server that cannot send it ends, and complains on the standard error that is the build's log.
+        """
         self._request(Command.DUMP_STORE_PATH).string(path)
-        self._send()
+        return self._ask(lambda: None)
 
     def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: one command each."""
@@ -168,8 +186,9 @@ class ServeClient:
         self._writer.u64(command)
         return self._writer
 
-    def _send(self) -> None:
+    def _ask(self, read: Callable[[], Value]) -> Answer[Value]:
         self._channel.write(self._writer.take())
+        return self._pipeline.expect(read)
 
 
 def _number(version: tuple[int, int]) -> int:

@@ -1,23 +1,27 @@
 """The worker protocol's client: one method per operation a build needs.
 
-Every request is written whole, then the daemon's log messages are passed on as they come, then the result is read.
-An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not allow
-raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is decoded
-against recorded bytes of three Nix releases in test_worker_recordings.py.
+Every request is written whole; its answer is the daemon's log messages, which are passed on as they come, and then the
+result.  An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not
+allow raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is
+decoded against recorded bytes of three Nix releases in test_worker_recordings.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from typing import TypeVar
 
 from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
+from hook.protocol.pipeline import Answer, Pipeline, answered
 from hook.protocol.upload import Upload, write_path_info
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
 from hook.store.info import PathInfo, parse_hash
+
+Value = TypeVar("Value")
 
 MAX_FIELDS = 4096
 MAX_TRACES = 10_000
@@ -55,15 +59,18 @@ class WorkerClient:
 
     log_on_stderr = False
     stops_substituting = False
+    asks_ahead = True
 
     def __init__(self, channel: Channel, on_event: Callable[[LogEvent], None]) -> None:
         self._channel = channel
         self._reader = Reader(channel)
         self._writer = Writer()
+        self._pipeline = Pipeline()
+        self._limits: tuple[Limits, int, bool] | None = None
         self._on_event = on_event
         self._unanswered = 0  # operations of an upload
         self.hello: Hello = shake_hands(channel)
-        self._finish()
+        self._drain_messages()
 
     @property
     def version(self) -> tuple[int, int]:
@@ -94,15 +101,20 @@ class WorkerClient:
         """Whether this daemon loses track of a batch as described above; a stock hook uploads such batches to it."""
         return self.hello.nix_release < (2, 18)
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was asked is answered."""
+        return self._pipeline.empty
+
     # Operations
 
     def set_limits(self, limits: Limits, verbosity: int, substitute: bool) -> None:
-        """Send SetOptions, if there is any limit.
+        """Send SetOptions, if there is any limit and it was not sent before.
 
         The operation overrides some of the daemon's own configuration whether one means it or not, and the stock hook
         never sends it; so neither do we without need.
         """
-        if limits == NO_LIMITS:
+        if limits == NO_LIMITS or self._limits == (limits, verbosity, substitute):
             return
         w = self._request(Op.SET_OPTIONS)
         w.flag(limits.keep_failed)
@@ -123,7 +135,8 @@ class WorkerClient:
             if value:
                 w.string(name)
                 w.string(str(value))
-        self._finish()
+        self._ask(lambda: None).get()
+        self._limits = limits, verbosity, substitute
 
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
         """Those of `paths` that are valid there; with `substitute` the daemon first fetches what it can."""
@@ -131,36 +144,35 @@ class WorkerClient:
         w.strings(sorted(paths))
         if self.version >= (1, 27):
             w.flag(substitute)
-        self._finish()
-        return set(self._reader.texts())
+        return set(self._ask(self._reader.texts).get())
 
-    def query_path_info(self, path: str) -> PathInfo | None:
+    def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What the daemon registered for `path`; None if it is not valid there."""
         self._request(Op.QUERY_PATH_INFO).string(path)
-        self._finish()
-        return read_path_info(self._reader, path) if self._reader.flag() else None
+        return self._ask(lambda: read_path_info(self._reader, path) if self._reader.flag() else None)
 
-    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> BuildResult:
+    def build_derivation(self, drv_path: str, derivation: Derivation, inputs: Iterable[str]) -> Answer[BuildResult]:
         """Build all outputs of `derivation` from `inputs`, the closure of what it needs, which must be valid there."""
         w = self._request(Op.BUILD_DERIVATION)
         w.string(drv_path)
         write_basic_derivation(w, derivation, inputs)
         w.u64(NORMAL_BUILD)
-        self._finish()
-        return self._read_build_result(derivation.unknown_outputs)
+        return self._ask(lambda: self._read_build_result(derivation.unknown_outputs))
 
-    def build_paths_with_results(self, drv_path: str) -> BuildResult:
+    def build_paths_with_results(self, drv_path: str) -> Answer[BuildResult]:
         """Build all outputs of the derivation at `drv_path`, which must be valid there with all it refers to.
 
         The daemon then takes nobody's word for what it builds, so it needs no trust.  From protocol 1.34.
         """
-        w, r = self._request(Op.BUILD_PATHS_WITH_RESULTS), self._reader
+        w = self._request(Op.BUILD_PATHS_WITH_RESULTS)
         w.strings([f"{drv_path}!*"])
         w.u64(NORMAL_BUILD)
-        self._finish()
-        if (count := r.count()) != 1:
+        return self._ask(self._read_only_result)
+
+    def _read_only_result(self) -> BuildResult:
+        if (count := self._reader.count()) != 1:
             raise ProtocolError(f"asked for one build, got {count} results")
-        r.string()  # what was asked for
+        self._reader.string()  # what was asked for
         return self._read_build_result(unknown_outputs=())
 
     def _read_build_result(self, unknown_outputs: Collection[str]) -> BuildResult:
@@ -179,13 +191,17 @@ class WorkerClient:
         realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
         return BuildResult(status, message, realisations)
 
-    def settle_log(self) -> None:
+    def settle_log(self) -> Answer[object]:
         """Nothing to wait for: the log comes before the result on the same connection."""
+        return answered(None)
 
-    def nar_from_path(self, path: str) -> None:
-        """Ask for the NAR of `path`, which must be valid; its bytes are next on the channel."""
+    def nar_from_path(self, path: str) -> Answer[None]:
+        """Ask for the NAR of `path`; when this is answered, its bytes are next on the channel.
+
+        A daemon that cannot send it breaks off, one way or another, and ends the connection.
+        """
         self._request(Op.NAR_FROM_PATH).string(path)
-        self._finish()
+        return self._ask(lambda: None)
 
     def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
@@ -241,13 +257,15 @@ class WorkerClient:
         self._writer.u64(op)
         return self._writer
 
-    def _send(self) -> None:
+    def _ask(self, read: Callable[[], Value]) -> Answer[Value]:
+        """Send the request; `read` takes the result, which follows the messages."""
         self._channel.write(self._writer.take())
 
-    def _finish(self) -> None:
-        """Send the request and pass on messages until the result is next."""
-        self._send()
-        self._drain_messages()
+        def read_reply() -> Value:
+            self._drain_messages()
+            return read()
+
+        return self._pipeline.expect(read_reply)
 
     def _drain_messages(self) -> None:
         while not self._handle_message():

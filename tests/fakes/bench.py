@@ -58,6 +58,8 @@ class Bench:
         self.broker = broker
         # The address of a socket has 108 bytes, which a test's own directory can be too long for.
         self.hook_state = Path(tempfile.mkdtemp(prefix="nix-ferry-"))
+        self._ops = root / "ops"
+        self._connections = root / "connections"
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +137,23 @@ class Bench:
         """Where the executable finds its broker, or that it needs none."""
         mode = {} if self.broker else {"NIX_FERRY_STANDALONE": "1"}
         state = {"NIX_STATE_DIR": str(self.hook_state), "PYTHONPATH": str(REPOSITORY)}
-        return {"PATH": os.environ["PATH"], **state, **mode}
+        return {
+            "PATH": os.environ["PATH"],
+            "OPS": str(self._ops),
+            "CONNECTIONS": str(self._connections),
+            **state,
+            **mode,
+        }
+
+    def asked(self) -> list[str]:
+        """What machines were asked since the last call, in order."""
+        asked = self._ops.read_text().split()
+        self._ops.unlink()
+        return asked
+
+    def connections(self) -> int:
+        """How often machines were connected to."""
+        return len(self._connections.read_text().split())
 
     def build(self, *machines: str, drv_path: str = "", argument: str = "4", **settings: str) -> Outcome:
         """One whole conversation about one derivation, by default the store's."""

@@ -11,8 +11,10 @@ import os
 import select
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from hook.protocol.building import BuildStatus
 from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, read_path_info
@@ -53,6 +55,7 @@ class Daemon:
         self.w = Writer()
         self.uploaded: dict[str, bytes] = {}
         self.built: dict[str, Built] = {}
+        self.expected: set[str] = set()
         # A pipe by which a test sees when we hang, and when we end.
         self.life = open(os.environ["LIFE"], "w") if "LIFE" in os.environ else None  # noqa: SIM115
 
@@ -104,6 +107,8 @@ class Daemon:
         self.shake_hands()
         while True:
             op = Op(self.r.u64())
+            with open(os.environ.get("OPS", os.devnull), "a") as ops:
+                print(op.name.lower(), file=ops)
             if f"die-{op.name.lower()}" in self.behaviour:
                 self.die("Connection reset by peer")
             if f"hang-{op.name.lower()}" in self.behaviour:
@@ -114,6 +119,12 @@ class Daemon:
                 self.error("not today")
                 self.flush()
             getattr(self, op.name.lower())()
+            if f"gate-{op.name.lower()}" in self.behaviour:
+                Path(os.environ["GATE"]).read_text()
+            if f"expect-more-{op.name.lower()}" in self.behaviour - self.expected:
+                self.expected.add(f"expect-more-{op.name.lower()}")
+                # Until the next request is there, this one gets no answer.
+                sys.stdin.buffer.peek(1)
             self.flush()
 
     def error(self, message: str) -> None:
@@ -129,6 +140,8 @@ class Daemon:
         return f"refuse-{op.name.lower()}" in self.behaviour
 
     def shake_hands(self) -> None:
+        with open(os.environ.get("CONNECTIONS", os.devnull), "a") as connections:
+            print(os.getpid(), file=connections)
         assert self.r.u64() == CLIENT_MAGIC
         self.w.u64(SERVER_MAGIC)
         self.w.u64(self.version)
@@ -196,7 +209,7 @@ class Daemon:
     def build_derivation(self) -> None:
         self.r.text()
         outputs = {self.r.text(): (self.r.text(), self.r.text(), self.r.text())[0] for _ in range(self.r.u64())}
-        self.r.texts()
+        missing = set(self.r.texts()) - self.uploaded.keys()
         self.r.text()
         self.r.string()
         for _ in range(self.r.u64()):
@@ -210,8 +223,14 @@ class Daemon:
         if "untrusting" in self.behaviour and all(outputs.values()):
             self.error(NOT_PRIVILEGED)
             return
+        if missing:
+            self.w.u64(Stderr.LAST)
+            self.failure(BuildStatus.MISC_FAILURE, "some dependencies are missing")
+            return
         self.log()
         self.result(outputs)
+        if "collects-garbage" in self.behaviour:
+            self.uploaded.clear()
 
     def build_paths_with_results(self) -> None:
         (wanted,) = self.r.texts()
@@ -245,11 +264,13 @@ class Daemon:
         self.w.u64(Stderr.LAST)
 
     def result(self, outputs: dict[str, str]) -> None:
-        failed = "build-fails" in self.behaviour
-        self.w.u64(3 if failed else 0)
-        self.w.string("builder failed with exit code 3" if failed else "")
-        for _ in range(4 + (2 if self.version >= 0x125 else 0)):
-            self.w.u64(0)
+        if "build-fails" in self.behaviour:
+            self.failure(BuildStatus.PERMANENT_FAILURE, "builder failed with exit code 3")
+            return
+        if "cannot-build" in self.behaviour:
+            self.failure(BuildStatus.MISC_FAILURE, "cannot build such a thing")
+            return
+        self.end_of_build(BuildStatus.BUILT)
         if not all(outputs.values()):
             outputs = self.float(sorted(outputs, reverse=True))
         self.built.update({path: Built(path.encode()) for path in outputs.values() if path not in self.built})
@@ -265,6 +286,16 @@ class Daemon:
                 realisation |= {"signatures": ["key-1:c2ln"], "dependentRealisations": {}}
             self.w.string(output_id)
             self.w.string(json.dumps(realisation))
+
+    def failure(self, status: BuildStatus, message: str) -> None:
+        self.end_of_build(status, message)
+        self.w.u64(0)
+
+    def end_of_build(self, status: BuildStatus, message: str = "") -> None:
+        self.w.u64(status)
+        self.w.string(message)
+        for _ in range(4 + (2 if self.version >= 0x125 else 0)):
+            self.w.u64(0)
 
     def float(self, names: list[str]) -> dict[str, str]:
         """Content-addressed outputs in a chain: the first refers to nothing, each other one to its predecessor."""
@@ -286,12 +317,13 @@ class Daemon:
     # Downloads
 
     def query_path_info(self) -> None:
-        path = self.r.text()
+        built = self.built.get(self.r.text())
+        if self.refused(Op.QUERY_PATH_INFO):
+            return
         self.w.u64(Stderr.LAST)
-        if "output-missing" in self.behaviour:
+        if "output-missing" in self.behaviour or built is None:
             self.w.u64(0)
             return
-        built = self.built[path]
         archive = nar(built.content)
         self.w.u64(1)
         self.w.string("/nix/store/00000000000000000000000000000009-elsewhere.drv")
@@ -304,8 +336,15 @@ class Daemon:
         self.w.string(built.ca)
 
     def nar_from_path(self) -> None:
-        archive = nar(self.built[self.r.text()].content)
+        built = self.built.get(self.r.text())
+        if self.refused(Op.NAR_FROM_PATH):
+            return
         self.w.u64(Stderr.LAST)
+        if built is None:
+            # Nix notices when it has begun to send.
+            self.error("path is not valid")
+            self.die("path is not valid")
+        archive = nar(built.content)
         if "bad-nar" in self.behaviour:
             archive = archive.replace(b"regular", b"fifo\0\0\0")
         if "half-nar" in self.behaviour:

@@ -73,6 +73,12 @@ class FakeStore:
         with closing(sqlite3.connect(self.state / "db/db.sqlite")) as database, database:
             yield database
 
+    def add_derivation(self, name: str) -> tuple[str, str]:
+        """Add a derivation with one output, which is not valid; returns its path and the output's."""
+        path = text_path(hashlib.sha256(name.encode()).digest(), [], name, "/nix/store")
+        derivation = replace(self.derivation, outputs=(("out", DerivationOutput(path)),))
+        return self.add(format_derivation(derivation), f"{name}.drv", [self.source]), path
+
     def add_floating(self, *tables: str, algorithm: str = "r:sha256", digest: str = "") -> tuple[str, Derivation]:
         """Add a derivation whose outputs are content-addressed, and `tables` to keep their realisations."""
         output = DerivationOutput("", algorithm, digest)
@@ -84,6 +90,11 @@ class FakeStore:
 
     def add(self, content: bytes, name: str, references: Sequence[str] = ()) -> str:
         path = text_path(hashlib.sha256(content).digest(), references, name, "/nix/store")
+        self.register(path, content, references)
+        return path
+
+    def register(self, path: str, content: bytes, references: Sequence[str] = ()) -> None:
+        """Make `path` valid, a file with this content."""
         file = self.real / path.removeprefix("/nix/store/")
         file.write_bytes(content)
         file.chmod(0o444)
@@ -101,7 +112,6 @@ class FakeStore:
                 "insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b where a.path = ? and b.path = ?",
                 [(path, reference) for reference in references],
             )
-        return path
 
     def delete(self, path: str) -> None:
         """Make `path` invalid, as a garbage collection would."""
