@@ -192,7 +192,8 @@ class Dispatcher:
         if machine.uri.scheme not in REMOTE_PROGRAMS:
             raise StockOnly(f"machine '{place.name}' is not reached by ssh")
         try:
-            command = command_for(machine, s.environ, s.private_dir, s.host.release)
+            timeout_s = s.config.connect_timeout_s
+            command = command_for(machine, s.environ, s.private_dir, s.host.release, timeout_s)
             destination = self._destinations[machine] = self._destination(command)
             if warm := self._hub.pool.take(destination):
                 return self._reuse(warm, meanwhile)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hook.caller import Caller
+from hook.config import Config, find_config
 from hook.errors import StockOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
@@ -24,6 +25,7 @@ class Services:
     """Opened from the parent's settings; `close` when the conversation is over."""
 
     caller: Caller
+    config: Config
     settings: Settings
     stock_settings: Settings
     """The same, as far as the stock hook can take them."""
@@ -55,6 +57,9 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
 
     StockOnly if it is not for this process to open.
     """
+    config, complaints = find_config(caller.environ)
+    if not config.broker and caller.take_back is not None:
+        raise StockOnly("there is to be no broker")
     host = host_of(settings)
     store = LocalStore.open(settings, caller.environ)
     for directory in (store.real_store_dir, store.state_dir):
@@ -69,11 +74,12 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
     good_lines = "\n".join(format_machine(machine, host.release) for machine in machines)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
     notices = Notices(private_dir, caller.parent_pid)
-    for warning in warnings + unknown:
+    for warning in complaints + warnings + unknown:
         if notices.first_time(warning):
             log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {warning}")
     return Services(
         caller=caller,
+        config=config,
         settings=settings,
         stock_settings=settings.replace(builders=good_lines) if warnings else settings,
         host=host,

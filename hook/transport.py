@@ -20,9 +20,8 @@ from hook.trouble import Trouble, diagnose
 HANDSHAKE_SILENCE_S = 30.0
 """How long a machine may keep silent between the start of ssh and the end of the handshake."""
 
-KEEP_ALIVE = ("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=3")
-"""A machine that does not answer costs five seconds; a link that is dead for a minute ends the session, also while a
-silent build runs."""
+KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
+"""A link that is dead for a minute ends the session, also while a silent build runs."""
 
 NO_QUESTIONS = ("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no")
 """Nobody is there to answer, and what a local command prints would be taken for the protocol."""
@@ -138,7 +137,9 @@ REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--
 """By scheme: the default of `remote-program`, and its arguments."""
 
 
-def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str, release: Release) -> Command:
+def command_for(
+    machine: Machine, environ: Mapping[str, str], private_dir: str, release: Release, connect_timeout_s: int
+) -> Command:
     """The command that connects to the Nix of `machine`, whose scheme must be in REMOTE_PROGRAMS.
 
     `private_dir` keeps the known-hosts file of a machine whose line pins a host key.  `release` is the parent's.
@@ -156,10 +157,11 @@ def command_for(machine: Machine, environ: Mapping[str, str], private_dir: str, 
         import shlex
 
         remote += ["--store", shlex.quote(store) if release < QUOTED_BEFORE else store]
-    return Command((*ssh_arguments(machine, environ, private_dir), "--", *remote), _ssh_environment(environ))
+    ssh = ssh_arguments(machine, environ, private_dir, connect_timeout_s)
+    return Command((*ssh, "--", *remote), _ssh_environment(environ))
 
 
-def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str) -> list[str]:
+def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str, connect_timeout_s: int) -> list[str]:
     """The command line of ssh up to the remote command.
 
     ssh takes the first value it sees of an option: NIX_SSHOPTS comes before ours and wins.
@@ -173,7 +175,7 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
             argv += shlex.split(options)
         except ValueError as error:
             raise ConfigurationError(f"NIX_SSHOPTS cannot be split into words: {error}") from None
-    argv += [*NO_QUESTIONS, *KEEP_ALIVE, *OUTLIVES_US]
+    argv += [*NO_QUESTIONS, f"-oConnectTimeout={connect_timeout_s}", *KEEP_ALIVE, *OUTLIVES_US]
     if key := machine.ssh_key or uri.parameter("ssh-key", ""):
         argv.append(f"-i{key}")
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):

@@ -17,6 +17,7 @@ import pytest
 from hook import dispatch as dispatch_module
 from hook import slotqueue
 from hook.caller import Caller
+from hook.config import Config
 from hook.dispatch import Dispatcher, Hub, Place
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
@@ -78,6 +79,7 @@ class Desk:
         self.lasting = True
         self.max_jobs = 0
         self.settings: dict[str, str] = {}
+        self.config = Config()
         self._queue = SlotQueue()
         self._hangup, self._end = os.pipe()
         self._null = os.open(os.devnull, os.O_WRONLY)
@@ -92,6 +94,7 @@ class Desk:
         settings = Settings(self.settings)
         services = Services(
             caller=self.caller,
+            config=self.config,
             settings=settings,
             stock_settings=settings,
             host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, RELEASE),
@@ -580,6 +583,13 @@ def ssh(tmp_path: Path, desk: Desk) -> None:
     program.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.fakes.daemon ok\n")
     program.chmod(0o755)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PATH": f"{program.parent}:/usr/bin:/bin"})
+
+
+@pytest.mark.usefixtures("ssh")
+def test_the_connect_timeout_is_configured(desk: Desk) -> None:
+    """Five seconds are too short over a satellite."""
+    desk.config = Config(connect_timeout_s=30)
+    assert "-oConnectTimeout=30" in connect(desk.dispatcher("ssh-ng://b1")).command.argv
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ PINNED = base64.b64encode(f"{KEY} root@b1\n".encode()).decode()
 
 OURS = (
     *("-T", "-oBatchMode=yes", "-oPermitLocalCommand=no"),
-    *("-oConnectTimeout=5", "-oServerAliveInterval=15", "-oServerAliveCountMax=3", "-oControlPersist=60"),
+    *("-oConnectTimeout=7", "-oServerAliveInterval=15", "-oServerAliveCountMax=3", "-oControlPersist=60"),
 )
 """On every command line, after NIX_SSHOPTS and before what the line of `builders` asks for."""
 
@@ -42,7 +42,7 @@ def machine(line: str) -> Machine:
 
 
 def command(line: str, release: tuple[int, int] = (2, 34), private_dir: Path | str = "/private", **env: str) -> Command:
-    return command_for(machine(line), env, str(private_dir), release)
+    return command_for(machine(line), env, str(private_dir), release, 7)
 
 
 # The command line
@@ -151,7 +151,7 @@ def test_ssh_is_left_no_way_to_ask_a_question() -> None:
     """Everything else of the environment stays: ssh-agent, HOME, and whatever a ProxyCommand needs."""
     kept = {"HOME": "/root", "SSH_AUTH_SOCK": "/agent", "MY_PROXY": "x"}
     environ = {**kept, "DISPLAY": ":0", "SSH_ASKPASS": "/usr/bin/ask", "SHELL": "/bin/fish"}
-    given = command_for(machine("ssh-ng://b1"), environ, "/private", (2, 34)).environ
+    given = command_for(machine("ssh-ng://b1"), environ, "/private", (2, 34), 7).environ
     assert given == {**kept, "SHELL": "/bin/sh", "SSH_ASKPASS_REQUIRE": "never"}
 
 

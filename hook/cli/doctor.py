@@ -11,6 +11,7 @@ from enum import Enum
 
 from hook.cli import daemon, nix
 from hook.cli.ping import Pong, ping
+from hook.config import find_config
 from hook.errors import FerryError, StockOnly
 from hook.machines import Machine
 from hook.schedule import Host
@@ -63,6 +64,8 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     if served:
         yield _check_user()
     yield _check_store(settings, served)
+    for warning in find_config(os.environ)[1]:
+        yield Check("ferry.toml", Level.WRONG, warning, "correct it; until then the defaults hold")
     host = host_of(settings)
     machines, warnings = machines_of(settings, host)
     for warning in warnings:

@@ -19,6 +19,7 @@ from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
 from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
+from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError
 from hook.services import host_of, machines_of
 
@@ -103,7 +104,7 @@ def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
     if as_json:
         print_json(pongs_to_json(pongs))
     else:
-        _warn(warnings)
+        _warn([*find_config(os.environ)[1], *warnings])
         print_table(PING_HEADER, [pong.row() for pong in pongs])
     return EXIT_FAILED if any(pong.error for pong in pongs) else 0
 

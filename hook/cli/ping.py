@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from hook.config import find_config
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.protocol.worker import WorkerClient
@@ -49,19 +50,21 @@ HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")
 
 def ping(machines: Sequence[Machine], host: Host, environ: Mapping[str, str], private_dir: str) -> list[Pong]:
     """Ask all machines at once."""
+    config, _ = find_config(environ)
 
     def one(machine: Machine) -> Pong:
-        return _ping(machine, host, environ, private_dir)
+        return _ping(machine, host, environ, private_dir, config.connect_timeout_s)
 
     with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
         return list(threads.map(one, machines))
 
 
-def _ping(machine: Machine, host: Host, environ: Mapping[str, str], private_dir: str) -> Pong:
+def _ping(machine: Machine, host: Host, environ: Mapping[str, str], private_dir: str, connect_timeout_s: int) -> Pong:
     name = machine.uri.render(host.release)
     start = time.perf_counter()
     try:
-        remote = Remote(command_for(machine, environ, private_dir, host.release), machine.uri.scheme, name)
+        command = command_for(machine, environ, private_dir, host.release, connect_timeout_s)
+        remote = Remote(command, machine.uri.scheme, name)
         try:
             remote.shake_hands()
             connected = time.perf_counter()

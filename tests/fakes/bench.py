@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from hook.front import format_request, format_settings
+from hook.machines import parse_machines
 from hook.protocol.wire import Writer
 from hook.schedule import Request
 from hook.settings import Settings
@@ -60,6 +61,8 @@ class Bench:
         self.hook_state = Path(tempfile.mkdtemp(prefix="nix-ferry-"))
         self._ops = root / "ops"
         self._connections = root / "connections"
+        self.conf_dir = root / "etc"
+        self.conf_dir.mkdir()
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +81,10 @@ class Bench:
                 return None
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), "little")
 
-    def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng") -> str:
+    def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng", jobs: int = 2) -> str:
         # The name makes the URI, and with it the machine, distinct.
         program = f"{sys.executable}%20-m%20tests.fakes.daemon%20{behaviour}%20{name}"
-        return f"{scheme}://localhost?remote-program={program} {SYSTEM} - 2 {speed}"
+        return f"{scheme}://localhost?remote-program={program} {SYSTEM} - {jobs} {speed}"
 
     def preamble(self, machines: Sequence[str], **settings: str) -> bytes:
         values = {
@@ -136,12 +139,13 @@ class Bench:
     def environ(self) -> dict[str, str]:
         """Where the executable finds its broker, or that it needs none."""
         mode = {} if self.broker else {"NIX_FERRY_STANDALONE": "1"}
-        state = {"NIX_STATE_DIR": str(self.hook_state), "PYTHONPATH": str(REPOSITORY)}
+        places = {"NIX_STATE_DIR": str(self.hook_state), "NIX_CONF_DIR": str(self.conf_dir)}
         return {
             "PATH": os.environ["PATH"],
             "OPS": str(self._ops),
             "CONNECTIONS": str(self._connections),
-            **state,
+            "PYTHONPATH": str(REPOSITORY),
+            **places,
             **mode,
         }
 
@@ -162,6 +166,20 @@ class Bench:
     def ask(self, *machines: str) -> Outcome:
         """The same conversation up to the request, for answers other than accept."""
         return self.hook(self.preamble(machines) + self.request())
+
+    def configure(self, text: str) -> None:
+        """Write ferry.toml."""
+        (self.conf_dir / "ferry.toml").write_text(text)
+
+    def take_slot(self, machine: str) -> IO[str]:
+        """Keep the first slot of a machine, as another hook would, until the file is closed."""
+        release = (2, 34)
+        ((parsed,), _) = parse_machines(machine, default_system=SYSTEM, release=release, read_file=str)
+        directory = self.store.state / "current-load"
+        directory.mkdir(exist_ok=True)
+        lock = (directory / f"{parsed.uri.lock_stem(release)}-0").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
 
     def held_slots(self) -> list[str]:
         held = []

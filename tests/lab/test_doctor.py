@@ -75,6 +75,18 @@ def test_a_line_that_cannot_be_used_is_found(healthy: Host, twin: Host) -> None:
     assert found[plain(twin)][0] == "ok"
 
 
+def test_a_mistake_in_the_configuration_is_found(healthy: Host) -> None:
+    """Hooks go on with the defaults; the doctor and ping say so, too."""
+    healthy.write_file("/etc/nix/ferry.toml", "look-ahaed = 1\n")
+    try:
+        level, text, _ = examine(healthy)["ferry.toml"]
+        assert "look-ahaed" in ferry(healthy, "ping").stderr
+    finally:
+        healthy.run(["rm", "/etc/nix/ferry.toml"])
+    assert level == "wrong"
+    assert "did you mean 'look-ahead'?" in text
+
+
 def test_a_machine_that_cannot_be_reached_is_found(healthy: Host, twin: Host) -> None:
     """Each in ssh's own words; all at once, so that one of them holds up none."""
     machines = [f"ssh-ng://{name}" for name in ("nowhere.invalid", f"{twin.name}:1", f"stranger@{twin.name}")]

@@ -1,0 +1,97 @@
+"""ferry.toml: optional, and a mistake in it is named and costs nothing but the file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hook.config import KEYS, Config, find_config, read_config
+from hook.errors import ConfigurationError
+from tests.fakes.bench import Bench
+
+
+def read(tmp_path: Path, text: str | bytes) -> Config:
+    path = tmp_path / "ferry.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_config(str(path))
+
+
+def test_no_file_means_the_defaults(tmp_path: Path) -> None:
+    """As does an empty one."""
+    assert read_config(str(tmp_path / "ferry.toml")) == Config() == read(tmp_path, "")
+
+
+def test_every_key_can_be_set(tmp_path: Path) -> None:
+    """By the name it has in the README."""
+    text = "broker = false\nconnect-timeout = 20\nlook-ahead = 0  # none\n"
+    assert read(tmp_path, text) == Config(broker=False, connect_timeout_s=20, look_ahead=0)
+    assert all(key in text for key in KEYS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("look-ahaed = 1", "unknown key 'look-ahaed'; did you mean 'look-ahead'?"),
+        ("connect_timeout = 1", "unknown key 'connect_timeout'; did you mean 'connect-timeout'?"),
+        ("[broker]\nenabled = true", "'broker' must be true or false"),
+        ("broker = 'no'", "'broker' must be true or false"),
+        ("connect-timeout = 0", "'connect-timeout' must be a whole number, 1 or more"),
+        ("connect-timeout = 2.5", "'connect-timeout' must be a whole number, 1 or more"),
+        ("look-ahead = true", "'look-ahead' must be a whole number, 0 or more"),
+        ("look-ahead = -1", "'look-ahead' must be a whole number, 0 or more"),
+        ("\nlook-ahead = 1 1", "line 2"),
+        (b"broker = '\xff'", "invalid start byte"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    """In words that its writer can act on."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(tmp_path, text)
+    assert expected in str(caught.value)
+    assert f"'{tmp_path}/ferry.toml' is ignored" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A directory, here."""
+    with pytest.raises(ConfigurationError, match=r"cannot read '.*': Is a directory; it is ignored"):
+        read_config(str(tmp_path))
+
+
+def test_it_is_beside_the_configuration_of_nix(tmp_path: Path) -> None:
+    """Which `NIX_CONF_DIR` can move; a file that cannot be used is a warning and the defaults."""
+    environ = {"NIX_CONF_DIR": str(tmp_path)}
+    assert find_config(environ) == (Config(), [])
+    read(tmp_path, "look-ahead = 7")
+    assert find_config(environ) == (Config(look_ahead=7), [])
+    (tmp_path / "ferry.toml").write_text("x = 1")
+    config, (warning,) = find_config(environ)
+    assert config == Config()
+    assert "unknown key 'x'" in warning
+
+
+# In whole sessions
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=True) as bench:
+        yield bench
+
+
+def test_a_mistake_in_the_configuration_costs_one_warning(bench: Bench) -> None:
+    """And only its own effect: builds go on."""
+    bench.configure("look-ahaed = 3\n")
+    outcomes = [bench.build(bench.machine("ok")) for _ in range(2)]
+    assert [outcome.status for outcome in outcomes] == [0, 0]
+    (warning,) = (line for outcome in outcomes for line in outcome.messages.splitlines() if "warning" in line)
+    assert "did you mean 'look-ahead'?" in warning
+
+
+@pytest.mark.parametrize("broker", ["true", "false"])
+def test_the_configuration_is_read_for_every_conversation(bench: Bench, broker: str) -> None:
+    """Without a broker each hook connects anew; nothing has to be restarted for that."""
+    assert bench.build(bench.machine("ok")).status == 0
+    bench.configure(f"broker = {broker}\n")
+    outcome = bench.build(bench.machine("ok"))
+    assert outcome.status == 0
+    assert any("connecting to" in text for text in outcome.texts) is (broker == "false")
