@@ -42,18 +42,23 @@ class Builder:
         """MachineError if `remote` cannot build such a derivation."""
         self._outputs.check_machine(remote)
 
-    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
-        """Build every output that is not valid here; calls `built` when the machine is free for another build.
-
-        InputsDoubted, at most once: to be run again over a new connection.
-        """
+    def bring_inputs(self, remote: Remote, job: Job, before: Callable[[], object]) -> None:
+        """Make the machine ready for the build; calls `before` if something must be copied there."""
         if remote.client.log_on_stderr:
             remote.stream.copy_stderr(self._services.caller.build_log_fd)
         substitute = self._services.settings.flag("substitute", True)
         remote.client.set_limits(self._services.limits, self._verbosity, substitute)
         if self._doubted is not None:
             self._check_doubt(remote, job, self._doubted)
-        self._inputs.upload(remote, job.inputs)
+        self._inputs.upload(remote, job.inputs, before)
+        if self._untrusting(remote) is not None:
+            self._inputs.upload_derivation(remote, self._drv_path, before)
+
+    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
+        """Build every output that is not valid here; calls `built` when the machine is free for another build.
+
+        InputsDoubted, at most once: to be made ready and run again over a new connection.
+        """
         building = self._start(remote, job)
         ahead = self._outputs.ask_ahead(remote)
         try:
@@ -82,14 +87,18 @@ class Builder:
             raise BuildFailed(result.message)
 
     def _start(self, remote: Remote, job: Job) -> Answer[BuildResult]:
-        client, derivation = remote.client, self._derivation
-        input_addressed = derivation.kind is OutputKind.INPUT_ADDRESSED
-        if input_addressed and isinstance(client, WorkerClient) and client.trusted is False:
-            # It takes nobody's word for what belongs at such a path, but computes it from the whole derivation.
-            self._inputs.upload_derivation(remote, self._drv_path)
-            return client.build_paths_with_results(self._drv_path)
-        inputs = job.inputs if derivation.input_drvs else derivation.input_srcs
-        return client.build_derivation(self._drv_path, derivation, inputs)
+        if untrusting := self._untrusting(remote):
+            return untrusting.build_paths_with_results(self._drv_path)
+        inputs = job.inputs if self._derivation.input_drvs else self._derivation.input_srcs
+        return remote.client.build_derivation(self._drv_path, self._derivation, inputs)
+
+    def _untrusting(self, remote: Remote) -> WorkerClient | None:
+        """The client of a machine that takes nobody's word for what belongs at an input-addressed path.
+
+        It computes that itself, from the whole derivation.
+        """
+        client, input_addressed = remote.client, self._derivation.kind is OutputKind.INPUT_ADDRESSED
+        return client if input_addressed and isinstance(client, WorkerClient) and client.trusted is False else None
 
     def _check_doubt(self, remote: Remote, job: Job, failure: BuildFailed) -> None:
         """Raise `failure`, with which the build ended, unless an input is indeed missing there."""

@@ -1,4 +1,4 @@
-"""Find a place for a build: a machine, one of its slots, and a connection to it.
+"""Find a place for a build: a machine, one of its slots or a place ahead of one, and a connection to it.
 
 Joins the pure decision with what it needs from the world: slot locks, what is remembered of each machine, connections.
 One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
@@ -13,7 +13,9 @@ from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTru
 from hook.health import Health
 from hook.log import Log, step
 from hook.machines import Machine
+from hook.places import LookAhead, Place
 from hook.pool import Pool
+from hook.protocol.activity import Verbosity
 from hook.remote import Remote
 from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
@@ -42,18 +44,10 @@ class Hub:
     pool: Pool
     health: Health
     queue: SlotQueue
+    look_ahead: LookAhead
     uploads: Uploads
     sharing: "Sharing | None"
     lasting: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A machine with one of its slots held; `release` frees the slot, harmless when done before."""
-
-    machine: Machine
-    name: str
-    release: Callable[[], None]
 
 
 class Dispatcher:
@@ -81,8 +75,13 @@ class Dispatcher:
         """What `machine` is called in messages and lock files."""
         return machine.uri.render(self._services.host.release)
 
-    def decide(self, request: Request, avoided: Collection[Machine] = ()) -> tuple[Decision, Place | None]:
-        """Choose a machine that is not among `avoided` and take its slot, in one step for all hooks on this host."""
+    def decide(
+        self, request: Request, avoided: Collection[Machine] = (), *, ahead: bool = False
+    ) -> tuple[Decision, Place | None]:
+        """Choose a machine that is not among `avoided` and take its slot, in one step for all hooks on this host.
+
+        With `ahead` and no slot free anywhere, the place is ahead of a slot of the machine that is best otherwise.
+        """
         candidates: list[Candidate] = []
         slots: dict[Machine, Slot] = {}
         try:
@@ -91,40 +90,56 @@ class Dispatcher:
                     load, obstacle = None, "avoided" if machine in avoided else self._obstacle(machine)
                     if obstacle is None and suitable(request, machine) is None:
                         try:
-                            slot, load = self._services.slots.probe(
-                                machine.uri.lock_stem(self._services.host.release), machine.max_jobs
-                            )
-                            if slot is not None:
-                                slots[machine] = slot
+                            slot, load = self._probe(machine)
                         except ConfigurationError as error:
                             obstacle = self._out[machine] = error.one_line
-                    candidates.append(Candidate(machine, load, machine in slots, obstacle))
+                        else:
+                            if slot is not None:
+                                slots[machine] = slot
+                    # A build that has its inputs there comes first.
+                    free = machine in slots and not self._hub.queue.awaited(self._at(machine))
+                    candidates.append(Candidate(machine, load, free, obstacle))
                 decision = decide(request, self._services.host, candidates)
-                if decision.machine is None:
-                    return self._patient(request, decision), None
-                slots[decision.machine].touch()
-                return decision, self._place(decision.machine, slots.pop(decision.machine))
+                if decision.machine is not None:
+                    slots[decision.machine].touch()
+                    return decision, self._place(decision.machine, slots.pop(decision.machine))
+                if ahead:
+                    chosen = decide(request, self._services.host, [self._ahead(each) for each in candidates])
+                    if chosen.machine is not None:
+                        return decision, self._place(chosen.machine, None)
+                return self._patient(request, decision), None
         finally:
             for slot in slots.values():
                 slot.release()
 
-    def _place(self, machine: Machine, slot: Slot) -> Place:
-        """Hold `slot`, and with it the only permission to try a machine that had failed."""
-        key = self._key(machine)
-        if self._hub.health.trying(key):
+    def _probe(self, machine: Machine) -> tuple[Slot | None, int]:
+        return self._services.slots.probe(machine.uri.lock_stem(self._services.host.release), machine.max_jobs)
+
+    def _at(self, machine: Machine) -> Hashable:
+        """Whose slots these are: lines of `builders` with one address share them."""
+        return self._services.private_dir, machine.uri.lock_stem(self._services.host.release)
+
+    def _ahead(self, candidate: Candidate) -> Candidate:
+        """The same machine as a place ahead of a slot: builds that have one are part of its load."""
+        machine, look_ahead = candidate.machine, self._services.config.look_ahead
+        ahead = self._hub.look_ahead.count(self._at(machine))
+        limit = machine.max_jobs if look_ahead is None else look_ahead
+        free = candidate.load is not None and machine.max_jobs > 0 and ahead < limit
+        return replace(candidate, load=(candidate.load or 0) + ahead, slot_free=free)
+
+    def _place(self, machine: Machine, slot: Slot | None) -> Place:
+        """Hold `slot`, if any, and in any case the only permission to try a machine that had failed."""
+        if self._hub.health.trying(self._key(machine)):
             self._probes.add(machine)
-
-        def release() -> None:
-            self._places.discard(place)
-            if machine in self._probes:
-                self._probes.discard(machine)
-                self._hub.health.abandoned(key)
-            if slot.release():
-                self._hub.queue.freed()
-
-        place = Place(machine, self.name(machine), release)
+        place = Place(machine, self.name(machine), self._at(machine), slot, self._hub.look_ahead, self._left)
         self._places.add(place)
         return place
+
+    def _left(self, place: Place) -> None:
+        self._places.discard(place)
+        if place.machine in self._probes:
+            self._probes.discard(place.machine)
+            self._hub.health.abandoned(self._key(place.machine))
 
     def waits_for(self, request: Request, decision: Decision) -> str | None:
         """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here."""
@@ -134,31 +149,75 @@ class Dispatcher:
         able = [machine for machine in machines if suitable(request, machine) is None]
         return self.name(max(able, key=lambda m: m.speed_factor)) if able else None
 
-    def wait(self, request: Request) -> Place | None:
-        """A place for an accepted build, best on a machine it has not lost; None when no machine is left for it."""
-        # It was promised to Nix, which will not build it itself any more, willing or not.
-        request = replace(request, am_willing=False)
+    def wait(self, request: Request, *, ahead: bool = False) -> Place | None:
+        """A place for an accepted build, best on a machine it has not lost; None when no machine is left for it.
+
+        With `ahead` it may come without a slot.
+        """
         s, health = self._services, self._hub.health
+        ahead = ahead and self._hub.lasting
         failures = {machine: health.failures(self._key(machine)) for machine in s.machines}
-        lines = tuple(machine.text for machine in s.machines if machine not in self._out)
-        kind = (s.private_dir, s.host, lines, request.system, request.features, self._environ(SSH_LOOKS_AT))
-        with self._hub.queue.first(kind, s.caller) as ticket:
+        with self._hub.queue.first(self._kind(request), s.caller) as ticket:
             while True:
-                _, place = self.decide(request, self._losses)
+                place = self._decide_promised(request, self._losses, ahead=ahead)
                 if place is None and self._losses:
-                    _, place = self.decide(request)
-                if place is not None and place.machine.uri.scheme in REMOTE_PROGRAMS:
-                    return place
+                    place = self._decide_promised(request, ahead=ahead)
                 if place is not None:
-                    place.release()
-                    self._out[place.machine] = "is not reached by ssh"
-                    continue
+                    return place
                 for machine, before in failures.items():
                     if health.failures(self._key(machine)) - before >= LOSSES_ALLOWED:
                         self._out.setdefault(machine, health.obstacle(self._key(machine)) or "comes and goes")
                 if not self._is_left(request):
                     return None
                 self._hub.queue.wait(ticket, s.caller)
+
+    def wait_for_slot(self, request: Request, place: Place) -> Place:
+        """`place` with a slot for a build that has its inputs there, or else another one that had a slot first.
+
+        A slot elsewhere is left to builds that have their inputs nowhere yet, if there are any.
+        """
+        if place.start():
+            return place
+        kind, queue, caller = self._kind(request), self._hub.queue, self._services.caller
+        self._log.message(Verbosity.TALKATIVE, f"'{request.drv_path}' waits for a slot on '{place.name}'")
+        with queue.first(kind, caller, place.at) as ticket:
+            while True:
+                if place.start(self._slot_of(place)):
+                    return place
+                if not queue.anywhere(kind):
+                    other = self._decide_promised(request, {place.machine, *self._losses})
+                    if other is not None:
+                        return other
+                queue.wait(ticket, caller)
+
+    def _slot_of(self, place: Place) -> Slot | None:
+        """A slot of a machine that we are connected to, whatever others have found it to be."""
+        try:
+            with self._services.slots.selection():
+                slot, _ = self._probe(place.machine)
+        except ConfigurationError as error:
+            raise MachineError(error.one_line) from None
+        if slot is None:
+            return self._hub.look_ahead.borrow(place.at)
+        slot.touch()
+        return slot
+
+    def _decide_promised(
+        self, request: Request, avoided: Collection[Machine] = (), *, ahead: bool = False
+    ) -> Place | None:
+        """Choose for a build that was promised to Nix, which will not build it itself any more, willing or not."""
+        while True:
+            _, place = self.decide(replace(request, am_willing=False), avoided, ahead=ahead)
+            if place is None or place.machine.uri.scheme in REMOTE_PROGRAMS:
+                return place
+            place.release()
+            self._out[place.machine] = "is not reached by ssh"
+
+    def _kind(self, request: Request) -> Hashable:
+        """Builds of one kind wait for the same machines."""
+        s = self._services
+        lines = tuple(machine.text for machine in s.machines if machine not in self._out)
+        return s.private_dir, s.host, lines, request.system, request.features, self._environ(SSH_LOOKS_AT)
 
     def why_all_are_down(self, request: Request) -> str | None:
         """Why none of the machines that could build it can be used, for the user; None if one can, or none could."""

@@ -13,6 +13,7 @@ from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.health import Health
 from hook.journal import log
+from hook.places import LookAhead
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.session import Session
@@ -27,7 +28,16 @@ def new_hub(*, lasting: bool) -> Hub:
         from hook.sharing import Sharing
 
         sharing = Sharing()
-    return Hub(Pool(), Health(time.monotonic), SlotQueue(), Uploads(shared=lasting), sharing, lasting)
+    queue = SlotQueue()
+    return Hub(
+        pool=Pool(),
+        health=Health(time.monotonic),
+        queue=queue,
+        look_ahead=LookAhead(queue.freed),
+        uploads=Uploads(shared=lasting),
+        sharing=sharing,
+        lasting=lasting,
+    )
 
 
 def serve(caller: Caller, hub: Hub) -> int:

@@ -34,23 +34,25 @@ class Inputs:
         self._log = log
         self._substitute = services.machines_substitute
 
-    def upload(self, remote: Remote, paths: Collection[str]) -> None:
-        """Make `paths`, which are closed under references, valid on the machine."""
+    def upload(self, remote: Remote, paths: Collection[str], before: Callable[[], object]) -> None:
+        """Make `paths`, which are closed under references, valid on the machine; calls `before` if any is missing."""
         self._upload(
             remote,
             paths,
+            before=before,
             waiting=lambda: step(self._log, f"waiting for the upload lock to '{remote.name}'"),
             copying=lambda: step(self._log, f"copying dependencies to '{remote.name}'"),
         )
 
-    def upload_derivation(self, remote: Remote, drv_path: str) -> None:
+    def upload_derivation(self, remote: Remote, drv_path: str, before: Callable[[], object]) -> None:
         """Make the derivation at `drv_path` valid on the machine, with everything it refers to."""
-        self._upload(remote, self._store.database.closure([drv_path]))
+        self._upload(remote, self._store.database.closure([drv_path]), before)
 
     def _upload(
         self,
         remote: Remote,
         paths: Collection[str],
+        before: Callable[[], object],
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
         copying: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
@@ -63,6 +65,7 @@ class Inputs:
                     missing -= remote.client.query_valid_paths(missing, self._substitute)
             with ExitStack() as held:
                 if missing:
+                    before()
                     missing = held.enter_context(self._alone(remote, missing, ended, waiting))
                 # Also with nothing to copy: stock says so, too.
                 with copying():

@@ -1,12 +1,12 @@
 """The life of one build, from Nix's question to the hook's exit status.
 
-    settings → request → decide → connect → accept → upload → build → download → exit
+    settings → request → decide → connect → accept → upload → slot → build → download → exit
 
 A Session serves one caller and does not know which process it runs in.  Before `# accept` every failure ends in an
 answer that lets Nix go on; afterwards a build ends in success, in its own failure, or when no able machine is left to
 try.  With a lasting hub two answers come early: a machine that worked a short while ago is taken to work, and a build
-that waits for nothing but a slot waits here, instead of being asked about again.  Tested in test_session.py with
-scripted machines, and in the lab.
+that waits for nothing but a slot waits here, instead of being asked about again, while its inputs travel.  Tested in
+test_session.py with scripted machines, and in the lab.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.caller import Caller
-from hook.dispatch import Dispatcher, Hub, Place
+from hook.dispatch import Dispatcher, Hub
 from hook.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -28,6 +28,7 @@ from hook.errors import (
     StoreError,
 )
 from hook.front import Front, Job, format_request, format_settings
+from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
 from hook.services import open_services
@@ -196,7 +197,7 @@ class Session:
             job = self._front.read_job()
             while True:
                 if build.place is None:
-                    self._find_place(build, lost)
+                    self._find_place(build, job, lost)
                 lost = self._attempt(build, job)
                 if lost is None:
                     return EXIT_OK
@@ -208,37 +209,30 @@ class Session:
         finally:
             self._leave(build)
 
-    def _find_place(self, build: Accepted, lost: MachineError | None) -> None:
-        """Wait for a slot; raises `lost`, why the last machine failed, when none is left that could have one."""
-        build.place = self._dispatcher.wait(build.request)
+    def _find_place(self, build: Accepted, job: Job, lost: MachineError | None) -> None:
+        """Wait for a machine; raises `lost`, why the last one failed, when none is left that could build it."""
+        # Without inputs there is nothing to do before a slot is free.
+        build.place = self._dispatcher.wait(build.request, ahead=bool(job.inputs))
         if build.place is None:
             raise lost or MachineError(f"no machine is left that could build it ({self._dispatcher.why_nowhere()})")
         if lost is not None:
             where = "there again" if build.place.name == build.name else f"on '{build.place.name}'"
             moved = f"'{build.name}' was lost ({lost.one_line}); building {where}"
             self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {moved}")
-        elif build.place.name != build.name:
-            moved = f"'{build.request.drv_path}' is built on '{build.place.name}', which was free first"
-            self._log.message(Verbosity.TALKATIVE, moved)
-        build.name = build.place.name
+            build.name = build.place.name
 
     def _attempt(self, build: Accepted, job: Job) -> MachineError | None:
         """One try in one place, which is left afterwards; returns why the machine failed us, or None after success."""
         assert build.place is not None
         try:
-            if build.remote is None:
-                build.remote, _ = self._connect(build.place, lambda: build.builder)
             try:
-                try:
-                    build.builder.run(build.remote, job, build.place.release)
-                except InputsDoubted:
-                    build.remote.close()
-                    build.remote = None
-                    build.remote, _ = self._connect(build.place, lambda: build.builder)
-                    build.builder.run(build.remote, job, build.place.release)
-            except BuildFailed:
-                self._give_back(build)
-                raise
+                self._run(build, build.place, job)
+            except InputsDoubted:
+                self._hang_up(build)
+                self._run(build, build.place, job)
+        except BuildFailed:
+            self._give_back(build)
+            raise
         except MachineError as error:
             if build.remote is not None:
                 error = with_advice(build.remote.explain(error))
@@ -250,6 +244,28 @@ class Session:
         self._give_back(build)
         return None
 
+    def _run(self, build: Accepted, place: Place, job: Job) -> None:
+        place, remote = self._make_ready(build, place, job)
+        build.builder.run(remote, job, place.release)
+
+    def _make_ready(self, build: Accepted, place: Place, job: Job) -> tuple[Place, "Remote"]:
+        """Bring the inputs to a machine and have a slot there; the slot may come first elsewhere."""
+        while True:
+            if build.remote is None:
+                build.remote, _ = self._connect(place, lambda: build.builder)
+            build.builder.bring_inputs(build.remote, job, place.lend)
+            ready = self._dispatcher.wait_for_slot(build.request, place)
+            if ready is place:
+                break
+            self._give_back(build)
+            place.release()
+            build.place = place = ready
+        if place.name != build.name:
+            moved = f"'{build.request.drv_path}' is built on '{place.name}', which was free first"
+            self._log.message(Verbosity.TALKATIVE, moved)
+            build.name = place.name
+        return place, build.remote
+
     def _give_back(self, build: Accepted) -> None:
         """The build went through to its end: the connection is good for another one."""
         if build.remote is not None:
@@ -258,9 +274,12 @@ class Session:
 
     def _leave(self, build: Accepted) -> None:
         """Close the connection, if there is one, and free the slot."""
-        if build.remote is not None:
-            build.remote.close()
-            build.remote = None
+        self._hang_up(build)
         if build.place is not None:
             build.place.release()
             build.place = None
+
+    def _hang_up(self, build: Accepted) -> None:
+        if build.remote is not None:
+            build.remote.close()
+            build.remote = None

@@ -4,7 +4,6 @@ The machine is a scripted daemon that hangs at one point, and that says so throu
 pipes of Nix end tells that nobody works on the build any more.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -47,9 +46,9 @@ def life(tmp_path: Path) -> Path:
 class Build:
     """A hook whose build hangs; a large input is on the way there."""
 
-    def __init__(self, bench: Bench, behaviour: str, life: Path) -> None:
-        large = bench.store.add(LARGE, "large")
-        data = bench.preamble([bench.machine(behaviour)]) + bench.request() + bench.job(inputs=[large])
+    def __init__(self, bench: Bench, behaviour: str, life: Path, machine: str = "") -> None:
+        large = bench.store.add(LARGE, f"large-{len(bench.store.valid())}")
+        data = bench.preamble([machine or bench.machine(behaviour)]) + bench.request() + bench.job(inputs=[large])
         self.hook = bench.start(data, LIFE=str(life))
         self._daemon = life.open()
         assert self._daemon.readline() == "hanging\n"
@@ -86,15 +85,27 @@ def test_a_killed_hook_takes_its_build_along(bench: Bench, life: Path, point: st
     assert bench.broker_pid() == broker
 
 
+@pytest.mark.parametrize("point", POINTS[:3])
+def test_a_hook_killed_while_its_inputs_travel_leaves_the_way_free(brokered: Bench, life: Path, point: str) -> None:
+    """It waits for a slot: the next build gets just as far, with the same input to the same machine."""
+    bench = brokered
+    machine = bench.machine(point, jobs=1)
+    with bench.take_slot(machine):
+        for _ in range(2):
+            build = Build(bench, point, life, machine)
+            build.hook.kill()
+            build.wait_for_end()
+            assert len(bench.held_slots()) == 1
+    assert bench.held_slots() == []
+    assert not bench.outputs_valid()
+
+
 def test_a_hook_killed_while_it_waits_leaves_the_line(brokered: Bench) -> None:
     """The slot that it waited for goes to the next one."""
     bench = brokered
-    machine = bench.machine("ok").replace(" - 2 ", " - 1 ")
-    assert bench.ask(machine).answers == ["# accept"]
-    (slot,) = (bench.store.state / "current-load").glob("*-0")
+    machine = bench.machine("ok", jobs=1)
     data = bench.preamble([machine]) + bench.request() + bench.job()
-    with slot.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with bench.take_slot(machine) as slot:
         first, second = bench.start(data), bench.start(data)
         with first, second:
             assert answer_of(first) == b"# accept\n"
@@ -102,7 +113,7 @@ def test_a_hook_killed_while_it_waits_leaves_the_line(brokered: Bench) -> None:
             first.kill()
             lines_of(first)
             assert not bench.outputs_valid()
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            slot.close()
             lines_of(second)
     assert second.returncode == 0
     assert bench.outputs_valid()

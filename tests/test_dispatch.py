@@ -18,12 +18,13 @@ from hook import dispatch as dispatch_module
 from hook import slotqueue
 from hook.caller import Caller
 from hook.config import Config
-from hook.dispatch import Dispatcher, Hub, Place
+from hook.dispatch import Dispatcher, Hub
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
 from hook.log import Log
 from hook.machines import Machine, parse_machines
 from hook.notices import Notices
+from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
@@ -80,7 +81,8 @@ class Desk:
         self.max_jobs = 0
         self.settings: dict[str, str] = {}
         self.config = Config()
-        self._queue = SlotQueue()
+        self.queue = SlotQueue()
+        self.look_ahead = LookAhead(self.queue.freed)
         self._hangup, self._end = os.pipe()
         self._null = os.open(os.devnull, os.O_WRONLY)
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
@@ -105,7 +107,8 @@ class Desk:
             private_dir=str(self.root / "nix-ferry"),
             notices=Notices(str(self.root / "nix-ferry"), os.getpid()),
         )
-        hub = Hub(self.pool, self.health, self._queue, Uploads(shared=True), self.sharing, self.lasting)
+        uploads = Uploads(shared=True)
+        hub = Hub(self.pool, self.health, self.queue, self.look_ahead, uploads, self.sharing, self.lasting)
         self._open.append(Dispatcher(hub, services, Log(self._null, 3)))
         return self._open[-1]
 
@@ -355,15 +358,19 @@ def test_only_a_broker_waits_in_place_of_nix(desk: Desk, lasting: bool) -> None:
 class Waiting:
     """A conversation that waits for a place in a thread of its own."""
 
-    def __init__(self, dispatcher: Dispatcher, request: Request = REQUEST) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: Request = REQUEST, *, ahead: bool = False) -> None:
         self.dispatcher = dispatcher
         self._request = request
+        self._ahead = ahead
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
+    def _wait(self) -> Place | None:
+        return self.dispatcher.wait(self._request, ahead=self._ahead)
+
     def _run(self) -> None:
         try:
-            self._outcome: Place | Exception | None = self.dispatcher.wait(self._request)
+            self._outcome: Place | Exception | None = self._wait()
         except Cancelled as error:
             self._outcome = error
 
@@ -413,7 +420,7 @@ def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> 
     place = place_of(dispatcher)
     key = dispatcher._key(place.machine)
     waiting = [Waiting(desk.dispatcher(line)) for _ in range(5)]
-    while len(next(iter(desk._queue._lines.values()), ())) < len(waiting):
+    while len(next(iter(desk.queue._lines.values()), ())) < len(waiting):
         os.sched_yield()
     desk.health.failed(key, "timed out")
     desk.clock.now += FIRST_PAUSE_S
@@ -437,6 +444,214 @@ def test_a_machine_for_the_stock_hook_is_no_place_after_the_accept(desk: Desk) -
     place = dispatcher.wait(REQUEST)
     assert place is not None
     assert "ok" in place.name
+
+
+# Ahead of a slot
+
+
+class Ready(Waiting):
+    """One that has its inputs at `place` and waits for a slot."""
+
+    def __init__(self, dispatcher: Dispatcher, place: Place) -> None:
+        self.place = place
+        super().__init__(dispatcher)
+
+    def _wait(self) -> Place | None:
+        return self.dispatcher.wait_for_slot(self._request, self.place)
+
+
+def run(dispatcher: Dispatcher) -> Place:
+    """A build that runs."""
+    place = place_of(dispatcher)
+    assert dispatcher.wait_for_slot(REQUEST, place) is place
+    return place
+
+
+def ahead(dispatcher: Dispatcher) -> Place:
+    """A place ahead of a slot."""
+    place = dispatcher.wait(REQUEST, ahead=True)
+    assert place is not None
+    return place
+
+
+def lines(desk: Desk) -> int:
+    """How many builds wait."""
+    return sum(len(line) for line in desk.queue._lines.values())
+
+
+def wait_for_lines(desk: Desk, count: int) -> None:
+    while lines(desk) != count:
+        os.sched_yield()
+
+
+def test_a_build_that_waits_has_a_machine_already(desk: Desk) -> None:
+    """Where its inputs can go meanwhile: it takes no slot, and when one is free it runs there."""
+    running = run(desk.dispatcher(good()))
+    dispatcher = desk.dispatcher(good())
+    place = ahead(dispatcher)
+    assert desk.held() == 1
+    assert is_running(connect(dispatcher, place))
+    ready = Ready(dispatcher, place)
+    wait_for_lines(desk, 1)
+    assert desk.held() == 1
+    running.release()
+    assert ready.outcome() is place
+    assert desk.held() == 1
+    place.release()
+    assert desk.held() == 0
+
+
+def test_the_machine_is_chosen_by_the_rule_for_slots(desk: Desk) -> None:
+    """Load by speed, and the faster one of equals; builds that are ahead of a slot are load, too."""
+    desk.config = Config(look_ahead=9)
+    machines = good("slow"), good("fast", speed=2)
+    for _ in range(2):
+        run(desk.dispatcher(*machines))
+    names = [ahead(desk.dispatcher(*machines)).name for _ in range(4)]
+    assert ["fast" in name for name in names] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("configured", "limit"), [(None, 2), (3, 3), (1, 1)])
+def test_only_so_many_builds_are_ahead(desk: Desk, configured: int | None, limit: int) -> None:
+    """The others wait in line, without connections; the next one takes the place of one that runs."""
+    desk.config = Config(look_ahead=configured)
+    running = [run(desk.dispatcher(good(jobs=2))) for _ in range(2)]
+    places = [ahead(desk.dispatcher(good(jobs=2))) for _ in range(limit)]
+    waiting = Waiting(desk.dispatcher(good(jobs=2)), ahead=True)
+    wait_for_lines(desk, 1)
+    assert desk.look_ahead.count(places[0].at) == limit
+    ready = Ready(desk._open[2], places[0])
+    wait_for_lines(desk, 2)
+    running[0].release()
+    assert ready.outcome() is places[0]
+    assert isinstance(waiting.outcome(), Place)
+    assert desk.look_ahead.count(places[0].at) == limit
+
+
+def test_builds_that_have_a_slot_and_do_not_run_yet_are_ahead(desk: Desk) -> None:
+    """They are on the link, and the next ones would only slow them down."""
+    starting = place_of(desk.dispatcher(good()))
+    waiting = Waiting(desk.dispatcher(good()), ahead=True)
+    wait_for_lines(desk, 1)
+    assert desk._open[0].wait_for_slot(REQUEST, starting) is starting
+    assert isinstance(waiting.outcome(), Place)
+
+
+@pytest.mark.parametrize("why", ["configured", "a lone hook"])
+def test_without_look_ahead_a_build_waits_for_its_slot(desk: Desk, why: str) -> None:
+    """Lone hooks do not see each other: each of them would be the first one ahead."""
+    if why == "configured":
+        desk.config = Config(look_ahead=0)
+    else:
+        desk.lasting = False
+    running = run(desk.dispatcher(good()))
+    waiting = Waiting(desk.dispatcher(good()), ahead=True)
+    wait_for_lines(desk, 1)
+    assert desk.look_ahead.count(running.at) == 0
+    running.release()
+    assert isinstance(waiting.outcome(), Place)
+    assert desk.held() == 1
+
+
+def test_a_slot_is_lent_while_inputs_travel(desk: Desk) -> None:
+    """To a build that has its own there; the lender has the next one."""
+    desk.config = Config(look_ahead=2)
+    uploading = place_of(desk.dispatcher(good()))
+    place = ahead(desk.dispatcher(good()))
+    ready = Ready(desk._open[1], place)
+    wait_for_lines(desk, 1)
+    uploading.lend()
+    assert ready.outcome() is place
+    assert desk.held() == 1
+    late = Ready(desk._open[0], uploading)
+    place.release()
+    assert late.outcome() is uploading
+
+
+def test_a_slot_is_kept_for_who_is_ready(desk: Desk) -> None:
+    """A build that arrives in this moment has yet to bring its inputs."""
+    running = run(desk.dispatcher(good()))
+    place = ahead(desk.dispatcher(good()))
+    with desk.queue.first("any", desk.caller, place.at):
+        running.release()
+        decision, none = desk.dispatcher(good()).decide(REQUEST)
+        assert none is None
+        assert decision.answer is Answer.POSTPONE
+    assert desk.held() == 0
+
+
+def test_whichever_machine_is_free_first(desk: Desk) -> None:
+    """The inputs are on one; the slot comes on the other."""
+    machines = good("a"), good("b")
+    running = [run(desk.dispatcher(*machines)) for _ in range(2)]
+    dispatcher = desk.dispatcher(*machines)
+    place = ahead(dispatcher)
+    (other,) = (each for each in running if each.name != place.name)
+    ready = Ready(dispatcher, place)
+    wait_for_lines(desk, 1)
+    other.release()
+    moved = ready.outcome()
+    assert isinstance(moved, Place)
+    assert moved.name == other.name
+    assert moved.start()
+
+
+def test_a_slot_elsewhere_is_for_builds_that_have_their_inputs_nowhere(desk: Desk) -> None:
+    """Else one upload would be for nothing, and another build would still wait."""
+    desk.config = Config(look_ahead=1)
+    machines = good("a"), good("b")
+    running = [run(desk.dispatcher(*machines)) for _ in range(2)]
+    places = [ahead(desk.dispatcher(*machines)) for _ in range(2)]
+    ready = Ready(desk._open[2], places[0])
+    waiting = Waiting(desk.dispatcher(*machines))
+    wait_for_lines(desk, 2)
+    (other,) = (each for each in running if each.name != places[0].name)
+    other.release()
+    taken = waiting.outcome()
+    assert isinstance(taken, Place)
+    assert taken.name == other.name
+    desk.hang_up()
+    assert isinstance(ready.outcome(), Cancelled)
+
+
+def test_a_build_ahead_may_be_the_one_that_tries_a_machine_again(desk: Desk) -> None:
+    """One at a time, as with a slot; and what it finds holds for all."""
+    running = run(desk.dispatcher(good(jobs=1)))
+    first = desk.dispatcher(good(jobs=1))
+    desk.health.failed(first._key(running.machine), "timed out")
+    desk.clock.now += FIRST_PAUSE_S
+    desk.config = Config(look_ahead=5)
+    place = ahead(first)
+    decision, none = desk.dispatcher(good(jobs=1)).decide(REQUEST, ahead=True)
+    assert none is None
+    assert "being tried again" in decision.verdicts[0].reason
+    connect(first, place)
+    ahead(desk.dispatcher(good(jobs=1)))
+
+
+def test_a_build_that_is_ready_waits_for_a_machine_that_others_find_down(desk: Desk) -> None:
+    """It is connected to it."""
+    running = run(desk.dispatcher(good()))
+    dispatcher = desk.dispatcher(good())
+    place = ahead(dispatcher)
+    desk.health.failed(dispatcher._key(place.machine), "its sshd turns connections away")
+    ready = Ready(dispatcher, place)
+    running.release()
+    assert ready.outcome() is place
+
+
+def test_the_end_of_a_build_ahead_makes_room(desk: Desk) -> None:
+    """Nix has given it up while it waited."""
+    run(desk.dispatcher(good()))
+    dispatcher = desk.dispatcher(good())
+    place = ahead(dispatcher)
+    ready = Ready(dispatcher, place)
+    wait_for_lines(desk, 1)
+    desk.hang_up()
+    assert isinstance(ready.outcome(), Cancelled)
+    dispatcher.close()
+    assert desk.look_ahead.count(place.at) == 0
+    assert desk.held() == 1
 
 
 # Losses

@@ -29,7 +29,7 @@ LAYERS = [
     {"services", "sharing"},
     {"transport", "notices"},
     {"front", "stream", "slotqueue"},
-    {"log", "caller", "journal"},
+    {"log", "caller", "journal", "places"},
     {"slots", "schedule", "health", "known", "uploads"},
     {"machines"},
     {"release", "storeuri", "trust"},

@@ -4,7 +4,6 @@ The machines are local commands behind `ssh-ng://localhost?remote-program=…`; 
 lab.  Every test also looks at what must hold whatever happened: no slot held, nothing half-registered.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -175,20 +174,17 @@ def test_no_machines_means_never_ask_again(bench: Bench) -> None:
 
 def test_a_busy_machine_means_ask_later(bench: Bench) -> None:
     """Somebody else holds the only slot: Nix asks again, or the build waits in the broker until the slot is free."""
-    machine = bench.machine("ok").replace(" - 2 ", " - 1 ")
-    assert bench.ask(machine).answers == ["# accept"]
-    (slot,) = (bench.store.state / "current-load").glob("*-0")
-    with slot.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with bench.start(bench.preamble([machine]) + bench.request() + (bench.job() if bench.broker else b"")) as hook:
-            assert hook.stdin is not None
-            assert hook.stderr is not None
-            hook.stdin.close()
-            answer = next(line for line in hook.stderr if line.startswith(b"# "))
-            assert answer == (b"# accept\n" if bench.broker else b"# postpone\n")
-            assert not bench.outputs_valid()
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            hook.stderr.read()
+    machine = bench.machine("ok", jobs=1)
+    data = bench.preamble([machine]) + bench.request() + (bench.job() if bench.broker else b"")
+    with bench.take_slot(machine) as slot, bench.start(data) as hook:
+        assert hook.stdin is not None
+        assert hook.stderr is not None
+        hook.stdin.close()
+        answer = next(line for line in hook.stderr if line.startswith(b"# "))
+        assert answer == (b"# accept\n" if bench.broker else b"# postpone\n")
+        assert not bench.outputs_valid()
+        slot.close()
+        hook.stderr.read()
     assert hook.returncode == 0
     assert bench.outputs_valid() == bench.broker
 

@@ -90,7 +90,7 @@ def test_builds_of_one_kind_go_one_after_another(client: Client) -> None:
 
 
 def wait_for_line(queue: SlotQueue, length: int) -> None:
-    while len(queue._lines["x86"]) < length:
+    while len(queue._lines["x86", None]) < length:
         os.sched_yield()
 
 

@@ -170,7 +170,8 @@ class Daemon:
         wanted = self.r.texts()
         self.r.flag()
         self.w.u64(Stderr.LAST)
-        self.w.strings(sorted(self.uploaded.keys() & set(wanted)))
+        there = {path for path in wanted if "lacks-large" in self.behaviour and not path.endswith("-large")}
+        self.w.strings(sorted(self.uploaded.keys() & set(wanted) | there))
 
     # Uploads
 

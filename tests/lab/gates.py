@@ -21,10 +21,15 @@ class Gates:
 
     def __init__(self, builder: Host) -> None:
         self._directory = builder.path(DIRECTORY)
+        self._store = builder.path("/nix/store")
         builder.run(["rm", "-rf", DIRECTORY])
         builder.run(["mkdir", DIRECTORY])
         for name in NAMES:
             os.mkfifo(self._directory / name)
+
+    def inputs(self) -> int:
+        """Return how many builds have their inputs there."""
+        return len(list(self._store.glob("*-input-of-*")))
 
     def log(self) -> list[str]:
         """Return `+ name` for each build that started and `- name` for each that went through its gate, in order."""

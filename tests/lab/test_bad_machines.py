@@ -226,7 +226,7 @@ def test_a_build_that_lost_its_machine_waits_for_a_busy_one(lab: Lab, fresh: Cal
         first.stop_sshd()
         try:
             kill(first, SESSION)
-            wait_until(lambda: "cannot build on" in client.read_file("/root/said"), "the loss of the first machine")
+            wait_until(lambda: "was lost" in client.read_file("/root/said"), "the loss of the first machine")
             others.let_through("b")
             stdout, _ = build.communicate(timeout=60)
         finally:

@@ -1,5 +1,7 @@
 """Stock hooks and ours at the same time on one client: together they keep to a machine's max jobs.
 
+Builds of ours that wait have their inputs there meanwhile, at most as many of them as there are slots.
+
 Every build writes down its start and its end there, and lasts until the test lets it go; so what runs at once is known
 exactly, and each change of the builds that run is one of these hooks following another.
 """
@@ -45,9 +47,13 @@ def test_both_kinds_of_hook_keep_to_the_slots_of_a_machine(client: Host, twin: H
             line = f"exec {shlex.join(build_gated(*names, seed='shared'))} 2> {SAID}{kind}"
             commands.append(client.popen(["sh", "-c", line], env=environment[kind]))
         wait_until(lambda: len(answered(client)) == total, "an answer to every request")
+        if not client.standalone:
+            wait_until(lambda: gates.inputs() > SLOTS, "inputs of a build that waits")
         together = []
         for left in range(total, 0, -1):
             gates.wait_inside(min(SLOTS, left))
+            # Those that have ended, those that run, and those that may be ahead.
+            assert gates.inputs() <= total - left + SLOTS + SLOTS
             first, *_ = running = gates.inside()
             together.append(kinds(running))
             gates.let_through(first)

@@ -1,10 +1,12 @@
 # Builds that say when they start and end, and in between wait at a gate of the machine they run on; see gates.py.
+# Each has an input of its own, which must be there first.
 { seed }:
 let
   gated =
     name:
     derivation {
-      inherit name seed;
+      inherit name;
+      input = builtins.toFile "input-of-${name}" "${seed}\n";
       system = builtins.currentSystem;
       builder = "/bin/sh";
       # Nothing but the shell itself: killed, it leaves no process behind.
