@@ -21,7 +21,10 @@ from hook.store.info import PathInfo
 from hook.store.local import LocalStore
 from hook.stream import Stream
 
-CHUNK_BYTES = 128 << 10
+CHUNK_BYTES = 64 << 10
+"""What is sent at once, and the longest frame.  A daemon takes in a whole frame before it goes on with its bytes: with
+longer ones it and ssh take turns."""
+
 UPLOAD_SILENCE_S = 300.0
 """How long a machine may not take a byte: it has stores to flush and files to compare between two of them."""
 
