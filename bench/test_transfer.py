@@ -8,6 +8,7 @@ registers anything.  Before each run both stores are emptied, and nix-ferry's br
 import itertools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ SYSTEM = "x86_64-linux"
 SAMPLES = "/srv/samples"
 ENDED = "/run/ended"
 COPY = "/root/copy"
+MAX_KIB = 64 << 10
 
 MAKE_SAMPLES = f"""
 import os
@@ -86,6 +88,14 @@ def empty(pair: tuple[Host, Host]) -> None:
     realise(client, instantiate(client, "warm"), install.HOOK)
 
 
+def check_memory(client: Host) -> None:
+    """What the broker has needed at most, its program included."""
+    (broker,) = [pid for pid, command in client.processes().items() if "nix-ferry-broker" in command]
+    status = Path(f"/proc/{broker}/status").read_text()
+    (peak_kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    assert peak_kib <= MAX_KIB
+
+
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
 @pytest.mark.parametrize(("size", "rounds"), SIZES)
 def test_fetch(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str, rounds: int) -> None:
@@ -106,6 +116,7 @@ def test_fetch(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str
         "nix-ferry": lambda: fetch(install.HOOK),
     }
     compare(f"fetch-{size}-{scheme}", sides, rounds, before=lambda: empty(pair))
+    check_memory(client)
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
@@ -132,6 +143,7 @@ def test_send(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str,
         "nix-ferry": lambda: send(install.HOOK),
     }
     compare(f"send-{size}-{scheme}", sides, rounds, before=before)
+    check_memory(client)
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
@@ -149,3 +161,4 @@ def test_send_many(pair: tuple[Host, Host], compare: Compare, scheme: str) -> No
         "nix-ferry": lambda: realise(client, drv_paths[-1], install.HOOK),
     }
     compare(f"send-3000-paths-{scheme}", sides, 5, before=before)
+    check_memory(client)
