@@ -15,6 +15,9 @@ SLOTS = 4
 CALLERS = 2 * SLOTS
 """More than slots, so that all slots and the queue are in use from the first part on."""
 
+WARM_DESCRIPTORS = 3 * SLOTS
+"""Of connections that are kept: there may be as many as slots, sooner or later."""
+
 THREADS_AT_REST = 2
 """One that waits for hooks, and one that tidies up."""
 

@@ -93,8 +93,9 @@ def test_a_link_that_dies_in_the_middle_of_a_copy(site: Site, up: int, down: int
     is_clean(site.client, site.far, site.near)
 
 
-def test_a_link_that_dies_while_its_connection_is_kept_warm(site: Site) -> None:
-    """The next build finds out, or nobody needs to."""
+def test_a_link_that_dies_while_its_connection_is_kept_warm(lab: Lab, site: Site) -> None:
+    """The next build finds out, or nobody needs to; only a broker keeps any."""
+    lab.standalone(False)
     site.copy("first")
     kill(site.client, RELAY_PROCESS, signal.SIGUSR1)
     assert site.copy("second").returncode == 0
