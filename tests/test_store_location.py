@@ -29,6 +29,9 @@ CHROOT = StoreLocation("/nix/store", "/r/nix/store", "/r/nix/var/nix", "/r/nix/v
         ("local?root=/r&state=/s&real=/real&log=/l", {}, StoreLocation("/nix/store", "/real", "/s", "/l")),
         ("local?root=/r&store=/n/store", {}, replace(CHROOT, store_dir="/n/store")),
         ("local?read-only=false", {}, DEFAULT),
+        ("local://", {}, DEFAULT),
+        ("local://?root=/r", {}, CHROOT),
+        ("local:///r", {}, CHROOT),
     ],
 )
 def test_directories_are_those_nix_uses(uri: str, environ: dict[str, str], expected: StoreLocation) -> None:
@@ -44,7 +47,7 @@ def test_directories_are_those_nix_uses(uri: str, environ: dict[str, str], expec
         "ssh-ng://machine",
         "https://cache.example.org",
         "dummy://",
-        "local://",
+        "local://relative",
         "./relative",
         "local?root=relative",
         "local?read-only=true",

@@ -31,6 +31,9 @@ def find_store(uri: str, environ: Mapping[str, str]) -> StoreLocation:
     """The directories of the store that `uri` means; StockOnly if it is no ordinary local store."""
     base, _, query = uri.partition("?")
     parameters = _parse_parameters(query)
+    if base.startswith("local://"):
+        # How Nix 2.34 passes on every local store that has a parameter or a path.
+        base = base.removeprefix("local://") or "local"
     if base.startswith("/"):
         parameters.setdefault("root", base)
     elif base not in ("", "auto", "local"):
