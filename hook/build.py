@@ -46,8 +46,9 @@ class Builder:
         """Make the machine ready for the build; calls `before` if something must be copied there."""
         if remote.client.log_on_stderr:
             remote.stream.copy_stderr(self._services.caller.build_log_fd)
-        substitute = self._services.settings.flag("substitute", True)
-        remote.client.set_limits(self._services.limits, self._verbosity, substitute)
+        if not remote.route.has_settings:
+            substitute = self._services.settings.flag("substitute", True)
+            remote.client.set_limits(self._services.limits, self._verbosity, substitute)
         if self._doubted is not None:
             self._check_doubt(remote, job, self._doubted)
         self._inputs.upload(remote, job.inputs, before)

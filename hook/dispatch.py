@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, StockOnly
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted
 from hook.health import Health
 from hook.log import Log, step
 from hook.machines import Machine
@@ -17,11 +17,12 @@ from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.remote import Remote
+from hook.routes import Route, Routes, is_handled
 from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
 from hook.slotqueue import SlotQueue
 from hook.slots import Slot
-from hook.transport import REMOTE_PROGRAMS, Command, command_for
+from hook.transport import Command
 from hook.trouble import Trouble
 from hook.uploads import Uploads
 
@@ -57,6 +58,14 @@ class Dispatcher:
         self._hub = hub
         self._services = services
         self._log = log
+        self._routes = Routes(
+            services.settings,
+            services.host.release,
+            services.environ,
+            services.private_dir,
+            services.caller.parent_pid,
+            services.config.connect_timeout_s,
+        )
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
@@ -208,10 +217,10 @@ class Dispatcher:
         """Choose for a build that was promised to Nix, which will not build it itself any more, willing or not."""
         while True:
             _, place = self.decide(replace(request, am_willing=False), avoided, ahead=ahead)
-            if place is None or place.machine.uri.scheme in REMOTE_PROGRAMS:
+            if place is None or is_handled(place.machine):
                 return place
             place.release()
-            self._out[place.machine] = "is not reached by ssh"
+            self._out[place.machine] = "is one for the stock hook"
 
     def _kind(self, request: Request) -> Hashable:
         """Builds of one kind wait for the same machines."""
@@ -236,7 +245,7 @@ class Dispatcher:
 
         It need not be that one: Nix does nothing else while it waits for an answer, but a build may move.
         """
-        if not self._hub.lasting or place.machine.uri.scheme not in REMOTE_PROGRAMS:
+        if not self._hub.lasting or not is_handled(place.machine):
             return False
         able = (m for m in self._services.machines if m not in self._out and suitable(request, m) is None)
         return any(self._hub.health.is_fresh(self._key(machine)) for machine in able)
@@ -247,16 +256,13 @@ class Dispatcher:
         MachineError: there is none to be had, and the machine is left out from now on.  Errors of `meanwhile` are
         passed on.
         """
-        machine, s = place.machine, self._services
-        if machine.uri.scheme not in REMOTE_PROGRAMS:
-            raise StockOnly(f"machine '{place.name}' is not reached by ssh")
+        machine = place.machine
         try:
-            timeout_s = s.config.connect_timeout_s
-            command = command_for(machine, s.environ, s.private_dir, s.host.release, timeout_s)
-            destination = self._destinations[machine] = self._destination(command)
+            route = self._routes.to(machine)
+            destination = self._destinations[machine] = self._destination(route)
             if warm := self._hub.pool.take(destination):
                 return self._reuse(warm, meanwhile)
-            remote, value = self._connect(place, command, meanwhile)
+            remote, value = self._connect(place, route, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
             raise MachineError(str(error)) from None
@@ -280,11 +286,11 @@ class Dispatcher:
             self.give_back(remote)
             raise
 
-    def _connect(self, place: Place, command: Command, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
+    def _connect(self, place: Place, route: Route, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         with step(self._log, f"connecting to '{place.name}'"), ExitStack() as held:
             destination = self._destinations[place.machine]
-            seat, known = self._seat(destination, command), self._hub.pool.known(destination)
-            remote = Remote(command, place.machine.uri.scheme, place.name, seat, known)
+            seat, known = self._seat(destination, route), self._hub.pool.known(destination)
+            remote = Remote(route, place.machine.uri.scheme, place.name, seat, known)
             held.callback(remote.close)
             remote.attach(self._log, self._services.caller.hangup_fd)
             value = meanwhile()
@@ -292,18 +298,18 @@ class Dispatcher:
             held.pop_all()
             return remote, value
 
-    def _seat(self, destination: Hashable, command: Command) -> "Seat | None":
+    def _seat(self, destination: Hashable, route: Route) -> "Seat | None":
         """Room on a shared connection, if this is one of ssh and there may be others."""
-        if self._hub.sharing is None or command.argv[0] != "ssh":
+        if self._hub.sharing is None or not isinstance(route, Command) or route.argv[0] != "ssh":
             return None
-        return self._hub.sharing.join(destination, command, self._services.private_dir)
+        return self._hub.sharing.join(destination, route, self._services.private_dir)
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end: keep it if somebody may need it."""
         remote.detach()
         self._remotes.discard(remote)
         if self._hub.lasting and not (self._services.machines_substitute and remote.client.stops_substituting):
-            self._hub.pool.give(self._destination(remote.command), remote)
+            self._hub.pool.give(self._destination(remote.route), remote)
         else:
             remote.close()
 
@@ -356,13 +362,18 @@ class Dispatcher:
         return self._out.get(machine) or self._hub.health.obstacle(self._key(machine))
 
     def _key(self, machine: Machine) -> Hashable:
-        """Whose health this is: the same line can mean another machine, or none, for a caller with other keys."""
-        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._environ(SSH_LOOKS_AT)
+        """Whose health this is: a line can mean another machine to a caller with other keys, or its own store."""
+        own = self._services.store.state_dir
+        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._environ(SSH_LOOKS_AT), own
 
-    def _destination(self, command: Command) -> Hashable:
-        """Everything that decides where a connection leads, as whom, and what was set on it."""
-        names = SSH_LOOKS_AT if command.argv[0] == "ssh" else sorted(self._services.environ)
-        return command.argv, self._environ(names), self._services.limits, self._services.machines_substitute
+    def _destination(self, route: Route) -> Hashable:
+        """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not."""
+        s = self._services
+        if not isinstance(route, Command):
+            return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
+        names = SSH_LOOKS_AT if route.argv[0] == "ssh" else sorted(route.environ)
+        environ = tuple((name, route.environ.get(name)) for name in names)
+        return route.argv, environ, s.limits, s.machines_substitute, s.store.state_dir
 
     def _environ(self, names: Sequence[str]) -> tuple[tuple[str, str | None], ...]:
         return tuple((name, self._services.environ.get(name)) for name in names)

@@ -1,4 +1,4 @@
-"""A machine we are connected to: the transport and a handshaken client of the protocol it speaks.
+"""A machine we are connected to: the way there and a handshaken client of the protocol it speaks.
 
 Connecting is split in two so that the caller can do local work while ssh authenticates.
 """
@@ -9,7 +9,8 @@ from hook.errors import MachineError, RemoteError
 from hook.known import KnownPaths
 from hook.log import Log
 from hook.protocol.activity import LogEvent
-from hook.transport import Command, Connection
+from hook.routes import Route
+from hook.transport import Command
 from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ class Remote:
 
     def __init__(
         self,
-        command: Command,
+        route: Route,
         scheme: str,
         name: str,
         seat: "Seat | None" = None,
         known: KnownPaths | None = None,
     ) -> None:
-        self.command = command
+        self.route = route
         self.name = name
         self.known = known or KnownPaths()
         self._retired = False
@@ -46,7 +47,7 @@ class Remote:
         self._ids: dict[int, int] = {}
         self._seat = seat
         try:
-            self._connection = Connection(seat.command(command) if seat else command, name)
+            self._connection = (seat.command(route) if seat and isinstance(route, Command) else route).connect(name)
         except MachineError:
             self._leave()
             raise
@@ -89,7 +90,10 @@ class Remote:
             return ServeClient(self.stream)
         from hook.protocol.worker import WorkerClient
 
-        return WorkerClient(self.stream, self._relay)
+        client = WorkerClient(self.stream, self._relay)
+        if not isinstance(self.route, Command):
+            client.set_options(self.route.humble_options if client.trusted is False else self.route.options)
+        return client
 
     def _relay(self, event: LogEvent) -> None:
         if self._log is not None:

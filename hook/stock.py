@@ -8,33 +8,22 @@ itself: the descriptors are this process's own.
 
 import os
 import select
-import shutil
 import signal
 
 from hook._native import lib
 from hook.caller import State
 from hook.errors import EXIT_FAILED
 from hook.front import Front, format_request, format_settings
+from hook.program import find_nix
 from hook.schedule import Request
 from hook.settings import Settings
 
 CHUNK_BYTES = 64 << 10
 
 
-def find_stock_hook() -> str | None:
-    """A path by which the Nix that started us can be executed; None if the parent is not Nix and PATH has none."""
-    path = f"/proc/{os.getppid()}/exe"
-    try:
-        # The link stays executable when the file was replaced by an upgrade, which its text would not be.
-        name = os.path.basename(os.readlink(path))
-    except OSError:
-        return shutil.which("nix")
-    return path if name.startswith("nix") else shutil.which("nix")
-
-
 def hand_over(front: Front, settings: Settings, request: Request) -> int:
     """Let the stock hook answer `request` and all that follow; returns its exit status."""
-    executable = find_stock_hook()
+    executable = find_nix(os.getppid(), os.environ)
     if executable is None:
         front.log.error("cannot find the stock build hook: the parent process is not Nix, and 'nix' is not in PATH")
         front.decline_permanently()

@@ -6,6 +6,7 @@ No file, socket or process is touched.  Source: machines.md section 2, ssh.md se
 rows in test_storeuri.py.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hook.errors import ConfigurationError
@@ -101,7 +102,7 @@ class StoreUri:
         """The text under which a parent of that release knows this store."""
         if release < RENDERED:
             return self.text
-        query = "&".join(f"{_encode(name, ':@/?')}={_encode(value, ':@/?')}" for name, value in self.parameters)
+        query = format_parameters(self.parameters)
         return self._render_place(release) + ("?" + query if query else "")
 
     def lock_stem(self, release: Release) -> str:
@@ -155,6 +156,11 @@ def parse_store_uri(text: str) -> StoreUri:
     if scheme in SSH_SCHEMES:
         _check_for_ssh(uri)
     return uri
+
+
+def format_parameters(parameters: Iterable[tuple[str, str]]) -> str:
+    """What stands behind the `?` of an address."""
+    return "&".join(f"{_encode(name, ':@/?')}={_encode(value, ':@/?')}" for name, value in parameters)
 
 
 def _parse_query(query: str) -> tuple[tuple[str, str], ...]:

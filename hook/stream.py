@@ -1,9 +1,9 @@
 """Both directions of one connection to a remote end: exact reads, writes that cannot deadlock, a limit on silence.
 
-The descriptors are pipes to an ssh or local child.  One thread uses a Stream.  While it waits, for either direction,
-it also collects what the child prints on standard error, and while it writes it keeps reading into its buffer, so a
-peer that answers in the middle of an upload never blocks against us.  Memory: one fixed buffer and a short tail of
-standard error, whatever the peer sends.  Tested in test_stream.py.
+The descriptors are pipes to an ssh or local child, or a socket.  One thread uses a Stream.  While it waits, for either
+direction, it also collects what the child prints on standard error, and while it writes it keeps reading into its
+buffer, so a peer that answers in the middle of an upload never blocks against us.  Memory: one fixed buffer and a short
+tail of standard error, whatever the peer sends.  Tested in test_stream.py.
 """
 
 import os
@@ -180,6 +180,8 @@ class Stream:
             size = os.readv(self._read_fd, [self._view[self._end :]])
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            size = 0  # a socket whose peer ended with our last words unread
         if size == 0:
             self._eof = True
         self._end += size

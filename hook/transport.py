@@ -51,10 +51,19 @@ LINES_SHOWN = 2
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program whose standard input and output are the connection."""
+    """A program whose standard input and output are the connection; `program` if it is not found as `argv[0]`.
+
+    `has_settings` if it already has those that Nix sent us.
+    """
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
+    program: str | None = None
+    has_settings: bool = False
+
+    def connect(self, name: str) -> "Connection":
+        """Start it, to connect to the machine shown to the user as `name`."""
+        return Connection(self, name)
 
 
 class Connection:
@@ -64,6 +73,7 @@ class Connection:
         try:
             self._child = subprocess.Popen(
                 command.argv,
+                executable=command.program,
                 env=command.environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

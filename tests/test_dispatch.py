@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -35,6 +34,7 @@ from hook.sharing import Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import SlotTable
 from hook.store.local import LocalStore
+from hook.store.location import find_store
 from hook.trouble import Trouble
 from hook.uploads import Uploads
 
@@ -102,7 +102,7 @@ class Desk:
             host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, RELEASE),
             machines=tuple(machines),
             limits=limits_of(settings),
-            store=cast(LocalStore, None),
+            store=LocalStore(find_store(f"local?state={self.root}", {}), settings),
             slots=SlotTable(str(self.root)),
             private_dir=str(self.root / "nix-ferry"),
             notices=Notices(str(self.root / "nix-ferry"), os.getpid()),

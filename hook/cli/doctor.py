@@ -14,6 +14,7 @@ from hook.cli.ping import Pong, ping
 from hook.config import find_config
 from hook.errors import FerryError, StockOnly
 from hook.machines import Machine
+from hook.routes import Routes
 from hook.schedule import Host
 from hook.services import host_of, machines_of
 from hook.settings import Settings
@@ -64,7 +65,8 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     if served:
         yield _check_user()
     yield _check_store(settings, served)
-    for warning in find_config(os.environ)[1]:
+    config, complaints = find_config(os.environ)
+    for warning in complaints:
         yield Check("ferry.toml", Level.WRONG, warning, "correct it; until then the defaults hold")
     host = host_of(settings)
     machines, warnings = machines_of(settings, host)
@@ -72,7 +74,8 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
         yield Check("builders", Level.WRONG, warning, "correct this line; the other machines stay usable")
     yield _check_machines(machines, host, settings)
     as_daemon = not served or os.geteuid() == 0
-    for machine, pong in zip(machines, ping(machines, host, os.environ, private_dir), strict=True):
+    routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
+    for machine, pong in zip(machines, ping(machines, routes, host.release), strict=True):
         yield _check_machine(machine, pong, as_daemon)
 
 

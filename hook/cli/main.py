@@ -21,6 +21,7 @@ from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
 from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError
+from hook.routes import Routes
 from hook.services import host_of, machines_of
 
 P = ParamSpec("P")
@@ -100,11 +101,13 @@ def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
     chosen = [m for m in known if not machines or any(word in m.uri.text for word in machines)]
     if not chosen:
         raise FerryError("no machine of 'builders' matches" if known else "no machine is configured in 'builders'")
-    pongs = ping_machines(chosen, host, os.environ, _private_dir())
+    config, complaints = find_config(os.environ)
+    routes = Routes(settings, host.release, os.environ, _private_dir(), os.getpid(), config.connect_timeout_s)
+    pongs = ping_machines(chosen, routes, host.release)
     if as_json:
         print_json(pongs_to_json(pongs))
     else:
-        _warn([*find_config(os.environ)[1], *warnings])
+        _warn([*complaints, *warnings])
         print_table(PING_HEADER, [pong.row() for pong in pongs])
     return EXIT_FAILED if any(pong.error for pong in pongs) else 0
 

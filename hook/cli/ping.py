@@ -1,17 +1,16 @@
 """`nix-ferry ping`: connect to machines as a build would, and say how long each step took or what is wrong."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from hook.config import find_config
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.protocol.worker import WorkerClient
+from hook.release import Release
 from hook.remote import Remote
-from hook.schedule import Host
-from hook.transport import command_for
+from hook.routes import Routes
 from hook.trust import with_advice
 
 TRUST = {True: "yes", False: "no", None: "unknown"}
@@ -48,23 +47,21 @@ class Pong:
 HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")
 
 
-def ping(machines: Sequence[Machine], host: Host, environ: Mapping[str, str], private_dir: str) -> list[Pong]:
+def ping(machines: Sequence[Machine], routes: Routes, release: Release) -> list[Pong]:
     """Ask all machines at once."""
-    config, _ = find_config(environ)
 
     def one(machine: Machine) -> Pong:
-        return _ping(machine, host, environ, private_dir, config.connect_timeout_s)
+        return _ping(machine, routes, release)
 
     with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
         return list(threads.map(one, machines))
 
 
-def _ping(machine: Machine, host: Host, environ: Mapping[str, str], private_dir: str, connect_timeout_s: int) -> Pong:
-    name = machine.uri.render(host.release)
+def _ping(machine: Machine, routes: Routes, release: Release) -> Pong:
+    name = machine.uri.render(release)
     start = time.perf_counter()
     try:
-        command = command_for(machine, environ, private_dir, host.release, connect_timeout_s)
-        remote = Remote(command, machine.uri.scheme, name)
+        remote = Remote(routes.to(machine), machine.uri.scheme, name)
         try:
             remote.shake_hands()
             connected = time.perf_counter()

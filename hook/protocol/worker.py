@@ -15,6 +15,7 @@ from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
+from hook.protocol.options import Options, write_options
 from hook.protocol.pipeline import Answer, Pipeline, answered
 from hook.protocol.upload import Upload, write_path_info
 from hook.protocol.wire import Reader, Writer
@@ -33,6 +34,7 @@ NORMAL_BUILD = 0
 class Op(IntEnum):
     """Operation numbers."""
 
+    ADD_TEMP_ROOT = 11
     SET_OPTIONS = 19
     QUERY_PATH_INFO = 26
     QUERY_VALID_PATHS = 31
@@ -116,27 +118,26 @@ class WorkerClient:
         """
         if limits == NO_LIMITS or self._limits == (limits, verbosity, substitute):
             return
-        w = self._request(Op.SET_OPTIONS)
-        w.flag(limits.keep_failed)
-        w.flag(False)  # keepGoing
-        w.flag(False)  # tryFallback
-        w.u64(max(verbosity, Verbosity.INFO))
-        w.u64(1)  # maxBuildJobs: 0 would forbid the daemon to build
-        w.u64(limits.max_silent_time_s)
-        w.u64(1)  # obsolete: use the build hook
-        w.u64(0)  # verboseBuild, where 0 means yes
-        w.u64(0)  # obsolete
-        w.u64(0)  # obsolete
-        w.u64(0)  # buildCores: as many as there are
-        w.flag(substitute)
         others = {"max-build-log-size": limits.max_log_bytes, "timeout": limits.timeout_s}
-        w.u64(sum(1 for value in others.values() if value))
-        for name, value in others.items():
-            if value:
-                w.string(name)
-                w.string(str(value))
-        self._ask(lambda: None).get()
+        options = Options(
+            keep_failed=limits.keep_failed,
+            verbosity=max(verbosity, Verbosity.INFO),
+            max_silent_time_s=limits.max_silent_time_s,
+            substitute=substitute,
+            others={name: str(value) for name, value in others.items() if value},
+        )
+        self.set_options(options)
         self._limits = limits, verbosity, substitute
+
+    def set_options(self, options: Options) -> None:
+        """Send SetOptions, which is valid for the rest of the connection."""
+        write_options(self._request(Op.SET_OPTIONS), options)
+        self._ask(lambda: None).get()
+
+    def add_temp_root(self, path: str) -> None:
+        """Keep `path`, which need not be there, from the daemon's garbage collector until the connection ends."""
+        self._request(Op.ADD_TEMP_ROOT).string(path)
+        self._ask(self._reader.u64).get()  # always 1
 
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
         """Those of `paths` that are valid there; with `substitute` the daemon first fetches what it can."""

@@ -44,7 +44,10 @@ def kill(host: Host, pattern: str, number: signal.Signals = signal.SIGKILL) -> N
         os.kill(process, number)
 
 
-WARM = r".*nix-ferry-broker|ssh: .* \[mux\]|sshd(-session)?: |(ssh .* )?nix-(daemon --stdio|store --serve --write)$"
+WARM = (
+    r".*nix-ferry-broker|ssh: .* \[mux\]|sshd(-session)?: "
+    r"|(ssh .* )?nix-(daemon --stdio|store --serve --write)( --store .*)?$"
+)
 """What a broker keeps running between builds, on both sides."""
 
 

@@ -1,7 +1,7 @@
 """Requests that are left to Nix's own hook: it is found, it gets everything, and what it says and does is what counts.
 
-A machine given by its path is a store on the client itself, in which stock builds in a sandbox; an impure derivation is
-one that stock builds and Nix then cannot use.
+A store with a parameter that we do not know is one that only stock may write to; its machine is another store on the
+client itself.  An impure derivation is one that stock builds and Nix then cannot use.
 """
 
 import re
@@ -18,6 +18,7 @@ from tests.lab.offload import nix_build
 pytestmark = pytest.mark.lab
 
 ELSEWHERE = "/root/elsewhere"
+ODD_STORE = "local?odd=1"
 SANDBOX = f"/bin /lib /lib64 /usr {DIRECTORY}"
 OURS = r"(?:'\S+' for|handing) '\S+'(?: to the stock build hook)?: .*"
 """Lines that only our hook says."""
@@ -26,21 +27,23 @@ OURS = r"(?:'\S+' for|handing) '\S+'(?: to the stock build hook)?: .*"
 def configure(client: Host, hook: str | None, builders: str = ELSEWHERE, **settings: str) -> None:
     # The directory must be there for a sandbox that shows it.
     client.run(["mkdir", "-p", DIRECTORY])
-    client.configure(hook=hook, builders=builders, sandbox_paths=SANDBOX, **settings)
+    client.configure(hook=hook, builders=builders, sandbox_paths=SANDBOX, **{"store": ODD_STORE, **settings})
 
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["single-user", "daemon"])
-def test_a_machine_given_by_its_path_builds(client: Host, daemon: bool) -> None:
-    """Every build of the graph goes there, through a stock hook each; at `-v` one line says so."""
+def test_a_store_that_is_not_for_us_is_built_for(client: Host, daemon: bool) -> None:
+    """Every build of the graph goes through a stock hook of its own; at `-v` one line says so."""
     configure(client, HOOK)
+    options = ["-v"]
     if daemon:
         client.start_daemon()
-    result = client.run(nix_build("shapes", seed="path", options=["-v"]))
+        options += ["--store", "daemon"]
+    result = client.run(nix_build("shapes", seed="path", options=options))
     out = result.stdout.splitlines()[0]
     assert client.read_file(f"{out}/self") == f"out is at {out}\n"
     assert client.path(f"{ELSEWHERE}{out}").exists()
     built = re.findall(r"^building '(\S+)' on '(?:local://)?/root/elsewhere'", result.stderr, re.MULTILINE)
-    handed = r"^handing '(\S+)' to the stock build hook: machine '(?:local://)?/root/elsewhere' is not reached by ssh$"
+    handed = r"^handing '(\S+)' to the stock build hook: the local store has the parameter 'odd'$"
     assert len(built) == 2
     assert re.findall(handed, result.stderr, re.MULTILINE) == built
     is_clean(client)
@@ -51,12 +54,13 @@ def test_nobody_is_told_who_does_not_ask(client: Host) -> None:
     assert "handing" not in client.run(nix_build("from-source", seed="quiet")).stderr
 
 
-def test_a_machine_behind_ssh_is_ours_next_to_one_given_by_its_path(client: Host, twin: Host) -> None:
-    """Only the requests that stock must have go to it."""
+def test_a_machine_given_by_its_path_is_ours_as_is_one_behind_ssh(client: Host, twin: Host) -> None:
+    """Nothing is left to stock, and each build goes where it belongs."""
     client.trust(twin)
-    configure(client, HOOK, f"ssh-ng://{twin.name} - - 1 1 big-parallel big-parallel ; {ELSEWHERE}")
+    machines = f"ssh-ng://{twin.name} - - 1 1 big-parallel big-parallel ; {ELSEWHERE}"
+    configure(client, HOOK, machines, store="local")
     result = client.run(nix_build("featured", "from-source", seed="mixed", options=["-v"]))
-    assert len(re.findall("^handing '", result.stderr, re.MULTILINE)) == 1
+    assert "handing '" not in result.stderr
     featured, from_source = result.stdout.split()
     assert client.read_file(featured) == f"{twin.name}\n"
     assert not client.path(f"{ELSEWHERE}{featured}").exists()
@@ -89,7 +93,7 @@ def test_a_failure_is_told_as_without_us(client: Host, twin: Host, case: str) ->
             configure(client, hook)
             command = nix_build("failing", seed="handed", options=["-v"])
         else:
-            configure(client, hook, f"ssh-ng://{twin.name} - - 1 1 ca-derivations", **features)
+            configure(client, hook, f"ssh-ng://{twin.name} - - 1 1 ca-derivations", store="local", **features)
             command = ["nix-build", "/root/impure.nix", "-j0", "--no-out-link", "-v"]
         results.append(client.run(command, check=False))
         for host in (client, twin):

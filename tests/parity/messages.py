@@ -9,15 +9,25 @@ from typing import Any
 
 from hook.protocol.activity import ResultType, Verbosity
 
+ENDS = re.compile(r""" (?:to|from) '[^']*'|(?<="), "[^"]*", "[^"]*"(?=\])""")
+"""Where a path is copied from and to, in the text and in the fields of its activity."""
 
-def comparable(stderr: str, unseen: set[ResultType]) -> list[str]:
+
+REFUSED = "plugin-files set after plugins were loaded"
+"""What a daemon of Nix 2.8 says to the settings that stock, unlike us, sends to a socket."""
+
+
+def comparable(stderr: str, unseen: set[ResultType], *, here: bool = False) -> list[str]:
     """Return the lines of stderr without what differs from run to run, and without `unseen` results of the JSON log.
 
-    Sorted: builds run side by side, and paths are copied in no order.
+    Sorted: builds run side by side, and paths are copied in no order.  With `here` the machines are on the client:
+    stock calls both stores `local`, and drops the parameters of `localhost`.
     """
     lines = []
     texts: dict[int, str] = {}
     for line in stderr.splitlines():
+        if here and REFUSED in line:
+            continue
         shown = line
         if line.startswith("@nix "):
             event = json.loads(line.removeprefix("@nix "))
@@ -29,7 +39,9 @@ def comparable(stderr: str, unseen: set[ResultType]) -> list[str]:
             event["parent"] = texts.get(event.get("parent", 0))
             shown = json.dumps(event, sort_keys=True)
         # Nix 2.26 leaves out the machine's name here.
-        lines.append(re.sub(r"ssh-ng://[\w.@-]*", "(builder)", shown) if "copying path" in shown else shown)
+        if "copying path" in shown:
+            shown = ENDS.sub("", shown) if here else re.sub(r"ssh-ng://[\w.@-]*", "(builder)", shown)
+        lines.append(shown)
     return sorted(lines)
 
 

@@ -24,6 +24,8 @@ class Scenario:
     daemon: bool = True
     prefix: str = SSH_NG
     """Scheme and user of the machines."""
+    machines: str = ""
+    """What `builders` is instead."""
     trusted: str = "root"
     """Users that the builder trusts."""
     features: str = ""
@@ -31,6 +33,8 @@ class Scenario:
     settings: Mapping[str, str] = field(default_factory=dict)
     store: str = "/nix"
     """Where the client's store lies."""
+    machine_store: str = ""
+    """Where the machine's store lies, on the client; empty if it is that of the builder."""
     suites: Sequence[str] = SUITES
     """Releases to do it with."""
 

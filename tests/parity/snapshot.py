@@ -43,9 +43,9 @@ def snapshot(host: Host, scratch: Path, store: str = "/nix", origin: Times | Non
     return sorted(lines)
 
 
-def registration_times(host: Host, scratch: Path) -> Times:
-    """Return when each path that `host` has built was registered there."""
-    with _database(host.path("/nix"), scratch) as database:
+def registration_times(host: Host, scratch: Path, store: str = "/nix") -> Times:
+    """Return when each path that was built in the store `store` of `host` was registered there."""
+    with _database(host.path(store), scratch) as database:
         if "ValidPaths" not in _tables(database):
             return {}
         return dict(database.execute("select path, registrationTime from ValidPaths where ultimate = 1"))

@@ -11,7 +11,7 @@ from tests.lab import roots
 from tests.lab.host import Host
 from tests.lab.lab import GRAPHS, Lab
 from tests.lab.offload import MARK, connect, mark
-from tests.parity import floating, logs, scenarios, store_features, untrusted
+from tests.parity import floating, here, logs, scenarios, store_features, untrusted
 from tests.parity.messages import comparable
 from tests.parity.scenarios import Scenario
 from tests.parity.snapshot import registration_times, snapshot
@@ -24,6 +24,7 @@ SCENARIOS = (
     *untrusted.SCENARIOS,
     *store_features.SCENARIOS,
     *logs.SCENARIOS,
+    *here.SCENARIOS,
 )
 
 
@@ -43,7 +44,10 @@ def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, s
     for host in (client, builder):
         host.reset()
     builder.configure(**features, trusted_users=scenario.trusted)
-    connect(client, builder, hook, scenario.prefix, scenario.features or "-", **features, **scenario.settings)
+    if scenario.machines:
+        client.configure(hook=hook, builders=scenario.machines, **features, **scenario.settings)
+    else:
+        connect(client, builder, hook, scenario.prefix, scenario.features or "-", **features, **scenario.settings)
     if "visitor@" in scenario.prefix:
         builder.add_user("visitor")
         builder.start_daemon()
@@ -55,16 +59,22 @@ def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, s
     outputs = scenario.act(client, builder)
     messages = []
     for output in outputs:
-        messages += [f"exit {output.returncode}", *output.stdout.splitlines(), *comparable(output.stderr, unseen)]
+        said = comparable(output.stderr, unseen, here=bool(scenario.machines))
+        messages += [f"exit {output.returncode}", *output.stdout.splitlines(), *said]
     client.stop_daemon()
     client.stop_broker()
     builder.stop_daemon()
     client.wait_idle()
     builder.wait_idle()
-    # Only the worker protocol tells when a path was registered there.
-    there = registration_times(builder, scratch) if scenario.prefix.startswith("ssh-ng:") else None
+    machine, machine_store = (client, scenario.machine_store) if scenario.machine_store else (builder, "/nix")
+    # Only the serve protocol does not tell when a path was registered there.
+    tells = not (scenario.machines or scenario.prefix).startswith("ssh:")
+    there = registration_times(machine, scratch, machine_store) if tells else None
     return Observed(
-        outputs[-1].returncode, messages, snapshot(client, scratch, scenario.store, there), snapshot(builder, scratch)
+        outputs[-1].returncode,
+        messages,
+        snapshot(client, scratch, scenario.store, there),
+        snapshot(machine, scratch, machine_store),
     )
 
 
