@@ -295,6 +295,9 @@ class Dispatcher:
             remote.attach(self._log, self._services.caller.hangup_fd)
             value = meanwhile()
             remote.shake_hands()
+            from hook.ownstore import refuse_own
+
+            refuse_own(remote, self._services.store.store_dir, self._services.store.state_dir)
             held.pop_all()
             return remote, value
 

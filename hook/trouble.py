@@ -30,6 +30,7 @@ class Trouble(Enum):
     NO_NIX = "it has no Nix", LATER_S
     PROTOCOL = "it does not speak Nix's protocol", LATER_S
     DISK_FULL = "its disk is full", LATER_S
+    OWN_STORE = "it is the store that is built for", LATER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,10 @@ class StoreClient(Protocol):
         """Those of `paths` that are valid there; with `substitute` the other end first fetches what it can."""
         ...
 
+    def add_temp_root(self, path: str) -> None:
+        """Keep `path`, valid or not, from the garbage collector there until the connection ends."""
+        ...
+
     def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What is registered for `path`; None if it is not valid there."""
         ...

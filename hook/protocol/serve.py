@@ -102,6 +102,10 @@ class ServeClient:
         w.strings(sorted(paths))
         return self._ask(lambda: set(self._reader.texts()))
 
+    def add_temp_root(self, path: str) -> None:
+        """Keep `path` from the garbage collector there until the connection ends."""
+        self.query_valid_paths([path], substitute=False)
+
     def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What is registered for `path`; None if it is not valid there.  The registration time is not sent."""
         self._request(Command.QUERY_PATH_INFOS).strings([path])

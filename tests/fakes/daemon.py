@@ -166,6 +166,14 @@ class Daemon:
         print(f"options: {options}", file=sys.stderr)
         self.w.u64(Stderr.LAST)
 
+    def add_temp_root(self) -> None:
+        path = self.r.text()
+        if "own-store" in self.behaviour:
+            with open(os.path.join(os.environ["OWN_STATE"], "temproots", "1"), "w") as roots:
+                roots.write(path + "\0")
+        self.w.u64(Stderr.LAST)
+        self.w.u64(1)
+
     def query_valid_paths(self) -> None:
         wanted = self.r.texts()
         self.r.flag()
