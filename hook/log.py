@@ -1,11 +1,12 @@
 """The JSON log that Nix reads from its hook: one `@nix {…}` line a message.
 
-Writes every line with one system call, so lines of several writers never mix.  Fields hold only strings and
-non-negative integers: Nix aborts the user's command on anything else.  Source: build-hook protocol, "Log messages".
+Every call writes whole lines with one system call, so messages of several threads never mix.  Fields hold only strings
+and non-negative integers: Nix aborts the user's command on anything else.  Source: build-hook protocol, "Log messages".
 """
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from hook.protocol.activity import (
     ActivityResult,
@@ -19,6 +20,9 @@ from hook.protocol.activity import (
     Verbosity,
 )
 
+if TYPE_CHECKING:
+    from hook.protocol.loglines import LogLines
+
 _ID_MASK = (1 << 64) - 1
 
 
@@ -30,6 +34,7 @@ class Log:
         self._fd = fd
         # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.
         self._next_id = os.getpid() << 32
+        self._lines: LogLines | None = None
 
     def message(self, level: int, text: str) -> None:
         """A line of text, dropped when `level` is above the user's verbosity."""
@@ -75,6 +80,24 @@ class Log:
                 if remote in ids:
                     self.result(ids[remote], kind, *_plain(fields))
 
+    def relay_lines(self, ids: dict[int, int], activity: int, received: memoryview) -> int:
+        """Pass on the lines of a build log that messages from a daemon start with; returns the size of these messages.
+
+        The same as `relay` for each of them, but in one go.  Stops at whatever needs more than a look.
+        """
+        if activity not in ids:
+            return 0
+        if self._lines is None:
+            # Loaded on first use: choosing a machine needs no C.
+            from hook.protocol.loglines import LogLines
+
+            self._lines = LogLines()
+        line = _format({"action": "result", "fields": ["|"], "id": ids[activity], "type": ResultType.BUILD_LOG_LINE})
+        before, _, after = line.partition(b"|")
+        lines, size = self._lines.take(received, activity, before, after)
+        write_all(self._fd, lines)
+        return size
+
     def _start(self, activity: int, level: int, kind: int, text: str, fields: list[str | int]) -> None:
         line = {"action": "start", "id": activity, "level": level, "parent": 0, "text": text, "type": int(kind)}
         if fields:
@@ -86,7 +109,11 @@ class Log:
         return self._next_id
 
     def _line(self, message: dict[str, object]) -> None:
-        write_all(self._fd, b"@nix " + json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        write_all(self._fd, _format(message))
+
+
+def _format(message: dict[str, object]) -> bytes:
+    return b"@nix " + json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 class Activity:
@@ -112,7 +139,7 @@ def _plain(fields: tuple[Field, ...]) -> list[str | int]:
     return [field if isinstance(field, int) else field.decode(errors="replace") for field in fields]
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write everything, however the kernel splits it."""
     view = memoryview(data)
     while view:

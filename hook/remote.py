@@ -90,7 +90,7 @@ class Remote:
             return ServeClient(self.stream)
         from hook.protocol.worker import WorkerClient
 
-        client = WorkerClient(self.stream, self._relay)
+        client = WorkerClient(self.stream, self._relay, self._relay_lines)
         if not isinstance(self.route, Command):
             client.set_options(self.route.humble_options if client.trusted is False else self.route.options)
         return client
@@ -98,6 +98,9 @@ class Remote:
     def _relay(self, event: LogEvent) -> None:
         if self._log is not None:
             self._log.relay(self._ids, event)
+
+    def _relay_lines(self, activity: int, received: memoryview) -> int:
+        return 0 if self._log is None else self._log.relay_lines(self._ids, activity, received)
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` with what ssh had to say about it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-MODULES = ["digest", "dirs", "dump", "input", "listing", "nar", "process", "restore", "wire", "xattrs"]
+MODULES = ["digest", "dirs", "dump", "input", "listing", "loglines", "nar", "process", "restore", "wire", "xattrs"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text())
@@ -13,6 +13,7 @@ ffibuilder.set_source(
     "hook._native",
     """
     #include "dump.h"
+    #include "loglines.h"
     #include "nar.h"
     #include "process.h"
     #include "restore.h"

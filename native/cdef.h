@@ -63,5 +63,13 @@ struct frame_source {
 };
 size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen);
 
+/* loglines.h */
+struct logline_frame {
+    const char *before, *after;
+    size_t before_len, after_len;
+};
+size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const struct logline_frame *frame, uint8_t *out,
+                     size_t room, size_t *written);
+
 /* process.h */
 int set_pdeathsig(int signal);

@@ -1,4 +1,4 @@
-"""References for the C module, written to be read: trees, NARs, lists of strings and frames in plain Python.
+"""References for the C module, written to be read: trees, NARs, lists of strings, frames and log lines in plain Python.
 
 A tree is a File, a Symlink, or a dict from names to trees.  Nothing here shares code with the package.
 """
@@ -42,6 +42,31 @@ def strings(items: Iterable[bytes]) -> bytes:
 def frames(pieces: Iterable[bytes]) -> bytes:
     """Every piece must be non-empty: an empty one would end the stream."""
     return b"".join(len(piece).to_bytes(8, "little") + piece for piece in [*pieces, b""])
+
+
+def log_line(activity: int, text: bytes) -> bytes:
+    """One line of a build log, as a daemon sends it: RESULT, activity, kind 101, one field, a string."""
+    return b"".join(n.to_bytes(8, "little") for n in (0x52534C54, activity, 101, 1, 1)) + string(text)
+
+
+def log_lines(data: bytes, activity: int) -> tuple[list[str], list[int]]:
+    """The texts that `data` starts with, up to another message or one in no valid UTF-8; their sizes."""
+    texts, sizes = [], []
+    head = log_line(activity, b"")[:40]
+    while data.startswith(head):
+        source = Input(data[40:])
+        try:
+            size = source.number()
+            padded = source.take(size + -size % 8)
+            texts.append(padded[:size].decode())
+        except (EOFError, UnicodeDecodeError):
+            break
+        if any(padded[size:]):
+            texts.pop()
+            break
+        sizes.append(48 + len(padded))
+        data = data[sizes[-1] :]
+    return texts, sizes
 
 
 class Input:

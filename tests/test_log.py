@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from hook.log import Activity, Log
 from hook.protocol.activity import ActivityResult, ActivityType, LogMessage, StartActivity, StopActivity, Verbosity
+from hook.protocol.wire import Reader
+from tests.fakes.source import BytesSource
+from tests.oracles import log_line
 
 
 class Lines:
@@ -88,4 +91,29 @@ def test_news_from_an_unknown_activity_is_dropped() -> None:
     lines = Lines()
     lines.log.relay({}, StopActivity(5))
     lines.log.relay({}, ActivityResult(5, 101, (b"x",)))
+    assert lines.taken() == []
+
+
+@given(st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])).map(str.encode), st.binary(max_size=9))))
+def test_lines_in_bulk_are_the_same_as_one_by_one(texts: list[bytes]) -> None:
+    """Whatever is left over for the slow way, what Nix reads does not depend on it."""
+    received = memoryview(b"".join(log_line(1, text) for text in texts))
+    bulk, single = Lines(), Lines()
+    ids = {1: 5}
+    for text in texts:
+        single.log.relay(ids, ActivityResult(1, 101, (text,)))
+    while received:
+        size = bulk.log.relay_lines(ids, 1, received)
+        received = received[size:]
+        if received:
+            text = Reader(BytesSource(bytes(received[40:]))).string()
+            bulk.log.relay(ids, ActivityResult(1, 101, (text,)))
+            received = received[len(log_line(1, text)) :]
+    assert bulk.taken() == single.taken()
+
+
+def test_lines_of_an_unknown_activity_are_left_alone() -> None:
+    """As one by one, where they are dropped."""
+    lines = Lines()
+    assert lines.log.relay_lines({}, 5, memoryview(log_line(5, b"x"))) == 0
     assert lines.taken() == []

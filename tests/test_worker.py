@@ -15,6 +15,7 @@ from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, WorkerClient
 from hook.store.derivation import Derivation, DerivationOutput
 from tests.fakes.source import BytesSource, RecordedChannel
+from tests.oracles import log_line
 
 
 def daemon(answer: Callable[[Writer], None], version: int = 0x126) -> RecordedChannel:
@@ -74,6 +75,42 @@ def test_every_kind_of_message_is_passed_on_and_the_second_request_still_works()
         StopActivity(7),
     ]
     assert channel.left == b""
+
+
+def test_lines_of_a_build_log_may_be_taken_as_many_as_there_are() -> None:
+    """After the first of them; every other message is read as ever, and so is the result."""
+    lines = [log_line(7, text) for text in (b"one", b"two", b"three", b"four")]
+    progress = b"".join(n.to_bytes(8, "little") for n in (Stderr.RESULT, 7, 105, 0))
+
+    def answer(w: Writer) -> None:
+        w.raw(b"".join((*lines[:3], progress, lines[3])))
+        w.u64(Stderr.LAST)
+        w.strings(["/nix/store/a"])
+        w.u64(Stderr.LAST)
+        w.strings([])
+
+    def take(activity: int, received: memoryview) -> int:
+        assert activity == 7
+        size = 0
+        for line in lines:
+            if received[size : size + len(line)] == line:
+                size += len(line)
+        events.append(size)
+        return size
+
+    events: list[object] = []
+    channel = daemon(answer)
+    client = WorkerClient(channel, events.append, take)
+    assert client.query_valid_paths(["/nix/store/a"], substitute=False) == {"/nix/store/a"}
+    assert client.query_valid_paths([], substitute=False) == set()
+    assert events == [
+        ActivityResult(7, 101, (b"one",)),
+        len(lines[1] + lines[2]),
+        0,
+        ActivityResult(7, 105, ()),
+        ActivityResult(7, 101, (b"four",)),
+        0,
+    ]
 
 
 def test_an_error_with_traces_is_read_to_its_end() -> None:

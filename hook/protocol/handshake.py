@@ -46,7 +46,7 @@ class Hello:
 
 
 class Channel(Protocol):
-    """What a handshake needs of a connection."""
+    """What a client needs of a connection."""
 
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes."""
@@ -58,6 +58,14 @@ class Channel(Protocol):
 
     def peek(self) -> bytes:
         """What has arrived and was not read yet, without waiting."""
+        ...
+
+    def available(self) -> memoryview:
+        """What has arrived and was not read yet, waiting for it if need be; valid until the next call."""
+        ...
+
+    def consume(self, size: int) -> None:
+        """Drop `size` bytes of what `available` returned."""
         ...
 
 

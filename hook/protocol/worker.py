@@ -12,7 +12,16 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError, RemoteError
-from hook.protocol.activity import ActivityResult, Field, LogEvent, LogMessage, StartActivity, StopActivity, Verbosity
+from hook.protocol.activity import (
+    ActivityResult,
+    Field,
+    LogEvent,
+    LogMessage,
+    ResultType,
+    StartActivity,
+    StopActivity,
+    Verbosity,
+)
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, Hello, shake_hands
 from hook.protocol.options import Options, write_options
@@ -57,13 +66,22 @@ class Stderr(IntEnum):
 
 
 class WorkerClient:
-    """One handshaken connection to a Nix daemon."""
+    """One handshaken connection to a Nix daemon.
+
+    What the daemon says goes to `on_event`.  Where an activity has sent one line of a build log, more are expected:
+    `on_lines` is shown what has arrived, may take messages of that activity off its beginning, and returns their size.
+    """
 
     log_on_stderr = False
     stops_substituting = False
     asks_ahead = True
 
-    def __init__(self, channel: Channel, on_event: Callable[[LogEvent], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        on_event: Callable[[LogEvent], None],
+        on_lines: Callable[[int, memoryview], int] = lambda activity, received: 0,
+    ) -> None:
         self._channel = channel
         self._reader = Reader(channel)
         self._writer = Writer()
@@ -71,6 +89,8 @@ class WorkerClient:
         self._limits: tuple[Limits, int, bool] | None = None
         self._on_event = on_event
         self._unanswered = 0  # operations of an upload
+        self._on_lines = on_lines
+        self._talking: int | None = None
         self.hello: Hello = shake_hands(channel)
         self._drain_messages()
 
@@ -269,8 +289,10 @@ class WorkerClient:
         return self._pipeline.expect(read_reply)
 
     def _drain_messages(self) -> None:
+        self._talking = None
         while not self._handle_message():
-            pass
+            while self._talking is not None and (size := self._on_lines(self._talking, self._channel.available())):
+                self._channel.consume(size)
 
     def _handle_message(self) -> bool:
         """Take one message; True if it was the last before the result."""
@@ -285,7 +307,9 @@ class WorkerClient:
             case Stderr.STOP_ACTIVITY:
                 self._on_event(StopActivity(r.u64()))
             case Stderr.RESULT:
-                self._on_event(ActivityResult(r.u64(), r.u64(), _read_fields(r)))
+                activity, kind = r.u64(), r.u64()
+                self._talking = activity if kind == ResultType.BUILD_LOG_LINE else None
+                self._on_event(ActivityResult(activity, kind, _read_fields(r)))
             case Stderr.ERROR:
                 raise RemoteError(self._read_error())
             case word:

@@ -31,6 +31,7 @@ RELEASES = {
     "nix-2.35": (0x126, "2.35.0"),
     "nix-2.34": (0x126, "2.34.8"),
 }
+CHATTY_LINES = 200_000
 UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
 NOT_PRIVILEGED = "you are not privileged to build input-addressed derivations"
 
@@ -268,6 +269,10 @@ class Daemon:
         for value in (1, 101, 1, 1):
             self.w.u64(value)
         self.w.string("a line of the log")
+        if "chatty" in self.behaviour:
+            for _ in range(CHATTY_LINES // 1000):
+                self.w.raw(oracles.log_line(1, b"one of many lines of the log") * 1000)
+                self.flush()
         self.w.u64(Stderr.STOP_ACTIVITY)
         self.w.u64(1)
         self.w.u64(Stderr.LAST)

@@ -38,3 +38,9 @@ class RecordedChannel(BytesSource):
 
     def write(self, data: bytes) -> None:
         self.sent += data
+
+    def available(self) -> memoryview:
+        return memoryview(self.left)
+
+    def consume(self, size: int) -> None:
+        self.left = self.left[size:]
