@@ -6,11 +6,13 @@ BuildFailed when the derivation itself fails, MachineError when another machine 
 test_session.py and test_build.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hook.errors import BuildFailed, InputsDoubted, MachineError, RemoteError
 from hook.front import Job
 from hook.inputs import Inputs
+from hook.limits import Watch
 from hook.log import Log
 from hook.outputs import outputs_of
 from hook.protocol.building import BuildResult, BuildStatus
@@ -35,7 +37,7 @@ class Builder:
         self._services = services
         self._inputs = Inputs(services, uploads, log)
         self._outputs = outputs_of(drv_path, derivation, services, log)
-        self._verbosity = log.verbosity
+        self._log = log
         self._doubted: BuildFailed | None = None
 
     def check_machine(self, remote: Remote) -> None:
@@ -48,7 +50,7 @@ class Builder:
             remote.stream.copy_stderr(self._services.caller.build_log_fd)
         if not remote.route.has_settings:
             substitute = self._services.settings.flag("substitute", True)
-            remote.client.set_limits(self._services.limits, self._verbosity, substitute)
+            remote.client.set_limits(self._services.limits, self._log.verbosity, substitute)
         if self._doubted is not None:
             self._check_doubt(remote, job, self._doubted)
         self._inputs.upload(remote, job.inputs, before)
@@ -64,7 +66,7 @@ class Builder:
         ahead = self._outputs.ask_ahead(remote)
         try:
             # A build may be silent for hours; ssh notices if the machine is gone.
-            with remote.stream.patience(None):
+            with self._limited(remote), remote.stream.patience(None):
                 result = building.get()
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}", trouble_of(str(error))) from None
@@ -106,3 +108,17 @@ class Builder:
         remote.known.forget()
         if remote.client.query_valid_paths(job.inputs, substitute=False) >= set(job.inputs):
             raise failure
+
+    @contextmanager
+    def _limited(self, remote: Remote) -> Iterator[None]:
+        """Ends what is done in the block, and the connection with it, when the build exceeds a limit."""
+        stream, name = remote.stream, f"building of '{self._drv_path}'"
+        stream.watch = Watch(name, self._services.limits, lambda: self._log.build_log_bytes + stream.bytes_copied)
+        try:
+            yield
+        except BuildFailed:
+            # The machine is still building; nothing but the end of the connection stops it.
+            remote.retire()
+            raise
+        finally:
+            stream.watch = None

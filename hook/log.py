@@ -27,10 +27,14 @@ _ID_MASK = (1 << 64) - 1
 
 
 class Log:
-    """Messages and activities for the user, written to `fd`."""
+    """Messages and activities for the user, written to `fd`.
+
+    `build_log_bytes` is the size of all lines of build logs that were passed on.
+    """
 
     def __init__(self, fd: int, verbosity: int) -> None:
         self.verbosity = verbosity
+        self.build_log_bytes = 0
         self._fd = fd
         # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.
         self._next_id = os.getpid() << 32
@@ -77,6 +81,8 @@ class Log:
                 if remote in ids:
                     self.stop(ids.pop(remote))
             case ActivityResult(remote, kind, fields):
+                if kind == ResultType.BUILD_LOG_LINE:
+                    self.build_log_bytes += sum(len(field) + 1 for field in fields if isinstance(field, bytes))
                 if remote in ids:
                     self.result(ids[remote], kind, *_plain(fields))
 
@@ -94,7 +100,8 @@ class Log:
             self._lines = LogLines()
         line = _format({"action": "result", "fields": ["|"], "id": ids[activity], "type": ResultType.BUILD_LOG_LINE})
         before, _, after = line.partition(b"|")
-        lines, size = self._lines.take(received, activity, before, after)
+        lines, size, text_bytes = self._lines.take(received, activity, before, after)
+        self.build_log_bytes += text_bytes
         write_all(self._fd, lines)
         return size
 

@@ -8,7 +8,7 @@ tail of standard error, whatever the peer sends.  Tested in test_stream.py.
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from hook.errors import Cancelled, ConnectionLost
@@ -27,15 +27,18 @@ class Stream:
 
     `silence_s` bounds every single wait for the peer; None waits as long as the peer lives (a build may be silent
     for hours, and ssh's own keep-alive notices a dead link).  Every wait also ends, with Cancelled, when `hangup_fd`
-    becomes readable.
+    becomes readable.  `watch` is called whenever something comes or is waited for: it says after how
+    many seconds at most it wants to be called again, and ends whatever is going on by raising an error.
     """
 
     def __init__(self, read_fd: int, write_fd: int, stderr_fd: int | None, name: str) -> None:
         self.name = name
         self.silence_s: float | None = None
         self.hangup_fd: int | None = None
+        self.watch: Callable[[], float | None] | None = None
         self.bytes_in = 0
         self.bytes_out = 0
+        self.bytes_copied = 0
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._stderr_fd = stderr_fd
@@ -123,7 +126,7 @@ class Stream:
 
     def is_clean(self) -> bool:
         """Whether nothing is unread or unsent and the peer is there: the next request can only meet its own answer."""
-        return not self._pending and not self.has_input() and not self._eof
+        return not self.closed and not self._pending and not self.has_input() and not self._eof
 
     @property
     def closed(self) -> bool:
@@ -159,6 +162,7 @@ class Stream:
 
     def close(self) -> None:
         """Close every descriptor; the peer sees the end of the connection."""
+        self.watch = None
         # Whoever was to get the last words may be gone.
         with suppress(OSError):
             self._collect_stderr()
@@ -172,6 +176,8 @@ class Stream:
 
     def _receive(self) -> bool:
         """Read once without waiting; False when there was nothing."""
+        if self.watch is not None:
+            self.watch()
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == BUFFER_BYTES:
@@ -217,8 +223,10 @@ class Stream:
             poll.register(self._stderr_fd, select.POLLIN)
         if self.hangup_fd is not None:
             poll.register(self.hangup_fd, select.POLLIN)
-        ready = poll.poll(None if self.silence_s is None else self.silence_s * 1000)
-        if not ready:
+        watch_s = None if self.watch is None else self.watch()
+        wait_s = min((limit for limit in (self.silence_s, watch_s) if limit is not None), default=None)
+        ready = poll.poll(None if wait_s is None else wait_s * 1000)
+        if not ready and wait_s == self.silence_s:
             raise ConnectionLost(f"no sign of life for {self.silence_s:g} s", Trouble.TIMED_OUT)
         for fd, _ in ready:
             if fd == self.hangup_fd:
@@ -239,5 +247,8 @@ class Stream:
                 self._stderr_fd = None
             if self._stderr_copy_fd is not None:
                 write_all(self._stderr_copy_fd, data)
+                self.bytes_copied += len(data)
+                if self.watch is not None:
+                    self.watch()
             self._stderr += data
             del self._stderr[:-STDERR_TAIL_BYTES]

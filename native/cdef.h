@@ -68,8 +68,11 @@ struct logline_frame {
     const char *before, *after;
     size_t before_len, after_len;
 };
+struct logline_sizes {
+    size_t written, text;
+};
 size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const struct logline_frame *frame, uint8_t *out,
-                     size_t room, size_t *written);
+                     size_t room, struct logline_sizes *sizes);
 
 /* process.h */
 int set_pdeathsig(int signal);

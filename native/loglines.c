@@ -73,13 +73,13 @@ static bool put_text(const uint8_t *text, size_t len, uint8_t *out, size_t room,
 }
 
 size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const struct logline_frame *frame, uint8_t *out,
-                     size_t room, size_t *written)
+                     size_t room, struct logline_sizes *sizes)
 {
     const uint64_t words[] = {STDERR_RESULT, activity, BUILD_LOG_LINE, 1, STRING_FIELD};
     uint8_t head[HEAD];
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         wire_put_u64(head + 8 * i, words[i]);
-    size_t at = 0, to = 0;
+    size_t at = 0, to = 0, total = 0;
     while (len - at >= HEAD && memcmp(in + at, head, HEAD) == 0) {
         const uint8_t *text;
         size_t text_len, size;
@@ -93,7 +93,8 @@ size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const str
         memcpy(line + size, frame->after, frame->after_len);
         to += frame->before_len + size + frame->after_len;
         at += HEAD + (size_t)taken;
+        total += text_len + 1;
     }
-    *written = to;
+    *sizes = (struct logline_sizes){.written = to, .text = total};
     return at;
 }

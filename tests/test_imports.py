@@ -34,7 +34,7 @@ LAYERS = [
     {"front", "stream", "slotqueue"},
     {"program"},
     {"log", "caller", "journal", "places"},
-    {"slots", "schedule", "health", "known", "uploads"},
+    {"slots", "schedule", "health", "known", "limits", "uploads"},
     {"machines"},
     {"release", "storeuri", "trust"},
     {"protocol", "closure"},

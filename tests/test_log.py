@@ -109,6 +109,7 @@ def test_lines_in_bulk_are_the_same_as_one_by_one(texts: list[bytes]) -> None:
             text = Reader(BytesSource(bytes(received[40:]))).string()
             bulk.log.relay(ids, ActivityResult(1, 101, (text,)))
             received = received[len(log_line(1, text)) :]
+    assert bulk.log.build_log_bytes == single.log.build_log_bytes == sum(len(text) + 1 for text in texts)
     assert bulk.taken() == single.taken()
 
 

@@ -19,7 +19,8 @@ lines = st.lists(st.one_of(texts, awkward, st.binary(max_size=20)), max_size=8)
 
 
 def take(data: bytes, activity: int = 7, room: int = 1 << 10) -> tuple[bytes, int]:
-    out, size = LogLines(room).take(data, activity, BEFORE, AFTER)
+    out, size, text_bytes = LogLines(room).take(data, activity, BEFORE, AFTER)
+    assert text_bytes == sum(len(text.encode()) + 1 for text in shown(bytes(out)))
     return bytes(out), size
 
 

@@ -15,10 +15,10 @@ class LogLines:
 
     def __init__(self, room: int = OUT_BYTES) -> None:
         self._out = ffi.new_allocator(should_clear_after_alloc=False)("uint8_t[]", room)
-        self._written = ffi.new("size_t *")
+        self._sizes = ffi.new("struct logline_sizes *")
 
-    def take(self, data: bytes | memoryview, activity: int, before: bytes, after: bytes) -> tuple[memoryview, int]:
-        """What the lines of `activity` that `data` starts with become, and how many bytes of `data` they are.
+    def take(self, data: bytes | memoryview, activity: int, before: bytes, after: bytes) -> tuple[memoryview, int, int]:
+        """What the lines of `activity` that `data` starts with become; how many bytes of `data`, and of log, they are.
 
         Each is its text, as the inside of a JSON string, between `before` and `after`.  The result is valid until the
         next call.
@@ -26,5 +26,5 @@ class LogLines:
         around = (ffi.from_buffer("char[]", before), ffi.from_buffer("char[]", after))
         frame = ffi.new("struct logline_frame *", (*around, len(before), len(after)))
         with ffi.from_buffer("uint8_t[]", data) as source:
-            size = lib.loglines_take(source, len(source), activity, frame, self._out, len(self._out), self._written)
-        return ffi.buffer(self._out, self._written[0]), size
+            size = lib.loglines_take(source, len(source), activity, frame, self._out, len(self._out), self._sizes)
+        return ffi.buffer(self._out, self._sizes.written), size, self._sizes.text

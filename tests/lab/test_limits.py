@@ -4,13 +4,22 @@ Stock sends them over ssh only, so this is not compared with it.
 """
 
 import re
+import signal
+from collections.abc import Callable
 
 import pytest
 
+from tests.lab import roots
+from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output
+from tests.lab.lab import Lab
+from tests.lab.midway import is_clean, kill, running
 from tests.lab.offload import connect, nix_build
 
 pytestmark = [pytest.mark.lab, pytest.mark.parametrize("prefix", ["ssh-ng://", "ssh://"])]
+
+
+NIX = r"nix-(daemon --stdio|store --serve)"
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +60,21 @@ def test_what_a_failed_build_leaves_is_kept(client: Host, twin: Host, hook: str 
     result = build(client, twin, hook, prefix, "failing", keep_failed="true")
     (directory,) = re.findall("note: keeping build directory ['\"](.*)['\"]", result.stderr)
     assert twin.path(directory).is_dir()
+
+
+def test_a_machine_that_does_not_keep_them_any_more_is_left(
+    lab: Lab, fresh: Callable[[Host], Host], hook: str | None, prefix: str
+) -> None:
+    """Its Nix has come to a stop; the link is as good as ever."""
+    client, builder = fresh(lab.client(roots.SUITES[-1])), fresh(lab.builder(roots.SUITES[-1]))
+    connect(client, builder, hook, prefix)
+    gates = Gates(builder)
+    with running(client, build_gated("a", seed="limits", options=["-j0", "--timeout", "2"])) as build:
+        gates.wait_for("+ a")
+        kill(builder, NIX, signal.SIGSTOP)
+        _, stderr = build.communicate(timeout=60)
+    kill(builder, NIX, signal.SIGCONT)
+    assert build.returncode != 0
+    (line,) = (line for line in stderr.splitlines() if "failed: building of" in line)
+    assert line.endswith("timed out after 2 seconds")
+    is_clean(client, builder)

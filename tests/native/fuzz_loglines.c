@@ -6,12 +6,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len);
 int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len)
 {
     const struct logline_frame frame = {"{", "}\n", 1, 2};
-    size_t room = len % 257, written;
+    size_t room = len % 257;
+    struct logline_sizes sizes;
     uint8_t *out = malloc(room + 1);
     CHECK(out);
-    size_t taken = loglines_take(in, len, 1, &frame, out, room, &written);
+    size_t taken = loglines_take(in, len, 1, &frame, out, room, &sizes), written = sizes.written;
     CHECK(taken <= len && written <= room && taken % 8 == 0);
-    CHECK(!written == !taken && (!written || out[written - 1] == '\n'));
+    CHECK(!written == !taken && !written == !sizes.text && sizes.text <= taken && (!written || out[written - 1] == '\n'));
     free(out);
     return 0;
 }

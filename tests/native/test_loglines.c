@@ -21,10 +21,12 @@ static void a_line_is_taken_only_when_it_is_all_there(void)
     size_t both = first + put_line(wire + first, 7, "the second", 10);
     for (size_t cut = 0; cut <= both; cut++) {
         struct guarded in = guard(wire, cut), out = guard(NULL, 64);
-        size_t written, taken = loglines_take(in.bytes, cut, 7, &PLAIN, out.bytes, 64, &written);
+        struct logline_sizes sizes;
+        size_t taken = loglines_take(in.bytes, cut, 7, &PLAIN, out.bytes, 64, &sizes);
         const char *expected = cut == both ? "<one><the second>" : cut >= first ? "<one>" : "";
         CHECK(taken == (cut == both ? both : cut >= first ? first : 0));
-        CHECK(written == strlen(expected) && memcmp(out.bytes, expected, written) == 0);
+        CHECK(sizes.written == strlen(expected) && memcmp(out.bytes, expected, sizes.written) == 0);
+        CHECK(sizes.text == (cut == both ? 4 + 11 : cut >= first ? 4 : 0));
         unguard(in);
         unguard(out);
     }
@@ -39,7 +41,8 @@ static void a_line_is_taken_only_when_there_is_room_for_it(void)
     size_t size = put_line(wire, 7, text, sizeof text - 1);
     for (size_t room = 0; room <= needed + 6; room++) {
         struct guarded in = guard(wire, size), out = guard(NULL, room);
-        size_t written, taken = loglines_take(in.bytes, size, 7, &PLAIN, out.bytes, room, &written);
+        struct logline_sizes sizes;
+        size_t taken = loglines_take(in.bytes, size, 7, &PLAIN, out.bytes, room, &sizes), written = sizes.written;
         CHECK(taken == (written ? size : 0));
         CHECK(room < needed ? !written : room < needed + 6 || written == needed);
         if (written)
@@ -54,8 +57,9 @@ static void a_character_cut_by_the_end_of_its_line_is_none(void)
     static const char *const cut[] = {"\xc3", "\xe2\x82", "\xf0\x9f\x98", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\x80"};
     for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
         uint8_t wire[64], out[64];
-        size_t written, size = put_line(wire, 7, cut[i], strlen(cut[i]));
-        CHECK(loglines_take(wire, size, 7, &PLAIN, out, sizeof out, &written) == 0 && written == 0);
+        struct logline_sizes sizes;
+        size_t size = put_line(wire, 7, cut[i], strlen(cut[i]));
+        CHECK(loglines_take(wire, size, 7, &PLAIN, out, sizeof out, &sizes) == 0 && !sizes.written && !sizes.text);
     }
 }
 
@@ -67,8 +71,8 @@ static void a_length_beyond_all_memory_is_not_used(void)
         wire_put_u64(wire + 40, UINT64_MAX >> (64 - shift));
         struct guarded in = guard(wire, 48);
         uint8_t out[64];
-        size_t written;
-        CHECK(loglines_take(in.bytes, 48, 7, &PLAIN, out, sizeof out, &written) == 0 && written == 0);
+        struct logline_sizes sizes;
+        CHECK(loglines_take(in.bytes, 48, 7, &PLAIN, out, sizeof out, &sizes) == 0 && !sizes.written && !sizes.text);
         unguard(in);
     }
 }
