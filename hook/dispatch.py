@@ -258,7 +258,7 @@ class Dispatcher:
         """
         machine = place.machine
         try:
-            route = self._routes.to(machine)
+            route = self._routes.to(machine, verbose=self._log.verbosity >= Verbosity.CHATTY)
             destination = self._destinations[machine] = self._destination(route)
             if warm := self._hub.pool.take(destination):
                 return self._reuse(warm, meanwhile)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hook.errors import MachineError, RemoteError
 from hook.known import KnownPaths
 from hook.log import Log
-from hook.protocol.activity import LogEvent
+from hook.protocol.activity import LogEvent, Verbosity
 from hook.routes import Route
 from hook.transport import Command
 from hook.trouble import trouble_of
@@ -81,7 +81,14 @@ class Remote:
             raise MachineError(f"the daemon refused the connection: {error}", trouble_of(str(error))) from None
         except MachineError as error:
             raise self.explain(error) from None
+        finally:
+            self._show_what_ssh_said()
         self.stream.silence_s = QUERY_SILENCE_S
+
+    def _show_what_ssh_said(self) -> None:
+        if self._log is not None and self._log.verbosity >= Verbosity.CHATTY:
+            for line in self.stream.stderr_lines():
+                self._log.message(Verbosity.CHATTY, line)
 
     def _new_client(self) -> "StoreClient":
         if self._scheme == "ssh":

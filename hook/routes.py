@@ -57,11 +57,12 @@ class Routes:
         self._parent_pid = parent_pid
         self._connect_timeout_s = connect_timeout_s
 
-    def to(self, machine: Machine) -> Route:
-        """The way to `machine`; StockOnly if it is one that only the stock hook knows."""
+    def to(self, machine: Machine, *, verbose: bool = False) -> Route:
+        """The way to `machine`, on which ssh says what it does if `verbose`; StockOnly if it is one that only the stock hook knows."""
         uri = machine.uri
         if uri.scheme in REMOTE_PROGRAMS:
-            return command_for(machine, self._environ, self._private_dir, self._release, self._connect_timeout_s)
+            timeout_s = self._connect_timeout_s
+            return command_for(machine, self._environ, self._private_dir, self._release, timeout_s, verbose=verbose)
         if not is_handled(machine):
             raise StockOnly(f"a machine of the kind '{uri.scheme}'")
         if socket := self._socket(uri):

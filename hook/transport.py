@@ -45,6 +45,9 @@ SETTLE_S = 1.0
 GRACE_S = 0.5
 """How long a child may take to clean up after itself."""
 
+VERBOSE = ("debug1: ", "debug2: ", "debug3: ", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: ")
+"""How lines of ssh begin that it prints with `-v` only."""
+
 LINES_SHOWN = 2
 """Of what ssh prints, banners and advice included, the last lines tell what went wrong."""
 
@@ -99,7 +102,7 @@ class Connection:
         # What speaks another protocol or keeps silent is still there, and has no more to say.
         ended = error.trouble is Trouble.LOST
         settle_s = SETTLE_S if ended else 0
-        lines = self.stream.stderr_lines(settle_s)
+        lines = [line for line in self.stream.stderr_lines(settle_s) if not line.startswith(VERBOSE)]
         status = self._status(settle_s)
         found = diagnose("\n".join(lines), status)
         what, trouble = (found.trouble.words, found.trouble) if ended and found else (str(error), error.trouble)
@@ -148,11 +151,18 @@ REMOTE_PROGRAMS = {"ssh-ng": ("nix-daemon", "--stdio"), "ssh": ("nix-store", "--
 
 
 def command_for(
-    machine: Machine, environ: Mapping[str, str], private_dir: str, release: Release, connect_timeout_s: int
+    machine: Machine,
+    environ: Mapping[str, str],
+    private_dir: str,
+    release: Release,
+    connect_timeout_s: int,
+    *,
+    verbose: bool = False,
 ) -> Command:
     """The command that connects to the Nix of `machine`, whose scheme must be in REMOTE_PROGRAMS.
 
     `private_dir` keeps the known-hosts file of a machine whose line pins a host key.  `release` is the parent's.
+    `verbose`: ssh is to say what it does.
     """
     uri = machine.uri
     program, *arguments = REMOTE_PROGRAMS[uri.scheme]
@@ -168,6 +178,8 @@ def command_for(
 
         remote += ["--store", shlex.quote(store) if release < QUOTED_BEFORE else store]
     ssh = ssh_arguments(machine, environ, private_dir, connect_timeout_s)
+    if verbose:
+        ssh.append("-v")
     return Command((*ssh, "--", *remote), _ssh_environment(environ))
 
 

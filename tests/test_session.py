@@ -56,6 +56,14 @@ def test_a_failing_derivation_is_reported_once_in_stocks_words_and_not_tried_aga
     assert not bench.outputs_valid()
 
 
+@pytest.mark.parametrize("verbosity", ["4", "5"])
+def test_what_ssh_says_while_it_connects_is_shown_to_who_wants_to_know(bench: Bench, verbosity: str) -> None:
+    """From `-vv` on, which is when ssh is asked to say it."""
+    outcome = bench.build(bench.machine("verbose"), argument=verbosity)
+    assert outcome.status == 0
+    assert ("debug1: as ssh" in outcome.messages.splitlines()) == (verbosity == "5")
+
+
 BEFORE_ACCEPT = {
     "no-nix": "command not found",
     "noise": "Welcome to the builder!",

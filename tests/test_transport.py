@@ -147,6 +147,13 @@ def test_remote_store_is_quoted_for_the_remote_shell_by_the_releases_that_do(
     assert command("ssh://b1?remote-store=local?root=/x%26state=/y", release).argv[-2:] == ("--store", words)
 
 
+def test_ssh_says_what_it_does_when_asked_to() -> None:
+    quiet = command("ssh-ng://b1").argv
+    loud = command_for(machine("ssh-ng://b1"), {}, "/private", (2, 34), verbose=True).argv
+    end = quiet.index("--")
+    assert loud == (*quiet[:end], "-v", *quiet[end:])
+
+
 def test_ssh_is_left_no_way_to_ask_a_question() -> None:
     """Everything else of the environment stays: ssh-agent, HOME, and whatever a ProxyCommand needs."""
     kept = {"HOME": "/root", "SSH_AUTH_SOCK": "/agent", "MY_PROXY": "x"}
@@ -370,6 +377,11 @@ SAID = {
         "unexpected end of file: error: opening lock file '/nix/var/nix/db/big-lock': Permission denied",
     ),
     "nothing": ("", 255, "unexpected end of file, exit status 255"),
+    "verbose": (
+        "debug1: Connecting\nssh: connect to host b1 port 22: Connection refused\nTransferred: sent 1\ndebug2: two\n",
+        255,
+        "it refused the connection: ssh: connect to host b1 port 22: Connection refused",
+    ),
 }
 
 

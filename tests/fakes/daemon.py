@@ -100,6 +100,8 @@ class Daemon:
     def serve(self) -> None:
         if "no-nix" in self.behaviour:
             self.die("bash: line 1: nix-daemon: command not found")
+        if "verbose" in self.behaviour:
+            print("debug1: as ssh", file=sys.stderr, flush=True)
         if "noise" in self.behaviour:
             self.w.raw(b"Welcome to the builder!\n")
             self.flush()

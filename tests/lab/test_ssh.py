@@ -20,7 +20,7 @@ from tests.lab.host import HOST_KEY, Host, Output, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
 from tests.lab.midway import HOOK_PROCESS
-from tests.lab.offload import nix_build
+from tests.lab.offload import connect, nix_build
 
 pytestmark = pytest.mark.lab
 
@@ -377,3 +377,9 @@ def test_an_unknown_host_key_is_an_error_and_no_question(site: Site) -> None:
     assert "Host key verification failed. (add the machine's host key to known_hosts" in said
     assert "Host key verification failed" in site.build(machine, check=False).stderr
     assert not site.client.path("/root/.ssh/known_hosts").exists()
+
+
+def test_at_vv_ssh_says_what_it_does(client: Host, twin: Host, hook: str | None) -> None:
+    """As with stock, to find out why a machine cannot be reached."""
+    connect(client, twin, hook)
+    assert "Authenticated to 127.0.0.1" in client.run(nix_build("from-source", seed="verbose", options=["-vv"])).stderr
