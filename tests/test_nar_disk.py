@@ -62,6 +62,29 @@ def test_a_directory_of_100_000_entries(place):
     assert dump(f"{place}/x") == data
 
 
+BEYOND_32_BITS = (4 << 30) + 1
+
+
+def test_the_size_of_a_file_of_more_than_4_gib_is_dumped_whole(place):
+    """Sparse, so that it costs no disk."""
+    with open(f"{place}/x", "wb") as file:
+        file.truncate(BEYOND_32_BITS)
+    head = nar(File(b""))[: -8 - len(string(b")"))] + struct.pack("<Q", BEYOND_32_BITS)
+    buffer = bytearray(len(head) + 100)
+    with Dumper(f"{place}/x") as dumper:
+        assert dumper.read_into(memoryview(buffer)) == len(buffer)
+    assert buffer == head + bytes(100)
+
+
+def test_a_file_of_more_than_4_gib_does_not_end_early(place):
+    """Cut to 32 bits, its size would be one byte."""
+    head = nar(File(b""))[: -8 - len(string(b")"))] + struct.pack("<Q", BEYOND_32_BITS)
+    data = head + b"!" + bytes(7) + string(b")")
+    with Restorer(f"{place}/x") as restorer:
+        assert restorer.feed(data) == len(data)
+        assert not restorer.done
+
+
 @pytest.mark.parametrize("limit", [0, 1, 5])
 def test_both_directions_have_the_same_depth_limit(limit, place):
     """Nix counts nodes from the root, which is at depth 0."""

@@ -12,6 +12,7 @@ from tests.parity.scenarios import Scenario
 KINDS = ("bytes", "progress", "phases", "fakes")
 JSON = ("--log-format", "internal-json")
 SSH = "ssh://"
+NOT_KEPT = ("--option", "keep-build-log", "false")
 
 
 def _build(*attributes: str, options: Sequence[str] = ()) -> Callable[[Host, Host], Sequence[Output]]:
@@ -27,5 +28,10 @@ SCENARIOS = (
     Scenario("logs, as JSON", _build(*KINDS, options=JSON)),
     Scenario("logs, ssh, as JSON", _build(*KINDS, options=JSON), prefix=SSH),
     Scenario("log of a failure", _build("failing"), status=1),
+    Scenario("log of a failure, three lines", _build("failing", options=["--option", "log-lines", "3"]), status=1),
+    Scenario("log of a failure, quiet", _build("failing", options=["--quiet", "--quiet"]), status=1),
+    Scenario(
+        "log of a failure, not kept", _build("failing", options=["--option", "keep-build-log", "false"]), status=1
+    ),
     Scenario("log of a failure, ssh", _build("failing"), status=1, prefix=SSH),
 )

@@ -44,6 +44,17 @@ def _build_from_a_cache(client: Host, builder: Host) -> Sequence[Output]:
     return built
 
 
+def _build_on_a_read_only_mount(client: Host, _builder: Host) -> Sequence[Output]:
+    """As on NixOS: whoever writes to the store first makes it writable for itself."""
+    client.run(["mkdir", "-p", "/nix/store"])
+    client.run(["mount", "--bind", "/nix/store", "/nix/store"])
+    client.run(["mount", "-o", "remount,bind,ro", "/nix/store"])
+    try:
+        return [client.run(nix_build("shapes", seed="parity"), check=False)]
+    finally:
+        client.run(["umount", "/nix/store"])
+
+
 FROM_A_CACHE = {"builders_use_substitutes": "true"}
 
 SYNCED = {"fsync_metadata": "true", "fsync_store_paths": "true"}
@@ -60,6 +71,13 @@ SCENARIOS = (
     Scenario("preferably local, elsewhere only", _build("local")),
     Scenario("from a cache", _build_from_a_cache, settings=FROM_A_CACHE),
     Scenario("from a cache, ssh", _build_from_a_cache, prefix="ssh://", settings=FROM_A_CACHE),
+    # The hook is not asked about the one, and builds the other.
+    Scenario("preferably local", _build("local", "cores", options=["-j1"])),
+    Scenario("cores", _build("cores", options=["--cores", "3"])),
+    Scenario("cores, ssh", _build("cores", options=["--cores", "3"]), prefix="ssh://"),
+    Scenario("read-only mount", _build_on_a_read_only_mount),
+    Scenario("read-only mount, single user", _build_on_a_read_only_mount, daemon=False),
+    Scenario("signed by the builder", _build_what_is_signed_there),
     Scenario("signed by the builder, ssh", _build_what_is_signed_there, prefix="ssh://"),
     Scenario("synced", _build("objects", "names"), settings=SYNCED, suites=SUITES[1:]),
 )

@@ -127,6 +127,8 @@ rec {
   };
   local = make "local" ''uname -n > $out'' { preferLocalBuild = true; };
 
+  cores = make "cores" ''echo "$NIX_BUILD_CORES cores" | tee $out'' { };
+
   many-inputs = make "many-inputs" "cat $inputs > $out" {
     inputs = builtins.genList (n: builtins.toFile "input-${toString n}" "${seed} ${toString n}\n") 300;
   };
