@@ -58,7 +58,7 @@ class Routes:
         self._connect_timeout_s = connect_timeout_s
 
     def to(self, machine: Machine, *, verbose: bool = False) -> Route:
-        """The way to `machine`, on which ssh tells what it does if `verbose`; StockOnly if only the stock hook knows it."""
+        """The way to `machine`, told in detail by ssh if `verbose`; StockOnly if only the stock hook knows it."""
         uri = machine.uri
         if uri.scheme in REMOTE_PROGRAMS:
             timeout_s = self._connect_timeout_s
