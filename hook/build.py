@@ -105,7 +105,7 @@ class Builder:
 
     def _check_doubt(self, remote: Remote, job: Job, failure: BuildFailed) -> None:
         """Raise `failure`, with which the build ended, unless an input is indeed missing there."""
-        remote.known.forget()
+        remote.doubt()
         if remote.client.query_valid_paths(job.inputs, substitute=False) >= set(job.inputs):
             raise failure
 

@@ -69,6 +69,11 @@ class Remote:
         """Whether the next request can only meet its own answer."""
         return not self._retired and self.client.idle and self.stream.is_clean()
 
+    def doubt(self) -> None:
+        """Nothing that was known of the machine counts, nor what others believe to know from now on."""
+        self.known.forget()
+        self.known = KnownPaths()
+
     def retire(self) -> None:
         """Have this connection serve no other build."""
         self._retired = True

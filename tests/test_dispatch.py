@@ -804,7 +804,7 @@ def ssh(tmp_path: Path, desk: Desk) -> None:
 def test_the_connect_timeout_is_configured(desk: Desk) -> None:
     """Five seconds are too short over a satellite."""
     desk.config = Config(connect_timeout_s=30)
-    assert "-oConnectTimeout=30" in connect(desk.dispatcher("ssh-ng://b1")).command.argv
+    assert "-oConnectTimeout=30" in connect(desk.dispatcher("ssh-ng://b1")).route.argv
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import pytest
 
 from tests.fakes.bench import Bench
 
+CONNECT = ["add_temp_root"]
+"""What a new connection is asked, to see whether it leads to our own store."""
+
 BUILD = ["build_derivation", "query_path_info", "nar_from_path"]
 """All that a build needs whose inputs are there."""
 
@@ -63,13 +66,13 @@ def test_what_was_brought_there_or_built_there_is_known_to_be_there(broker: Benc
 
 def test_a_lone_hook_knows_nothing(tmp_path: Path) -> None:
     """Nobody told it."""
-    bench = Bench(tmp_path, broker=False)
-    for name in ("first", "second"):
-        drv_path, _ = bench.store.add_derivation(name)
-        assert bench.build(bench.machine("ok"), drv_path=drv_path).status == 0
-        asked = bench.asked()
-        assert asked[0] == "query_valid_paths"
-        assert asked[-4:] == ["add_multiple_to_store", *BUILD]
+    with Bench(tmp_path, broker=False) as bench:
+        for name in ("first", "second"):
+            drv_path, _ = bench.store.add_derivation(name)
+            assert bench.build(bench.machine("ok"), drv_path=drv_path).status == 0
+            asked = bench.asked()
+            assert asked[:2] == [*CONNECT, "query_valid_paths"]
+            assert asked[-4:] == ["add_multiple_to_store", *BUILD]
 
 
 def test_an_input_that_was_collected_there_is_brought_again_unnoticed(broker: Bench) -> None:
@@ -85,6 +88,7 @@ def test_an_input_that_was_collected_there_is_brought_again_unnoticed(broker: Be
     assert outcome.messages == expected.messages.replace(first, second)
     assert broker.asked() == [
         *BUILD,
+        *CONNECT,
         *["query_valid_paths"] * 2,
         "add_multiple_to_store",
         *BUILD,

@@ -149,7 +149,7 @@ def test_remote_store_is_quoted_for_the_remote_shell_by_the_releases_that_do(
 
 def test_ssh_says_what_it_does_when_asked_to() -> None:
     quiet = command("ssh-ng://b1").argv
-    loud = command_for(machine("ssh-ng://b1"), {}, "/private", (2, 34), verbose=True).argv
+    loud = command_for(machine("ssh-ng://b1"), {}, "/private", (2, 34), 7, verbose=True).argv
     end = quiet.index("--")
     assert loud == (*quiet[:end], "-v", *quiet[end:])
 

@@ -42,7 +42,7 @@ class Soak:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._machine = bench.machine("ok").replace(" - 2 ", f" - {SLOTS} ")
+        self._machine = bench.machine("careless").replace(" - 2 ", f" - {SLOTS} ")
         self._outputs = [f"/nix/store/{number:032}-soak" for number in range(CALLERS)]
         self._drvs = [
             bench.store.add(self._derivation(output), "soak.drv", [bench.store.source]) for output in self._outputs
