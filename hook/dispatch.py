@@ -23,7 +23,7 @@ from hook.services import Services
 from hook.slotqueue import SlotQueue
 from hook.slots import Slot
 from hook.transport import Command
-from hook.trouble import Trouble
+from hook.trouble import Trouble, blames_sharing
 from hook.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -287,9 +287,21 @@ class Dispatcher:
             raise
 
     def _connect(self, place: Place, route: Route, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
-        with step(self._log, f"connecting to '{place.name}'"), ExitStack() as held:
-            destination = self._destinations[place.machine]
-            seat, known = self._seat(destination, route), self._hub.pool.known(destination)
+        with step(self._log, f"connecting to '{place.name}'"):
+            seat = self._seat(self._destinations[place.machine], route)
+            try:
+                return self._shake_hands(place, route, seat, meanwhile)
+            except MachineError as error:
+                if seat is None or not blames_sharing(error.one_line):
+                    raise
+                self._renew(place.machine)
+                return self._shake_hands(place, route, None, meanwhile)
+
+    def _shake_hands(
+        self, place: Place, route: Route, seat: "Seat | None", meanwhile: Callable[[], Value]
+    ) -> tuple[Remote, Value]:
+        with ExitStack() as held:
+            known = self._hub.pool.known(self._destinations[place.machine])
             remote = Remote(route, place.machine.uri.scheme, place.name, seat, known)
             held.callback(remote.close)
             remote.attach(self._log, self._services.caller.hangup_fd)

@@ -73,6 +73,15 @@ ORNAMENT = " \x1b[0123456789;m"
 """What may stand before a quoted line of a log: blanks and colours."""
 
 
+SHARING = ("muxclient:", "mux_client_", "control master")
+"""What ssh says of itself when the connection that it was to share is no use to it."""
+
+
+def blames_sharing(said: str) -> bool:
+    """Whether ssh failed only because it was to share a connection."""
+    return any(sign in said for sign in SHARING)
+
+
 def diagnose(said: str, status: int | None) -> Diagnosis | None:
     """What is wrong, by what ssh or the shell there said and the exit status of ssh; None if that is not known."""
     if status == NOT_FOUND_STATUS:

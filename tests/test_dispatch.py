@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hook import dispatch as dispatch_module
+from hook import sharing as sharing_module
 from hook import slotqueue
 from hook.caller import Caller
 from hook.config import Config
@@ -798,6 +799,27 @@ def ssh(tmp_path: Path, desk: Desk) -> None:
     program.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.fakes.daemon ok\n")
     program.chmod(0o755)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PATH": f"{program.parent}:/usr/bin:/bin"})
+
+
+NO_SHARED_SESSION = """#!/bin/sh
+case " $* " in
+*" -G "*) echo "controlmaster false" ;;
+*ControlPath*) echo "muxclient: master hello exchange failed" >&2; exit 255 ;;
+*) exec {python} -m tests.fakes.daemon ok ;;
+esac
+"""
+
+
+@pytest.mark.usefixtures("ssh")
+def test_where_sharing_fails_a_connection_of_its_own_does(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control connection may end at the very moment in which it is wanted."""
+    monkeypatch.setattr(sharing_module, "LONGEST_PATH", 200)
+    (tmp_path / "bin/ssh").write_text(NO_SHARED_SESSION.format(python=sys.executable))
+    remote = connect(desk.dispatcher("ssh-ng://b1"))
+    assert is_running(remote)
+    assert list((tmp_path / "nix-ferry/ssh").iterdir()) == []
 
 
 @pytest.mark.usefixtures("ssh")
