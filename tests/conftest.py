@@ -34,7 +34,8 @@ def pytest_configure() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "lab" in metafunc.fixturenames:
-        metafunc.parametrize("mode", _hooks(metafunc.config), indirect=True)
+        once = metafunc.definition.get_closest_marker("any_hook") is not None
+        metafunc.parametrize("mode", _hooks(metafunc.config)[: 1 if once else None], indirect=True)
     for name in HOSTS:
         if name in metafunc.fixturenames and not _chooses(metafunc.definition, name):
             ids = [f"{name}-{roots.label(suite)}" for suite in roots.SUITES]

@@ -12,7 +12,7 @@ from tests.lab.install import PREFIX
 from tests.lab.lab import GRAPHS
 from tests.lab.offload import big, connect, instantiate, nix_build, plain
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 NIX_FERRY = f"{PREFIX}/bin/nix-ferry"
 ELSEWHERE_ONLY = ("--option", "max-jobs", "0")

@@ -9,7 +9,7 @@ from tests.lab.install import HOOK
 from tests.lab.offload import plain
 from tests.lab.test_command import ferry
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.lab import roots
 from tests.lab.host import CommandError, Host, wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 OWNER = """
 import sys
