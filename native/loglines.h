@@ -20,8 +20,8 @@ struct logline_sizes {
 };
 
 /* Take the messages that `in` starts with as long as they are log lines of `activity` in valid UTF-8, are all there, and
- * their JSON fits into what is left of the `room` bytes at `out`.  Returns bytes consumed; for each
- * line `before`, its text as the inside of a JSON string, and `after` are written. */
+ * their JSON fits into what is left of the `room` bytes at `out`.  Returns bytes consumed; for each line `before`, its
+ * text as the inside of a JSON string, and `after` are written. */
 size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const struct logline_frame *frame, uint8_t *out,
                      size_t room, struct logline_sizes *sizes);
 

@@ -20,8 +20,8 @@
 struct restorer;
 
 /* Prepare to create `name` in the directory `parent`.  `kept_xattrs` are attribute names, each ended by a NUL, copied
- * here.  `fsync`: every file and directory, and `parent`, is on disk before the restorer is done.  Returns 0 or an errno; *out is set
- * only on success. */
+ * here.  `fsync`: every file and directory, and `parent`, is on disk before the restorer is done.  Returns 0 or an
+ * errno; *out is set only on success. */
 int restorer_new(const char *parent, const char *name, uint32_t max_depth, bool fsync, const char *kept_xattrs,
                  size_t kept_len, struct restorer **out);
 
