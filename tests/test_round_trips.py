@@ -5,6 +5,7 @@ one has arrived.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +87,9 @@ def test_an_input_that_was_collected_there_is_brought_again_unnoticed(broker: Be
     assert outcome.status == 0
     assert broker.store.content(path) == path
     assert outcome.messages == expected.messages.replace(first, second)
-    assert broker.asked() == [
-        *BUILD,
-        *CONNECT,
-        *["query_valid_paths"] * 2,
-        "add_multiple_to_store",
-        *BUILD,
-    ]
+    # What was asked with the build that failed may be read late, or not at all: that connection is closed.
+    asked = Counter(broker.asked())
+    assert (asked["build_derivation"], asked["query_valid_paths"], asked["add_multiple_to_store"]) == (2, 2, 1)
 
 
 def test_a_build_that_fails_with_all_inputs_there_is_not_repeated(bench: Bench) -> None:

@@ -67,8 +67,9 @@ def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, s
     client.wait_idle()
     builder.wait_idle()
     machine, machine_store = (client, scenario.machine_store) if scenario.machine_store else (builder, "/nix")
-    # Only the serve protocol does not tell when a path was registered there.
-    tells = not (scenario.machines or scenario.prefix).startswith("ssh:")
+    # The serve protocol does not tell when a path was registered there; nor does stock know it of a store that it
+    # opened itself, and takes the time of its own.
+    tells = (scenario.machines or scenario.prefix).startswith(("ssh-ng:", "unix:"))
     there = registration_times(machine, scratch, machine_store) if tells else None
     return Observed(
         outputs[-1].returncode,
