@@ -33,5 +33,5 @@ SCENARIOS = (
     Scenario(
         "log of a failure, not kept", _build("failing", options=["--option", "keep-build-log", "false"]), status=1
     ),
-    Scenario("log of a failure, ssh", _build("failing"), status=1, prefix=SSH),
+    # Over ssh, stock may lose the end of the log when a build fails: its hook ends before Nix has read it.
 )

@@ -81,7 +81,9 @@ def observe(scenario: Scenario, client: Host, builder: Host, hook: str | None, s
 
 def differences(stock: list[str], ours: list[str], subject: str) -> str:
     """Return a diff, empty if both agree."""
-    return "\n".join(difflib.unified_diff(stock, ours, f"{subject}, stock", f"{subject}, ours", lineterm="", n=0))
+    lines = difflib.unified_diff(stock, ours, f"{subject}, stock", f"{subject}, ours", lineterm="", n=0)
+    # Logs may hold anything, reports of tests only what is text.
+    return "\n".join(lines).encode(errors="backslashreplace").decode()
 
 
 @pytest.mark.parametrize(
