@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from hook.settings import Settings
 
 STATE_DIR = "/nix/var/nix"
+NAMES_SETTINGS = ("HOME=", "NIX_", "XDG_CONFIG_")
 
 
 def is_used(settings: Settings, environ: Mapping[str, str]) -> bool:
@@ -20,10 +21,14 @@ def is_used(settings: Settings, environ: Mapping[str, str]) -> bool:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str] | None:
-    """The environment of the running daemon, with our PATH where it has none; None if there is none or it is not ours
-    to see."""
+    """What makes a Nix command read the settings of the running daemon; None if there is none or it is not ours to see.
+
+    Anybody can call a process `nix-daemon`: only root's counts, and of its environment only what names settings.
+    """
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
+            if os.stat(f"/proc/{pid}").st_uid != 0:
+                continue
             with open(f"/proc/{pid}/comm") as file:
                 if file.read().strip() != "nix-daemon":
                     continue
@@ -31,9 +36,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str] | None:
                 entries = os.fsdecode(file.read()).split("\0")
         except OSError:
             continue
-        found = dict(entry.partition("=")[::2] for entry in entries if "=" in entry)
+        found = dict(entry.partition("=")[::2] for entry in entries if entry.startswith(NAMES_SETTINGS))
         # The commands that tell its settings must not ask the daemon itself.
-        return {"PATH": environ.get("PATH", ""), "HOME": "/root", **found, "NIX_REMOTE": "local"}
+        return {"HOME": "/root", **found, "PATH": environ.get("PATH", ""), "NIX_REMOTE": "local"}
     return None
 
 

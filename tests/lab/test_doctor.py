@@ -1,6 +1,7 @@
 """The doctor finds each thing that somebody has broken, and what it advises helps."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -52,6 +53,21 @@ def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
         assert fix == f"put 'build-hook = {HOOK}' into /etc/nix/nix.conf, then restart the daemon"
         healthy.configure(hook=None, build_hook=HOOK, builders=f"{plain(twin)} - - 4")
     assert examine(healthy)["build-hook"][0] == "ok"
+
+
+def test_a_process_that_only_calls_itself_a_daemon_is_not_believed(healthy: Host) -> None:
+    """Or any user could choose what root runs to look at it."""
+    healthy.add_user("alice")
+    healthy.run(["install", "-D", "-m", "755", "/usr/bin/sleep", "/srv/alice/nix-daemon"])
+    healthy.stop_daemon()
+    environ = {"NIX_CONFIG": "build-hook = /evil"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    impostor = healthy.popen(["/srv/alice/nix-daemon", "1000"], user="alice", env=environ, **quiet)
+    try:
+        healthy.start_daemon()
+        assert examine(healthy)["build-hook"][:2] == ("ok", f"the Nix daemon runs '{HOOK}'")
+    finally:
+        healthy.end(impostor)
 
 
 def test_a_hook_that_is_gone_is_found(healthy: Host, twin: Host) -> None:
