@@ -50,6 +50,17 @@ in rec {
 """
 
 
+COLLECTOR = (
+    *("unshare", "--pid", "--fork", "--mount-proc", *(() if os.geteuid() == 0 else ("--map-root-user",))),
+    *("nix-store", "--gc"),
+)
+"""Nix's garbage collector where it sees no other process.
+
+It looks for roots among all files that processes have open, and gives up at one whose name exceeds PATH_MAX, as those
+of a very deep directory do.
+"""
+
+
 class NixStore:
     """A store below `root`; its names are those of `names`, a store directory that need not be its own."""
 
@@ -98,6 +109,10 @@ class NixStore:
     def open(self) -> LocalStore:
         """This store as nix-ferry sees it."""
         return LocalStore.open(Settings(self._config), self.environ)
+
+    def collect(self) -> None:
+        """Delete what no root keeps."""
+        self.run(*COLLECTOR)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The result of a query."""

@@ -154,9 +154,9 @@ def test_a_collector_spares_what_is_being_imported(
     """From before its first byte until after its registration."""
     info = _leaf(built, source)
     restore(source, target, info)
-    nix.run("nix-store", "--gc")
+    nix.collect()
     target.commit([info])
-    nix.run("nix-store", "--gc")
+    nix.collect()
     assert nix.objects() == [info.path]
     nix.verify()
 
@@ -276,7 +276,7 @@ def test_a_killed_import_leaves_nothing_valid(
     assert nix.objects() == []
     assert os.path.exists(target.real_path(info.path))
     nix.verify()
-    nix.run("nix-store", "--gc")
+    nix.collect()
     assert not os.path.exists(target.real_path(info.path))
     copy(source, target, [info])
     nix.verify()

@@ -14,7 +14,7 @@ import pytest
 from hook.errors import StoreError
 from hook.store import temproots
 from hook.store.temproots import TempRoots
-from tests.nixstore import NixStore
+from tests.nixstore import COLLECTOR, NixStore
 
 pytestmark = pytest.mark.lab
 
@@ -37,11 +37,11 @@ def test_a_rooted_path_survives_until_the_root_ends(store: NixStore) -> None:
     leaf, fixed = _path(store, "leaf"), _path(store, "fixed")
     roots = TempRoots(str(store.state_dir))
     roots.add([leaf])
-    store.run("nix-store", "--gc")
+    store.collect()
     assert store.objects() == [leaf]
     roots.add([fixed])
     roots.close()
-    store.run("nix-store", "--gc")
+    store.collect()
     assert store.objects() == []
     assert list((store.state_dir / "temproots").iterdir()) == []
 
@@ -52,10 +52,10 @@ def test_several_owners_in_one_process_do_not_end_each_others_roots(store: NixSt
     first, second = TempRoots(str(store.state_dir)), TempRoots(str(store.state_dir))
     first.add([leaf])
     second.add([fixed])
-    store.run("nix-store", "--gc")
+    store.collect()
     assert set(store.objects()) == {leaf, fixed}
     second.close()
-    store.run("nix-store", "--gc")
+    store.collect()
     assert store.objects() == [leaf]
     first.close()
     assert list((store.state_dir / "temproots").iterdir()) == []
@@ -70,11 +70,11 @@ def test_an_invalid_path_survives_too(store: NixStore) -> None:
         os.mkdir(path)
     roots = TempRoots(str(store.state_dir))
     roots.add([other])
-    store.run("nix-store", "--gc")
+    store.collect()
     # The collector goes by hash: both names have the same one.
     assert os.path.exists(other)
     roots.close()
-    store.run("nix-store", "--gc")
+    store.collect()
     assert not os.path.exists(other)
 
 
@@ -84,7 +84,7 @@ def _collector_in_the_middle(store: NixStore) -> Iterator[None]:
     fifo = store.root / "fifo"
     os.mkfifo(fifo)
     with subprocess.Popen(
-        ["nix-store", "--gc"],
+        COLLECTOR,
         # The name of this point up to Nix 2.8, and since.
         env=store.environ | {"_NIX_TEST_GC_SYNC": str(fifo), "_NIX_TEST_GC_SYNC_2": str(fifo)},
         stdout=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ def test_a_running_collector_is_told(store: NixStore) -> None:
     with _collector_in_the_middle(store):
         roots.add([leaf, fixed])
     assert set(store.objects()) == {leaf, fixed}
-    store.run("nix-store", "--gc")
+    store.collect()
     assert set(store.objects()) == {leaf, fixed}
     roots.close()
 

@@ -117,6 +117,7 @@ class Host(Container):
     def reset(self) -> None:
         """Forget store, configuration and root's home except for ssh; no daemon runs afterwards."""
         self.stop_daemon()
+        self.run(["rm", "-rf", "/etc/nix"])
         self.run(["sh", "-c", "find /nix /root -mindepth 1 -maxdepth 1 ! -name .ssh -exec rm -rf {} +"])
         self.configure()
 

@@ -33,5 +33,4 @@ SCENARIOS = (
     Scenario(
         "log of a failure, not kept", _build("failing", options=["--option", "keep-build-log", "false"]), status=1
     ),
-    # Over ssh, stock may lose the end of the log when a build fails: its hook ends before Nix has read it.
 )

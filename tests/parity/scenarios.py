@@ -84,7 +84,8 @@ SCENARIOS = (
     Scenario(
         "failing, others go on", _build("failing", "after-failing", "forgetful", "shapes", options=["-k"]), status=1
     ),
-    Scenario("failing, ssh", _build("failing", "forgetful", options=["-k"]), status=1, prefix="ssh://"),
+    # One that says nothing: stock's hook may end before Nix has read what came last.
+    Scenario("failing, ssh", _build("mute"), status=1, prefix="ssh://"),
     Scenario("other user", _build("shapes"), prefix="ssh-ng://visitor@", trusted="root visitor"),
     Scenario("other user, ssh", _build("shapes"), prefix="ssh://visitor@", trusted="root visitor"),
     # Older daemons do not say that they do not trust us.

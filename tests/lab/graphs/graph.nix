@@ -112,6 +112,8 @@ rec {
     exit 3
   '' { };
 
+  mute = make "mute" "exit 3" { };
+
   # Never started, because its input fails.
   after-failing = make "after-failing" "touch $out" { input = failing; };
 
