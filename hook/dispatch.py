@@ -4,11 +4,12 @@ Joins the pure decision with what it needs from the world: slot locks, what is r
 One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
 """
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from hook.disabled import Disabled
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted
 from hook.health import Health
 from hook.log import Log, step
@@ -17,7 +18,7 @@ from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.remote import Remote
-from hook.routes import Route, Routes, is_handled
+from hook.routes import Route, Routes, destination_of, is_handled, ssh_looks_at
 from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
 from hook.slotqueue import SlotQueue
@@ -34,8 +35,8 @@ Value = TypeVar("Value")
 LOSSES_ALLOWED = 2
 """How often one build may lose a machine, or see others fail to reach it, before that machine is out for it."""
 
-SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
-"""The variables by which two callers may mean different connections with one ssh command; others' are all of them."""
+REMINDER_S = 60.0
+"""How often one Nix command is told that a machine cannot be used, or that none can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Dispatcher:
             services.caller.parent_pid,
             services.config.connect_timeout_s,
         )
+        self._disabled = Disabled(services.private_dir)
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
@@ -96,18 +98,19 @@ class Dispatcher:
         try:
             with self._services.slots.selection():
                 for machine in self._services.machines:
-                    load, obstacle = None, "avoided" if machine in avoided else self._obstacle(machine)
-                    if obstacle is None and suitable(request, machine) is None:
+                    load, disabled = None, self._disabled.reason(machine)
+                    failed = "avoided" if machine in avoided else self._trouble(machine)
+                    if not (disabled or failed) and suitable(request, machine) is None:
                         try:
                             slot, load = self._probe(machine)
                         except ConfigurationError as error:
-                            obstacle = self._out[machine] = error.one_line
+                            failed = self._out[machine] = error.one_line
                         else:
                             if slot is not None:
                                 slots[machine] = slot
                     # A build that has its inputs there comes first.
                     free = machine in slots and not self._hub.queue.awaited(self._at(machine))
-                    candidates.append(Candidate(machine, load, free, obstacle))
+                    candidates.append(Candidate(machine, load, free, failed, disabled))
                 decision = decide(request, self._services.host, candidates)
                 if decision.machine is not None:
                     slots[decision.machine].touch()
@@ -178,19 +181,21 @@ class Dispatcher:
                         self._out.setdefault(machine, health.obstacle(self._key(machine)) or "comes and goes")
                 if not self._is_left(request):
                     return None
+                self.remind(request)
                 self._hub.queue.wait(ticket, s.caller)
 
     def wait_for_slot(self, request: Request, place: Place) -> Place:
         """`place` with a slot for a build that has its inputs there, or else another one that had a slot first.
 
-        A slot elsewhere is left to builds that have their inputs nowhere yet, if there are any.
+        A slot elsewhere is left to builds that have their inputs nowhere yet, if there are any, unless the machine was
+        disabled meanwhile.  MachineError if it was and no other is left.
         """
-        if place.start():
+        if self._disabled.since(place.machine) is None and place.start():
             return place
         kind, queue, caller = self._kind(request), self._hub.queue, self._services.caller
         self._log.message(Verbosity.TALKATIVE, f"'{request.drv_path}' waits for a slot on '{place.name}'")
         with queue.first(kind, caller, place.at) as ticket:
-            while True:
+            while (disabled := self._disabled.reason(place.machine)) is None:
                 if place.start(self._slot_of(place)):
                     return place
                 if not queue.anywhere(kind):
@@ -198,6 +203,12 @@ class Dispatcher:
                     if other is not None:
                         return other
                 queue.wait(ticket, caller)
+        self._log.message(Verbosity.TALKATIVE, f"'{request.drv_path}' leaves '{place.name}': {disabled}")
+        # Whoever drains the machine waits for this slot.
+        place.release()
+        if other := self.wait(request):
+            return other
+        raise MachineError(disabled)
 
     def _slot_of(self, place: Place) -> Slot | None:
         """A slot of a machine that we are connected to, whatever others have found it to be."""
@@ -226,10 +237,15 @@ class Dispatcher:
         """Builds of one kind wait for the same machines."""
         s = self._services
         lines = tuple(machine.text for machine in s.machines if machine not in self._out)
-        return s.private_dir, s.host, lines, request.system, request.features, self._environ(SSH_LOOKS_AT)
+        return s.private_dir, s.host, lines, request.system, request.features, ssh_looks_at(s.environ)
 
-    def why_all_are_down(self, request: Request) -> str | None:
-        """Why none of the machines that could build it can be used, for the user; None if one can, or none could."""
+    def remind(self, request: Request) -> None:
+        """Tell the user, once in a while, if none of the machines that could build it can be used now."""
+        why = self._why_all_are_down(request)
+        if why and self._services.notices.first_time("all are down", REMINDER_S):
+            self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m waiting for a machine: {why}")
+
+    def _why_all_are_down(self, request: Request) -> str | None:
         able = [m for m in self._services.machines if m.max_jobs and suitable(request, m) is None]
         obstacles = {machine: self._obstacle(machine) for machine in able}
         if not able or not all(obstacles.values()):
@@ -259,7 +275,7 @@ class Dispatcher:
         machine = place.machine
         try:
             route = self._routes.to(machine, verbose=self._log.verbosity >= Verbosity.CHATTY)
-            destination = self._destinations[machine] = self._destination(route)
+            destination = self._destinations[machine] = destination_of(route, self._services)
             if warm := self._hub.pool.take(destination):
                 return self._reuse(warm, meanwhile)
             remote, value = self._connect(place, route, meanwhile)
@@ -324,7 +340,7 @@ class Dispatcher:
         remote.detach()
         self._remotes.discard(remote)
         if self._hub.lasting and not (self._services.machines_substitute and remote.client.stops_substituting):
-            self._hub.pool.give(self._destination(remote.route), remote)
+            self._hub.pool.give(destination_of(remote.route, self._services), remote)
         else:
             remote.close()
 
@@ -360,11 +376,8 @@ class Dispatcher:
 
         A machine that failed in this very conversation is no reason to wait: Nix is then told, as by stock.
         """
-        if (
-            decision.answer is Answer.DECLINE
-            and not self._services.host.could_build(request)
-            and self._is_left(request)
-        ):
+        here = self._services.host.could_build(request)
+        if decision.answer is Answer.DECLINE and not here and self._is_left(request):
             return replace(decision, answer=Answer.POSTPONE)
         return decision
 
@@ -374,21 +387,13 @@ class Dispatcher:
         return any(suitable(request, machine) is None for machine in machines)
 
     def _obstacle(self, machine: Machine) -> str | None:
+        """Why `machine` may not be used now."""
+        return self._disabled.reason(machine) or self._trouble(machine)
+
+    def _trouble(self, machine: Machine) -> str | None:
         return self._out.get(machine) or self._hub.health.obstacle(self._key(machine))
 
     def _key(self, machine: Machine) -> Hashable:
         """Whose health this is: a line can mean another machine to a caller with other keys, or its own store."""
         own = self._services.store.state_dir
-        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._environ(SSH_LOOKS_AT), own
-
-    def _destination(self, route: Route) -> Hashable:
-        """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not."""
-        s = self._services
-        if not isinstance(route, Command):
-            return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
-        names = SSH_LOOKS_AT if route.argv[0] == "ssh" else sorted(route.environ)
-        environ = tuple((name, route.environ.get(name)) for name in names)
-        return route.argv, environ, s.limits, s.machines_substitute, s.store.state_dir
-
-    def _environ(self, names: Sequence[str]) -> tuple[tuple[str, str | None], ...]:
-        return tuple((name, self._services.environ.get(name)) for name in names)
+        return machine.uri.text, machine.ssh_key, machine.public_host_key, ssh_looks_at(self._services.environ), own

@@ -5,7 +5,7 @@ own process with them; a daemon behind a socket is sent them.  Source: machines.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from hook.errors import ConfigurationError, StockOnly
@@ -17,9 +17,13 @@ from hook.transport import REMOTE_PROGRAMS, Command, command_for
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options
+    from hook.services import Services
     from hook.unixsocket import UnixSocket
 
 Route: TypeAlias = "Command | UnixSocket"
+
+SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
+"""The variables by which two callers may mean different connections with one ssh command; others' are all of them."""
 
 LOCAL_SCHEMES = ("local", "auto", "daemon", "unix")
 
@@ -113,6 +117,20 @@ class Routes:
             substitute=s.flag("substitute", True),
             others=others,
         )
+
+
+def destination_of(route: Route, services: "Services") -> Hashable:
+    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not."""
+    s = services
+    if not isinstance(route, Command):
+        return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
+    environ = ssh_looks_at(route.environ) if route.argv[0] == "ssh" else tuple(sorted(route.environ.items()))
+    return route.argv, environ, s.limits, s.machines_substitute, s.store.state_dir
+
+
+def ssh_looks_at(environ: Mapping[str, str]) -> Hashable:
+    """What ssh sees of `environ` that may lead it elsewhere."""
+    return tuple((name, environ.get(name)) for name in SSH_LOOKS_AT)
 
 
 def is_handled(machine: Machine) -> bool:

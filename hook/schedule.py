@@ -84,14 +84,20 @@ class Host:
 class Candidate:
     """A machine and what was found out about it.
 
-    `load` is the number of its slots that are in use, None if they were not probed.  `disabled` says why the machine
-    is out of use at present.
+    `load` is the number of its slots that are in use, None if they were not probed.  `failed` says why the machine
+    cannot be used at present, `disabled` why it is not to be.
     """
 
     machine: Machine
     load: int | None = None
     slot_free: bool = False
+    failed: str | None = None
     disabled: str | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be given a build."""
+        return self.failed is None and self.disabled is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ def decide(request: Request, host: Host, candidates: Sequence[Candidate]) -> Dec
     """Choose as stock does: the least loaded able machine with a free slot, else an answer that lets Nix go on."""
     if not candidates:
         return Decision(Answer.DECLINE_PERMANENTLY, None, ())
-    able = [c for c in candidates if c.disabled is None and suitable(request, c.machine) is None]
+    able = [c for c in candidates if c.is_usable and suitable(request, c.machine) is None]
     rate = _rate(able, host.release)
     # `min` keeps the first of equals, as stock does.
     best = min(
@@ -193,7 +199,9 @@ def _single(value: float) -> float:
 def _reason(request: Request, candidate: Candidate, best: Candidate | None, rate: Callable[[Candidate], float]) -> str:
     machine = candidate.machine
     if candidate.disabled is not None:
-        return f"failed: {candidate.disabled}"
+        return candidate.disabled
+    if candidate.failed is not None:
+        return f"failed: {candidate.failed}"
     if why := suitable(request, machine):
         return why
     if machine.max_jobs == 0:

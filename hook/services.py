@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hook.caller import Caller
 from hook.config import Config, find_config
+from hook.disabled import Disabled
 from hook.errors import StockOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
@@ -71,7 +72,9 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
         os.mkdir(private_dir, 0o700)
     machines, warnings = machines_of(settings, host)
     # One bad line makes the stock hook refuse all of them, so it is given only the good ones.
-    good_lines = "\n".join(format_machine(machine, host.release) for machine in machines)
+    disabled = Disabled(private_dir)
+    good = [machine for machine in machines if disabled.since(machine) is None]
+    good_lines = "\n".join(format_machine(machine, host.release) for machine in good)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
     notices = Notices(private_dir, caller.parent_pid)
     for warning in complaints + warnings + unknown:
@@ -81,7 +84,7 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
         caller=caller,
         config=config,
         settings=settings,
-        stock_settings=settings.replace(builders=good_lines) if warnings else settings,
+        stock_settings=settings.replace(builders=good_lines) if warnings or good != machines else settings,
         host=host,
         machines=tuple(machines),
         limits=limits_of(settings),

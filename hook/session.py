@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.caller import Caller
-from hook.dispatch import Dispatcher, Hub
+from hook.dispatch import REMINDER_S, Dispatcher, Hub
 from hook.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -38,9 +38,6 @@ from hook.trust import with_advice
 if TYPE_CHECKING:
     from hook.build import Builder
     from hook.remote import Remote
-
-REMINDER_S = 60.0
-"""How often one Nix command is told that a machine cannot be used, or that none can."""
 
 
 @dataclass(slots=True)
@@ -166,9 +163,7 @@ class Session:
             case Answer.DECLINE_PERMANENTLY:
                 self._front.decline_permanently()
             case Answer.POSTPONE:
-                why = self._dispatcher.why_all_are_down(request)
-                if why and self._services.notices.first_time("all are down", REMINDER_S):
-                    self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m waiting for a machine: {why}")
+                self._dispatcher.remind(request)
                 self._front.postpone()
             case _:
                 self._front.decline()

@@ -18,6 +18,7 @@ from hook import sharing as sharing_module
 from hook import slotqueue
 from hook.caller import Caller
 from hook.config import Config
+from hook.disabled import Disabled
 from hook.dispatch import Dispatcher, Hub
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
@@ -85,9 +86,9 @@ class Desk:
         self.queue = SlotQueue()
         self.look_ahead = LookAhead(self.queue.freed)
         self._hangup, self._end = os.pipe()
-        self._null = os.open(os.devnull, os.O_WRONLY)
+        self._log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
-        self.caller = Caller(-1, self._null, -1, "3", environ, os.getpid(), self._hangup)
+        self.caller = Caller(-1, self._log, -1, "3", environ, os.getpid(), self._hangup)
         self._open: list[Dispatcher] = []
 
     def dispatcher(self, *lines: str) -> Dispatcher:
@@ -110,7 +111,7 @@ class Desk:
         )
         uploads = Uploads(shared=True)
         hub = Hub(self.pool, self.health, self.queue, self.look_ahead, uploads, self.sharing, self.lasting)
-        self._open.append(Dispatcher(hub, services, Log(self._null, 3)))
+        self._open.append(Dispatcher(hub, services, Log(self._log, 3)))
         return self._open[-1]
 
     def held(self) -> int:
@@ -137,7 +138,7 @@ class Desk:
         self.pool.close()
         self.hang_up()
         os.close(self._hangup)
-        os.close(self._null)
+        os.close(self._log)
 
 
 @pytest.fixture
@@ -445,6 +446,87 @@ def test_a_machine_for_the_stock_hook_is_no_place_after_the_accept(desk: Desk) -
     place = dispatcher.wait(REQUEST)
     assert place is not None
     assert "ok" in place.name
+
+
+# Machines that the user takes out of use
+
+
+def disable(desk: Desk, place: Place) -> None:
+    assert Disabled(str(desk.root / "nix-ferry")).add(place.machine)
+
+
+def enable(desk: Desk, place: Place) -> None:
+    assert Disabled(str(desk.root / "nix-ferry")).remove(place.machine)
+
+
+def test_a_disabled_machine_gets_no_build_until_it_is_enabled(desk: Desk) -> None:
+    """While no other can do it, and neither can this host, Nix is to ask again, and its user is told why."""
+    dispatcher = desk.dispatcher(good())
+    place = place_of(dispatcher)
+    place.release()
+    disable(desk, place)
+    decision, none = dispatcher.decide(REQUEST)
+    assert none is None
+    assert decision.answer is Answer.POSTPONE
+    assert decision.verdicts[0].reason.startswith("disabled by the user since 2")
+    assert dispatcher.waits_for(REQUEST, decision) is None
+    assert desk.held() == 0
+    dispatcher.remind(REQUEST)
+    dispatcher.remind(REQUEST)
+    (line,) = (desk.root / "log").read_text().splitlines()
+    assert "waiting for a machine: 'ssh-ng://localhost" in line
+    assert "': disabled by the user since" in line
+    enable(desk, place)
+    assert place_of(dispatcher).name == place.name
+
+
+def test_a_disabled_machine_is_no_hindrance_to_others(desk: Desk) -> None:
+    """Nor to this host."""
+    place = place_of(desk.dispatcher(good("a", speed=2), good("b")))
+    place.release()
+    disable(desk, place)
+    assert "ok%20b" in place_of(desk.dispatcher(good("a", speed=2), good("b"))).name
+    desk.max_jobs = 1
+    assert desk.dispatcher(good("a", speed=2)).decide(REQUEST)[0].answer is Answer.DECLINE
+
+
+def test_a_promised_build_waits_until_its_only_machine_is_enabled(desk: Desk) -> None:
+    running = run(desk.dispatcher(good()))
+    disable(desk, running)
+    waiting = Waiting(desk.dispatcher(good()))
+    wait_for_lines(desk, 1)
+    running.release()
+    enable(desk, running)
+    assert isinstance(waiting.outcome(), Place)
+
+
+def test_builds_that_only_wait_at_a_disabled_machine_leave_it(desk: Desk) -> None:
+    """All of the line, though only its first one looks; what runs there goes on."""
+    desk.config = Config(look_ahead=2)
+    running = run(desk.dispatcher(good("a", speed=2)))
+    both = good("a", speed=2), good("b", jobs=2)
+    blocked = [run(desk.dispatcher(good("b", jobs=2))) for _ in range(2)]
+    places = [ahead(desk.dispatcher(*both)) for _ in range(2)]
+    assert [place.name for place in places] == [running.name] * 2
+    ready = [Ready(dispatcher, place) for dispatcher, place in zip(desk._open[-2:], places, strict=True)]
+    wait_for_lines(desk, 2)
+    disable(desk, running)
+    for place in blocked:
+        place.release()
+    moved = [each.outcome() for each in ready]
+    assert [place.name for place in moved if isinstance(place, Place)] == [blocked[0].name] * 2
+    assert desk.look_ahead.count(running.at) == 0
+
+
+def test_a_build_whose_inputs_still_travel_does_not_start_on_a_disabled_machine(desk: Desk) -> None:
+    """It has a slot there, which it gives up."""
+    dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
+    place = place_of(dispatcher)
+    place.lend()
+    disable(desk, place)
+    other = dispatcher.wait_for_slot(REQUEST, place)
+    assert "ok%20b" in other.name
+    assert desk.held() == 1
 
 
 # Ahead of a slot

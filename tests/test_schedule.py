@@ -133,9 +133,9 @@ def test_without_a_free_machine_nix_is_told_what_it_can_do(
     assert decide(request(willing=willing), host(max_jobs=max_jobs), candidates).answer is answer
 
 
-def test_a_disabled_machine_is_no_reason_to_wait() -> None:
+def test_a_machine_that_failed_is_no_reason_to_wait() -> None:
     """Nobody knows when it comes back."""
-    decision = decide(request(), host(), [Candidate(machine("b1"), disabled="no route to host")])
+    decision = decide(request(), host(), [Candidate(machine("b1"), failed="no route to host")])
     assert decision.answer is Answer.DECLINE
     assert [verdict.reason for verdict in decision.verdicts] == ["failed: no route to host"]
 
@@ -165,7 +165,7 @@ def test_every_machine_gets_a_verdict_in_plain_words() -> None:
     """They are what `-v` shows; stock says nothing."""
     candidates = [
         Candidate(machine("m0 aarch64-linux")),
-        Candidate(machine("m1"), disabled="timed out"),
+        Candidate(machine("m1"), failed="timed out"),
         busy("m2 - - 1", 1),
         busy("m3 - - 4", 4),
         busy("m4 - - 0", 0),
@@ -173,6 +173,7 @@ def test_every_machine_gets_a_verdict_in_plain_words() -> None:
         busy("m6 - - 4 4", 2),
         busy("m7 - - 4 2", 1),
         busy("m8 - - 4 4", 2),
+        Candidate(machine("m9"), 0, True, disabled="disabled by the user"),
     ]
     decision = decide(request(), host(), candidates)
     assert decision.machine is candidates[6].machine
@@ -186,6 +187,7 @@ def test_every_machine_gets_a_verdict_in_plain_words() -> None:
         "chosen: load 2/4, 2 of 4 slots busy",
         "speed factor 2 is lower than that of 'm6', 4",
         "load and speed equal that of 'm6', which comes first",
+        "disabled by the user",
     ]
 
 
@@ -208,7 +210,7 @@ def stock_choice(candidates: Sequence[Candidate], asked: Request, here: Host) ->
         m = candidate.machine
         fits = asked.system == "builtin" or asked.system in m.systems
         has = all(feature in m.supported or feature in m.mandatory for feature in asked.features)
-        if candidate.disabled or not fits or not has or any(f not in asked.features for f in m.mandatory):
+        if candidate.failed or not fits or not has or any(f not in asked.features for f in m.mandatory):
             continue
         right_type = True
         if not candidate.slot_free:
@@ -298,19 +300,19 @@ def test_the_stock_hook_tries_the_machines_in_our_order(builder: LabHost, seed: 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stock = stockhook.ask(builder, "\n".join(lines))
 
-    disabled: set[Machine] = set()
+    failed: set[Machine] = set()
     ours: list[str] = []
     machines = machines_of(*lines)
     while True:
         candidates = [
-            Candidate(m, load[m.uri.text], load[m.uri.text] < m.max_jobs, "failed" if m in disabled else None)
+            Candidate(m, load[m.uri.text], load[m.uri.text] < m.max_jobs, "failed" if m in failed else None)
             for m in machines
         ]
         decision = decide(request(), host(release), candidates)
         if decision.machine is None:
             break
         ours.append(decision.machine.uri.text)
-        disabled.add(decision.machine)
+        failed.add(decision.machine)
     assert stock.tried == ours
     assert stock.answers == [f"# {decision.answer.value}"]
 

@@ -1,0 +1,65 @@
+"""Machines that the user has taken out of use for a while: one empty file each in `disabled/` of the private directory.
+
+A file's name stands for the machine's address and its time tells since when, so hooks see a change at once, with or
+without a broker, and it survives restarts.  Nothing that runs is stopped.  Tested in test_disabled.py.
+"""
+
+import os
+import time
+from contextlib import suppress
+
+from hook.errors import ConfigurationError
+from hook.machines import Machine
+
+
+class Disabled:
+    """The machines that are out of use for hooks with this private directory."""
+
+    def __init__(self, private_dir: str) -> None:
+        self._directory = os.path.join(private_dir, "disabled")
+
+    def since(self, machine: Machine) -> float | None:
+        """When `machine` was taken out of use, in seconds since 1970; None if it is in use."""
+        try:
+            return os.stat(self._file(machine)).st_mtime
+        except OSError:
+            return None
+
+    def reason(self, machine: Machine) -> str | None:
+        """The same in words."""
+        since = self.since(machine)
+        if since is None:
+            return None
+        return f"disabled by the user since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
+
+    def add(self, machine: Machine) -> bool:
+        """Take `machine` out of use; False if it was.  ConfigurationError if this is not for us to do."""
+        file = self._file(machine)
+        try:
+            os.makedirs(self._directory, 0o700, exist_ok=True)
+            with open(file, "x"):
+                return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _refused(file, error) from None
+
+    def remove(self, machine: Machine) -> bool:
+        """Have `machine` used again; False if it was.  ConfigurationError if this is not for us to do."""
+        file = self._file(machine)
+        with suppress(FileNotFoundError):
+            try:
+                os.unlink(file)
+            except PermissionError as error:
+                raise _refused(file, error) from None
+            return True
+        return False
+
+    def _file(self, machine: Machine) -> str:
+        # Not as any release renders it: it must stay the same when Nix is replaced.
+        return os.path.join(self._directory, machine.uri.text.replace("/", "_"))
+
+
+def _refused(file: str, error: OSError) -> ConfigurationError:
+    advice = "; run this as root, as the Nix daemon runs" if isinstance(error, PermissionError) else ""
+    return ConfigurationError(f"cannot change '{file}': {error.strerror}{advice}")
