@@ -6,6 +6,7 @@ from distutils.command.build_scripts import build_scripts
 from pathlib import Path
 
 from setuptools import setup  # isort: split, since this is what provides distutils
+from setuptools.errors import ExecError
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
 SHIM = "nix-ferry-hook"
@@ -30,7 +31,12 @@ class BuildScripts(build_scripts):
         self.mkpath(self.build_dir)
         compiler = os.environ.get("CC", "cc")
         options = ["-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, f'-DFERRY_VERSION="{VERSION}"']
-        self.spawn([compiler, *options, "-o", os.path.join(self.build_dir, SHIM), *SOURCES])
+        command = [compiler, *options, "-o", os.path.join(self.build_dir, SHIM), *SOURCES]
+        try:
+            # Nix waits for it to be loaded, and without libraries to find that takes half the time.
+            self.spawn([*command, "-static"])
+        except ExecError:
+            self.spawn(command)
 
 
 setup(

@@ -23,6 +23,7 @@ from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
 from hook.slotqueue import SlotQueue
 from hook.slots import Slot
+from hook.store.databases import Databases
 from hook.transport import Command
 from hook.trouble import Trouble, blames_sharing
 from hook.uploads import Uploads
@@ -48,6 +49,7 @@ class Hub:
     queue: SlotQueue
     look_ahead: LookAhead
     uploads: Uploads
+    databases: Databases
     sharing: "Sharing | None"
     lasting: bool
 

@@ -59,6 +59,15 @@ class _Input:
         self._buffer += data
         return bool(data)
 
+    def skip(self, expected: bytes) -> bool:
+        """Consume `expected` if that is what has come."""
+        if not self._buffer and not self._receive():
+            return False
+        if not self._buffer.startswith(expected):
+            return False
+        del self._buffer[: len(expected)]
+        return True
+
     def take_rest(self) -> bytes:
         rest = bytes(self._buffer)
         self._buffer.clear()
@@ -67,6 +76,9 @@ class _Input:
 
 class Front:
     """One conversation with the Nix process that started the hook."""
+
+    _last_preamble: tuple[bytes, Settings] | None = None
+    """What a conversation began with, and what that means: the hooks of one command all begin with the same."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
@@ -82,13 +94,18 @@ class Front:
     def read_settings(self) -> Settings:
         """The preamble; Nix sends it together with the first request, so it is waiting for an answer already."""
         self.caller.enter(State.QUESTION)
+        if (last := Front._last_preamble) and self._input.skip(last[0]):
+            return last[1]
         values: dict[str, str] = {}
         while self._reader.flag():
             name = self._reader.text()
             values[name] = self._reader.string().decode(errors="surrogateescape")
             if len(values) > MAX_SETTINGS:
                 raise RequestError("the settings do not end")
-        return Settings(values)
+        settings = Settings(values)
+        # Nix sends them sorted, as this does.
+        Front._last_preamble = format_settings(settings), settings
+        return settings
 
     def read_request(self) -> Request:
         """One `try`."""

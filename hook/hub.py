@@ -18,6 +18,7 @@ from hook.pool import Pool
 from hook.protocol.activity import Verbosity
 from hook.session import Session
 from hook.slotqueue import SlotQueue
+from hook.store.databases import Databases
 from hook.uploads import Uploads
 
 
@@ -35,6 +36,7 @@ def new_hub(*, lasting: bool) -> Hub:
         queue=queue,
         look_ahead=LookAhead(queue.freed),
         uploads=Uploads(shared=lasting),
+        databases=Databases() if lasting else Databases(max_idle=0),
         sharing=sharing,
         lasting=lasting,
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ID_MASK = (1 << 64) - 1
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Log:
     """Messages and activities for the user, written to `fd`.
@@ -120,7 +122,7 @@ class Log:
 
 
 def _format(message: dict[str, object]) -> bytes:
-    return b"@nix " + json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return b"@nix " + _encode(message).encode() + b"\n"
 
 
 class Activity:

@@ -18,6 +18,7 @@ from hook.release import release_of
 from hook.schedule import Host
 from hook.settings import Settings
 from hook.slots import SlotTable
+from hook.store.databases import Databases
 from hook.store.local import LocalStore
 
 
@@ -53,7 +54,7 @@ class Services:
         self.store.close()
 
 
-def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
+def open_services(settings: Settings, caller: Caller, databases: Databases, log: Log) -> Services:
     """Open everything the settings name; warns once per Nix command about lines of `builders` it cannot use.
 
     StockOnly if it is not for this process to open.
@@ -62,7 +63,7 @@ def open_services(settings: Settings, caller: Caller, log: Log) -> Services:
     if not config.broker and caller.take_back is not None:
         raise StockOnly("there is to be no broker")
     host = host_of(settings)
-    store = LocalStore.open(settings, caller.environ)
+    store = LocalStore.open(settings, caller.environ, databases)
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
             raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")

@@ -68,7 +68,7 @@ class Session:
         settings = self._front.read_settings()
         request = self._front.read_request()
         try:
-            self._services = open_services(settings, self._caller, self._log)
+            self._services = open_services(settings, self._caller, self._hub.databases, self._log)
         except StockOnly as reason:
             return self._hand_over(settings, request, reason)
         try:

@@ -35,6 +35,7 @@ from hook.settings import Settings
 from hook.sharing import Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import SlotTable
+from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.trouble import Trouble
@@ -110,7 +111,7 @@ class Desk:
             notices=Notices(str(self.root / "nix-ferry"), os.getpid()),
         )
         uploads = Uploads(shared=True)
-        hub = Hub(self.pool, self.health, self.queue, self.look_ahead, uploads, self.sharing, self.lasting)
+        hub = Hub(self.pool, self.health, self.queue, self.look_ahead, uploads, Databases(), self.sharing, self.lasting)
         self._open.append(Dispatcher(hub, services, Log(self._log, 3)))
         return self._open[-1]
 

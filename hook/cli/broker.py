@@ -24,6 +24,7 @@ def main() -> int:
 
     def tidy() -> None:
         hub.pool.tidy()
+        hub.databases.tidy()
         if hub.sharing is not None:
             hub.sharing.tidy()
         rotate_log(directory)
@@ -38,6 +39,7 @@ def main() -> int:
         log("listening")
         broker.run()
         hub.pool.close()
+        hub.databases.close()
         log("leaving: nothing to do")
     return 0
 

@@ -1,8 +1,8 @@
 """The store's SQLite database: path infos and closures out, registrations in.
 
-One Database belongs to one thread; open as many as there are threads.  It never creates or migrates a database: a
-schema other than the one known here is left to Nix.  What it writes is compared with what Nix writes, column by column,
-in test_store_database.py.
+A Database is used by one thread at a time; open as many as there are threads.  It never creates or migrates a
+database: a schema other than the one known here is left to Nix.  What it writes is compared with what Nix writes,
+column by column, in test_store_database.py.
 """
 
 import fcntl
@@ -41,6 +41,8 @@ class Database:
         self._lock_fd = lock_fd
         self._path = path
         self._busy_s = busy_s
+        self._file = _identity(path)
+        self._failed = False
 
     @classmethod
     def open(cls, state_dir: str, *, wal: bool = True, fsync_metadata: bool = True, busy_s: float = BUSY_S) -> Self:
@@ -58,6 +60,10 @@ class Database:
             os.close(lock_fd)
             raise
         return cls(connection, lock_fd, path, busy_s)
+
+    def is_usable(self) -> bool:
+        """Whether all went well so far and the file is still where it was opened."""
+        return not self._failed and self._file == _identity(self._path)
 
     def close(self) -> None:
         """Close the database, then let go of the big lock; a second call does nothing."""
@@ -181,6 +187,7 @@ class Database:
                 return result
             except sqlite3.Error as error:
                 if not _is_transient(error) or time.monotonic() >= deadline:
+                    self._failed = True
                     raise _unusable(self._path, error) from error
             time.sleep(RETRY_S)
 
@@ -255,7 +262,9 @@ def _connect(path: str, wal: bool, fsync_metadata: bool, busy_s: float) -> sqlit
     # Processes sharing a database must lock it the same way, and Nix uses lock files when it does without WAL.
     vfs = "" if wal else "&vfs=unix-dotfile"
     try:
-        connection = sqlite3.connect(f"file:{quoted}?mode=rw{vfs}", uri=True, timeout=busy_s, isolation_level=None)
+        connection = sqlite3.connect(
+            f"file:{quoted}?mode=rw{vfs}", uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False
+        )
         try:
             connection.execute("PRAGMA foreign_keys = 1")
             connection.execute(f"PRAGMA synchronous = {'normal' if fsync_metadata else 'off'}")
@@ -273,6 +282,15 @@ def _connect(path: str, wal: bool, fsync_metadata: bool, busy_s: float) -> sqlit
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
     return connection
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Of the file at `path`, as long as somebody has it open; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _check_acyclic(infos: Sequence[PathInfo]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 
 from hook.errors import StockOnly, StoreError
 from hook.settings import Settings
+from hook.store.databases import Access, Databases
 from hook.store.derivation import Derivation, parse_derivation
 from hook.store.info import HASH_SIZES, PathInfo, check_content_address, check_path_info, format_hash
 from hook.store.location import StoreLocation, find_store
@@ -38,43 +39,44 @@ class RestoreOptions(TypedDict):
 
 
 class LocalStore:
-    """A local store that this process may write to; the database is opened when first used, by that thread."""
+    """A local store that this process may write to; its database is opened when first used."""
 
-    def __init__(self, location: StoreLocation, settings: Settings) -> None:
+    def __init__(self, location: StoreLocation, settings: Settings, databases: Databases | None = None) -> None:
         self.store_dir = location.store_dir
         self.real_store_dir = location.real_store_dir
         self.state_dir = location.state_dir
         self.log_dir = location.log_dir
         self.temp_roots = TempRoots(location.state_dir)
-        self._wal = settings.flag("use-sqlite-wal", True)
-        self._fsync_metadata = settings.flag("fsync-metadata", True)
+        self._databases = databases or Databases(max_idle=0)
+        self._access = Access(
+            location.state_dir, settings.flag("use-sqlite-wal", True), settings.flag("fsync-metadata", True)
+        )
         self._fsync_paths = settings.flag("fsync-store-paths", False)
         self._sync = settings.flag("sync-before-registering", False)
         self._optimise = settings.flag("auto-optimise-store", False)
         self._kept_xattrs = settings.words("ignored-acls", IGNORED_ACLS)
 
     @classmethod
-    def open(cls, settings: Settings, environ: Mapping[str, str]) -> Self:
+    def open(cls, settings: Settings, environ: Mapping[str, str], databases: Databases | None = None) -> Self:
         """The store that `settings` and `environ` mean, made writable; StockOnly if it needs the stock hook.
+
+        Its database is one of `databases`, if any are given.
 
         To be called by the thread that will write: a remount reaches only that thread and its children.
         """
         location = find_store(settings.text("store", "") or environ.get("NIX_REMOTE", ""), environ)
         make_writable(location.real_store_dir)
-        return cls(location, settings)
+        return cls(location, settings, databases)
 
     @cached_property
     def database(self) -> "Database":
         """The store's database."""
-        # SQLite, libcrypto and the NAR code are loaded on first use: most requests are answered without them.
-        from hook.store.database import Database
-
-        return Database.open(self.state_dir, wal=self._wal, fsync_metadata=self._fsync_metadata)
+        return self._databases.take(self._access)
 
     def close(self) -> None:
-        """Close the database and end the temporary roots."""
+        """Give the database back and end the temporary roots."""
         if "database" in self.__dict__:
-            self.database.close()
+            self._databases.give(self._access, self.database)
             del self.database
         self.temp_roots.close()
 
