@@ -49,6 +49,9 @@ class _Input:
     def peek(self) -> bytes:
         return bytes(self._buffer)
 
+    def consume(self, size: int) -> None:
+        del self._buffer[:size]
+
     def at_end(self) -> bool:
         return not self._buffer and not self._receive()
 

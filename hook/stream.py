@@ -93,7 +93,7 @@ class Stream:
         return self._view[self._start : self._end]
 
     def consume(self, size: int) -> None:
-        """Drop `size` bytes of what `available` returned."""
+        """Drop `size` bytes of what `available` or `peek` returned."""
         self._start += size
 
     def has_input(self) -> bool:
@@ -102,9 +102,9 @@ class Stream:
             self._receive()
         return self._start < self._end
 
-    def peek(self) -> bytes:
-        """What has been received and not consumed, without waiting."""
-        return bytes(self._view[self._start : self._end])
+    def peek(self) -> memoryview:
+        """What has been received and not consumed, without waiting; valid until the next call on this object."""
+        return self._view[self._start : self._end]
 
     # Writing
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hook.errors import ProtocolError
 from hook.protocol.frames import FrameReader
-from hook.protocol.lists import decode_texts, encode_strings
+from hook.protocol.lists import ENCODED_AT_ONCE, decode_texts, encode_strings
 from tests.oracles import Input, Invalid, frames, strings
 
 MANY = 1 << 20
@@ -24,6 +24,14 @@ texts = st.lists(st.text(st.characters(exclude_categories=["Cs"])))
 
 @given(items)
 def test_a_list_is_encoded_as_by_the_reference(case):
+    assert encode_strings(case) == strings(case)
+
+
+@pytest.mark.parametrize("odd", [b"", b"\0"])
+@pytest.mark.parametrize("count", [ENCODED_AT_ONCE - 1, ENCODED_AT_ONCE, ENCODED_AT_ONCE + 1, 3 * ENCODED_AT_ONCE])
+def test_a_list_of_any_length_is_encoded_as_by_the_reference(count, odd):
+    """It is done in parts, each of which may have to take the slow way."""
+    case = [b"%d" % number for number in range(count - 1)] + [odd]
     assert encode_strings(case) == strings(case)
 
 

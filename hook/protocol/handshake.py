@@ -56,8 +56,8 @@ class Channel(Protocol):
         """Queue bytes for sending."""
         ...
 
-    def peek(self) -> bytes:
-        """What has arrived and was not read yet, without waiting."""
+    def peek(self) -> bytes | memoryview:
+        """What has arrived and was not read yet, without waiting; valid until the next call."""
         ...
 
     def available(self) -> memoryview:
@@ -65,7 +65,7 @@ class Channel(Protocol):
         ...
 
     def consume(self, size: int) -> None:
-        """Drop `size` bytes of what `available` returned."""
+        """Drop `size` bytes of what `available` or `peek` returned."""
         ...
 
 
@@ -104,7 +104,7 @@ def _expect_magic(channel: Channel) -> None:
     if int.from_bytes(first, "little") == SERVER_MAGIC:
         return
     # Whatever else is there by now belongs to the same greeting and helps its author to recognise it.
-    raise ProtocolError(describe_noise(first + channel.peek()))
+    raise ProtocolError(describe_noise(first + bytes(channel.peek())))
 
 
 def describe_noise(noise: bytes) -> str:

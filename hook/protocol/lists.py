@@ -5,11 +5,14 @@ with them.  One C call turns a list into a single block that Python splits in on
 bytes out.  Tested in test_native_wire.py against a Python reference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from hook._native import ffi, lib
 from hook.errors import ProtocolError
+
+ENCODED_AT_ONCE = 512
+"""The kernel hands out larger buffers anew, page by page, each time: that takes longer than the work."""
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -22,8 +25,13 @@ _INVALID = {
 
 def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
     """A list of strings: u64 count, then each padded; text becomes UTF-8."""
-    if not strings:
-        return bytearray(8)
+    out = bytearray(len(strings).to_bytes(8, "little"))
+    for start in range(0, len(strings), ENCODED_AT_ONCE):
+        out += _encode(strings[start : start + ENCODED_AT_ONCE])
+    return out
+
+
+def _encode(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
     if isinstance(strings[0], str):
         joined = "\0".join(cast(Sequence[str], strings)).encode("utf-8", "surrogateescape")
     else:
@@ -33,13 +41,13 @@ def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
         size = lib.wire_put_joined(target, joined, len(joined), len(strings))
     if size < 0:
         return _encode_each(strings)
-    del out[size:]
+    del out[size:], out[:8]
     return out
 
 
-def _encode_each(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
+def _encode_each(strings: Iterable[str] | Iterable[bytes]) -> bytearray:
     """The slow way, for strings with a NUL: Nix has none, but the encoding does not forbid them."""
-    out = bytearray(len(strings).to_bytes(8, "little"))
+    out = bytearray()
     for string in strings:
         data = string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string
         out += len(data).to_bytes(8, "little") + data + bytes(-len(data) % 8)

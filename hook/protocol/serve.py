@@ -62,7 +62,7 @@ class ServeClient:
         self._channel.write(w.take())
         first = self._channel.read(8)
         if int.from_bytes(first, "little") != SERVER_MAGIC:
-            raise ProtocolError(describe_noise(first + self._channel.peek()))
+            raise ProtocolError(describe_noise(first + bytes(self._channel.peek())))
         number = r.u64()
         server = (number >> 8 & 0xFF, number & 0xFF)
         if server[0] != CLIENT_VERSION[0]:

@@ -30,8 +30,12 @@ class Source(Protocol):
         """Exactly `size` bytes; raises when the stream ends before."""
         ...
 
-    def peek(self) -> bytes:
-        """What has arrived and was not read yet, without waiting."""
+    def peek(self) -> bytes | memoryview:
+        """What has arrived and was not read yet, without waiting; valid until the next call."""
+        ...
+
+    def consume(self, size: int) -> None:
+        """Drop `size` bytes of what `peek` returned."""
         ...
 
 
@@ -88,9 +92,11 @@ class Reader:
         texts: list[str] = []
         while len(texts) < count:
             whole, size = decode_texts(self._source.peek(), limit, count - len(texts))
-            self._source.read(size)
-            # The next one is cut by the end of what has arrived.
-            texts += whole or [self.text(limit)]
+            if whole:
+                self._source.consume(size)
+                texts += whole
+            else:  # the next one is cut by the end of what has arrived
+                texts.append(self.text(limit))
         return texts
 
 

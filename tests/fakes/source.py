@@ -18,6 +18,9 @@ class BytesSource:
     def peek(self) -> bytes:
         return self.left
 
+    def consume(self, size: int) -> None:
+        self.left = self.left[size:]
+
 
 class RecordedChannel(BytesSource):
     """A daemon's recorded answers; `sent` collects what the client wrote."""
@@ -41,6 +44,3 @@ class RecordedChannel(BytesSource):
 
     def available(self) -> memoryview:
         return memoryview(self.left)
-
-    def consume(self, size: int) -> None:
-        self.left = self.left[size:]
