@@ -20,6 +20,12 @@ def is_used(settings: Settings, environ: Mapping[str, str]) -> bool:
     return store == "daemon" or store.startswith("unix://")
 
 
+def serves(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether this host has a daemon that builds for its users, though root itself may do without."""
+    state_dir = environ.get("NIX_STATE_DIR") or STATE_DIR
+    return is_used(settings, environ) or (os.geteuid() == 0 and os.path.exists(_socket(environ, state_dir)))
+
+
 def environment(environ: Mapping[str, str]) -> dict[str, str] | None:
     """What makes a Nix command read the settings of the running daemon; None if there is none or it is not ours to see.
 

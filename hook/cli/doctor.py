@@ -4,12 +4,11 @@ Changes nothing.  Each check is tested in tests/lab/test_doctor.py by breaking w
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from hook.cli import daemon, nix
+from hook.cli import daemon, nix, place
 from hook.cli.ping import Pong, ping
 from hook.config import find_config
 from hook.errors import FerryError, StockOnly
@@ -20,13 +19,6 @@ from hook.services import host_of, machines_of
 from hook.settings import Settings
 from hook.store.database import Database
 from hook.store.location import find_store
-
-HOOK = "nix-ferry-hook"
-
-IGNORES_NIX_CONF = ((2, 25), (2, 34))
-"""From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
-
-DROP_IN = "/etc/systemd/system/nix-daemon.service.d/nix-ferry.conf"
 
 
 class Level(Enum):
@@ -60,9 +52,9 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
         yield Check("Nix", Level.WRONG, error.one_line, "install Nix, or put it into PATH")
         return
     yield Check("Nix", Level.OK, f"{release}, {settings.text('system')}")
-    served = daemon.is_used(settings, os.environ)
+    served = daemon.serves(settings, os.environ)
     yield _check_hook(settings, release, served)
-    if served:
+    if daemon.is_used(settings, os.environ):
         yield _check_user()
     yield _check_store(settings, served)
     config, complaints = find_config(os.environ)
@@ -91,29 +83,24 @@ def _check_hook(settings: Settings, release: str, served: bool) -> Check:
         settings = nix.settings((), environ)
     value = settings.text("build-hook")
     program = value.split()[0] if value else ""
-    if os.path.basename(os.path.realpath(program)) != HOOK:
-        return Check(subject, Level.WRONG, f"{who} runs '{value}', not {HOOK}", _how_to_set(release, served))
+    if not place.is_hook(value):
+        return Check(subject, Level.WRONG, f"{who} runs '{value}', not {place.HOOK}", _how_to_set(release, served))
     if not os.access(program, os.X_OK):
         return Check(subject, Level.WRONG, f"{who} is to run '{program}', which is no executable", "install nix-ferry")
     return Check(subject, Level.OK, f"{who} runs '{program}'")
 
 
 def _how_to_set(release: str, served: bool) -> str:
-    line = f"build-hook = {os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), HOOK)}"
-    first, fixed = IGNORES_NIX_CONF
-    if not first <= _numbers(release) < fixed:
-        return f"put '{line}' into /etc/nix/nix.conf" + (", then restart the daemon" if served else "")
+    line = f"build-hook = {place.hook_path()}"
+    does = "run 'nix-ferry install', which puts"
+    if not place.ignores_nix_conf(release):
+        return f"{does} '{line}' into /etc/nix/nix.conf" + (", then restart the daemon" if served else "")
     if not served:
-        return f"put '{line}' into ~/.config/nix/nix.conf (Nix {release} ignores it in /etc/nix/nix.conf)"
+        return f"{does} '{line}' into ~/.config/nix/nix.conf (Nix {release} ignores it in /etc/nix/nix.conf)"
     return (
-        f"Nix {release} ignores it in nix.conf: put '[Service]' and 'Environment=\"NIX_CONFIG={line}\"' into "
-        f"{DROP_IN}, then 'systemctl daemon-reload && systemctl restart nix-daemon'"
+        f"Nix {release} ignores it in nix.conf: {does} 'Environment=\"NIX_CONFIG={line}\"' into {place.DROP_IN}, "
+        "then 'systemctl daemon-reload && systemctl restart nix-daemon'"
     )
-
-
-def _numbers(release: str) -> tuple[int, int]:
-    major, minor, *_ = (*release.split("."), "0")
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
 
 
 def _check_user() -> Check:

@@ -13,6 +13,7 @@ from hook.cli import nix
 from hook.cli.command import as_json, command, nix_options, private_dir, warn
 from hook.cli.doctor import Level, examine
 from hook.cli.explain import explain as explain_derivation
+from hook.cli.install import install, uninstall
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
 from hook.cli.ping import ping as ping_machines
@@ -33,6 +34,10 @@ def main() -> None:
     nix-ferry is a build hook: Nix starts it for every build that another machine could do. These commands look at the
     same settings and the same machines as the hook. With a Nix daemon, run them as root, as the daemon does.
     """
+
+
+main.add_command(install)
+main.add_command(uninstall)
 
 
 @main.command()

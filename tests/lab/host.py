@@ -92,12 +92,12 @@ class Host(Container):
             self.stop_daemon()
             self.start_daemon()
 
-    def start_daemon(self) -> None:
-        """Start nix-daemon; from now on `run` and `popen` make Nix commands use it."""
+    def start_daemon(self, env: Mapping[str, str] | None = None) -> None:
+        """Start nix-daemon, with `env` in its environment; from now on `run` and `popen` make Nix commands use it."""
         self.path(SOCKET).unlink(missing_ok=True)
         self.path("/var/log").mkdir(parents=True, exist_ok=True)
         with self.path("/var/log/nix-daemon.log").open("ab") as log:
-            self._daemon = self.popen(["nix-daemon"], stdout=log, stderr=log)
+            self._daemon = self.popen(["nix-daemon"], env=env, stdout=log, stderr=log)
         wait_until(lambda: _connects(socket.AF_UNIX, str(self.path(SOCKET))), f"nix-daemon of {self.name}")
 
     def stop_daemon(self) -> None:

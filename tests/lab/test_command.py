@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -18,8 +18,10 @@ NIX_FERRY = f"{PREFIX}/bin/nix-ferry"
 ELSEWHERE_ONLY = ("--option", "max-jobs", "0")
 
 
-def ferry(client: Host, *arguments: str, check: bool = True, user: str = "root") -> Output:
-    return client.run([NIX_FERRY, *arguments], check=check, user=user)
+def ferry(
+    client: Host, *arguments: str, check: bool = True, user: str = "root", env: Mapping[str, str] | None = None
+) -> Output:
+    return client.run([NIX_FERRY, *arguments], check=check, user=user, env=env)
 
 
 @pytest.fixture(autouse=True)

@@ -50,9 +50,17 @@ def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
         assert f'Environment="NIX_CONFIG=build-hook = {HOOK}"' in fix
         healthy.configure(hook=HOOK, builders=f"{plain(twin)} - - 4")
     else:
-        assert fix == f"put 'build-hook = {HOOK}' into /etc/nix/nix.conf, then restart the daemon"
+        puts = "run 'nix-ferry install', which puts"
+        assert fix == f"{puts} 'build-hook = {HOOK}' into /etc/nix/nix.conf, then restart the daemon"
         healthy.configure(hook=None, build_hook=HOOK, builders=f"{plain(twin)} - - 4")
     assert examine(healthy)["build-hook"][0] == "ok"
+
+
+def test_root_is_told_of_the_daemon_that_others_use(healthy: Host) -> None:
+    """Root's own commands need no daemon, and sudo drops what would say otherwise."""
+    done = ferry(healthy, "doctor", "--json", env={"NIX_REMOTE": ""})
+    hook = next(check for check in json.loads(done.stdout) if check["subject"] == "build-hook")
+    assert (hook["level"], hook["text"]) == ("ok", f"the Nix daemon runs '{HOOK}'")
 
 
 def test_a_process_that_only_calls_itself_a_daemon_is_not_believed(healthy: Host) -> None:

@@ -1,0 +1,158 @@
+"""`nix-ferry install` and `uninstall`: have Nix run our hook, and take that back.
+
+Each shows what it would write before it asks, and restarts nothing unasked.  What is written says whose it is, and is
+all that `uninstall` removes.  Tested in test_install.py, and with real daemons in tests/lab/test_install.py.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from hook.cli import daemon, nix, place
+from hook.cli.change import Change, read_text
+from hook.cli.command import command, warn
+from hook.cli.confline import CREATED, with_line, without_line
+from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
+
+RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", place.UNIT))
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Write without asking.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be written.")
+restart_option = click.option("--restart", is_flag=True, help="Restart the Nix daemon without asking.")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who builds on this host, and the hook that is to be run for it."""
+
+    hook: str
+    release: str
+    served: bool
+
+    @property
+    def line(self) -> str:
+        """What a file in the format of nix.conf has to say."""
+        return f"build-hook = {self.hook}"
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether the line belongs into the environment of the daemon, since it reads no file that is the host's."""
+        return self.served and place.ignores_nix_conf(self.release) and place.has_systemd()
+
+
+@click.command()
+@yes_option
+@dry_run_option
+@restart_option
+@command
+def install(yes: bool, dry_run: bool, restart: bool) -> int:
+    """Have Nix run nix-ferry's build hook.
+
+    Writes `build-hook` where the Nix of this host reads it: into nix.conf, or, for a daemon of Nix 2.25 to 2.33, into
+    its systemd unit. The change is shown first.
+    """
+    target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
+    change = _unit_change(target) if target.in_unit else _conf_change(target)
+    if not change:
+        click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
+        return EXIT_OK
+    if not _make([change], yes=yes, dry_run=dry_run):
+        return EXIT_OK
+    if not target.in_unit:
+        value = place.effective(place.environment_of_builds(target.served)).text("build-hook")
+        if value != target.hook:
+            warn([f"Nix still takes '{value}' as build-hook: something that it reads after '{change.path}' says so"])
+            return EXIT_FAILED
+    _restart(target.served, unasked=restart, never=yes)
+    click.echo("'nix-ferry doctor' tells whether builds can go elsewhere now")
+    return EXIT_OK
+
+
+@click.command()
+@yes_option
+@dry_run_option
+@restart_option
+@command
+def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
+    """Take back what `nix-ferry install` wrote; everything else stays as it is."""
+    served = daemon.serves(nix.settings(), os.environ)
+    environ = place.environment_of_builds(served)
+    files = [place.system_conf_file(environ), place.user_conf_file(environ)]
+    texts = {path: read_text(path) for path in files}
+    changes = [Change(path, text, without_line(text)) for path, text in texts.items() if text is not None]
+    unit = read_text(place.DROP_IN)
+    if unit is not None and unit.startswith(CREATED):
+        changes.append(Change(place.DROP_IN, unit, None))
+    changes = [change for change in changes if change]
+    if not changes:
+        click.echo("nothing to change: 'nix-ferry install' has written nothing here")
+        return EXIT_OK
+    if _make(changes, yes=yes, dry_run=dry_run):
+        _restart(served, unasked=restart, never=yes)
+    return EXIT_OK
+
+
+def _conf_change(target: Target) -> Change:
+    """The line at the end of a file in the format of nix.conf."""
+    environ = place.environment_of_builds(target.served)
+    path = place.conf_file(environ, target.release, target.served)
+    before = read_text(path)
+    if os.path.realpath(path).startswith("/nix/store/"):
+        raise FerryError(
+            f"'{path}' is made by a configuration of NixOS or home-manager, which has to set build-hook; "
+            "on NixOS use nix-ferry's module and 'services.nix-ferry.enable = true'"
+        )
+    if place.effective(environ).text("build-hook") == target.hook:
+        return Change(path, before, before)
+    return Change(path, before, with_line(before, target.line))
+
+
+def _unit_change(target: Target) -> Change:
+    """A drop-in of the daemon's unit."""
+    before = read_text(place.DROP_IN)
+    given = place.unit_nix_config()
+    if before is None and given is not None:
+        if given.strip() == target.line:
+            return Change(place.DROP_IN, None, None)
+        raise FerryError(f"{place.UNIT} sets NIX_CONFIG already: add '{target.line}' to it")
+    return Change(place.DROP_IN, before, f"{CREATED}\n{place.drop_in(target.hook)}")
+
+
+def _make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
+    """Show the changes and make them, unless there is to be none; whether they were made."""
+    for change in changes:
+        for line in change.diff():
+            click.echo(line)
+    if dry_run:
+        return False
+    for change in changes:
+        change.check()
+    if not yes and not sys.stdin.isatty():
+        raise FerryError("there is no terminal to ask on: give --yes to write this, or --dry-run to only see it")
+    if not yes:
+        click.confirm("Write this?", abort=True)
+    for change in changes:
+        change.make()
+        click.echo(f"{'removed' if change.after is None else 'wrote'} '{change.path}'")
+    return True
+
+
+def _restart(served: bool, *, unasked: bool, never: bool) -> None:
+    """Offer to restart the daemon, which reads its configuration when it starts."""
+    if not served:
+        return
+    by_hand = " && ".join(" ".join(words) for words in RESTART)
+    if not place.has_systemd():
+        click.echo("restart the Nix daemon: it reads its configuration when it starts")
+    elif unasked or (not never and click.confirm("Restart the Nix daemon now?")):
+        for words in RESTART:
+            try:
+                subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise FerryError(f"cannot restart the Nix daemon: {error}") from None
+    else:
+        click.echo(f"the Nix daemon reads it when it starts: {by_hand}")

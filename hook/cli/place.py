@@ -1,0 +1,125 @@
+"""Where `build-hook` has to be set so that whoever builds on this host reads it, which depends on the release of Nix.
+
+Asks and looks; changes nothing.  Tested in test_install.py and, with real daemons, in tests/lab/test_install.py.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from hook.cli import daemon, nix
+from hook.cli.change import read_text
+from hook.errors import FerryError
+from hook.settings import Settings
+
+HOOK = "nix-ferry-hook"
+
+IGNORES_NIX_CONF = ((2, 25), (2, 34))
+"""From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
+
+UNIT = "nix-daemon.service"
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/nix-ferry.conf"
+SYSTEMD = "/run/systemd/system"
+"""Exists where systemd is the first process."""
+
+MANAGED = "nix.custom.conf"
+"""What Determinate Nix leaves to its user; it writes nix.conf itself, and includes this."""
+
+
+def hook_path() -> str:
+    """Where the hook is that was installed with this command."""
+    return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), HOOK)
+
+
+def hook_program() -> str:
+    """The same, as something that Nix can be told to run."""
+    program = hook_path()
+    if not os.access(program, os.X_OK):
+        raise FerryError(f"there is no {HOOK} beside '{sys.argv[0]}': install nix-ferry as a whole")
+    if set(program) & set(" \t\n#"):
+        raise FerryError(
+            f"'{program}' has a space or a '#' in it, which Nix does not take: install nix-ferry elsewhere"
+        )
+    return program
+
+
+def is_hook(value: str) -> bool:
+    """Whether `build-hook` with this value means a hook of ours, whichever."""
+    program = value.split(maxsplit=1)[0] if value else ""
+    return os.path.basename(os.path.realpath(program)) == HOOK
+
+
+def ignores_nix_conf(release: str) -> bool:
+    """Whether a Nix of this release does not read `build-hook` in the system's nix.conf."""
+    first, fixed = IGNORES_NIX_CONF
+    return first <= _numbers(release) < fixed
+
+
+def environment_of_builds(served: bool) -> Mapping[str, str]:
+    """What whoever builds reads its settings with: the daemon, or a command of this user."""
+    if not served:
+        return os.environ
+    return daemon.environment(os.environ) or {
+        "HOME": "/root",
+        "PATH": os.environ.get("PATH", ""),
+        "NIX_REMOTE": "local",
+        **{name: value for name, value in os.environ.items() if name == "NIX_CONF_DIR"},
+    }
+
+
+def conf_file(environ: Mapping[str, str], release: str, served: bool) -> str:
+    """The file in which whoever builds reads `build-hook`: the system's, or the user's where that is not for us."""
+    if ignores_nix_conf(release) or (not served and os.geteuid() != 0):
+        return user_conf_file(environ)
+    return system_conf_file(environ)
+
+
+def system_conf_file(environ: Mapping[str, str]) -> str:
+    """`nix.conf` of the host, or what it includes for us to change."""
+    directory = environ.get("NIX_CONF_DIR") or "/etc/nix"
+    path = os.path.join(directory, "nix.conf")
+    included = {tuple(line.split()) for line in (read_text(path) or "").splitlines()}
+    if included & {("include", MANAGED), ("!include", MANAGED)}:
+        return os.path.join(directory, MANAGED)
+    return path
+
+
+def user_conf_file(environ: Mapping[str, str]) -> str:
+    """The file of the user that Nix reads last."""
+    if files := environ.get("NIX_USER_CONF_FILES"):
+        return files.split(":")[0]
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "/root", ".config")
+    return os.path.join(home, "nix", "nix.conf")
+
+
+def has_systemd() -> bool:
+    """Whether systemd starts the daemon."""
+    return os.path.isdir(SYSTEMD)
+
+
+def drop_in(hook: str) -> str:
+    """What the daemon's unit needs where Nix reads the line in its environment only."""
+    return f'[Service]\nEnvironment="NIX_CONFIG=build-hook = {hook}"\n'
+
+
+def unit_nix_config() -> str | None:
+    """`NIX_CONFIG` as the daemon's unit sets it; None if it does not."""
+    command = ["systemctl", "show", "--property=Environment", "--value", UNIT]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=nix.TIMEOUT_S).stdout
+        entries = dict(word.partition("=")[::2] for word in shlex.split(shown))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return entries.get("NIX_CONFIG")
+
+
+def effective(environ: Mapping[str, str]) -> Settings:
+    """The settings that a Nix reads which starts now."""
+    return nix.settings((), environ)
+
+
+def _numbers(release: str) -> tuple[int, int]:
+    major, minor, *_ = (*release.split("."), "0")
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)

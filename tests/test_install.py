@@ -1,0 +1,314 @@
+"""install and uninstall: the right line in the right file, shown first, written whole, taken back whole.
+
+With a scripted Nix; tests/lab/test_install.py has real ones.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+from click.testing import CliRunner, Result
+
+from hook.cli import daemon, place
+from hook.cli.confline import ADDED, CREATED
+from hook.cli.main import main
+from tests.fakes import nix as fake_nix
+
+PROGRAM = Path(sys.executable).with_name("nix-ferry")
+HOOK = f"{PROGRAM.resolve().parent}/nix-ferry-hook"
+LINE = f"build-hook = {HOOK}\n"
+
+
+class Place:
+    """A host of directories and scripts of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environ = {
+            "HOME": str(directory / "home"),
+            "NIX_CONF_DIR": str(directory / "etc"),
+            "NIX_STATE_DIR": str(directory / "state"),
+            "PATH": f"{directory}/bin:{os.environ['PATH']}",
+            "RELEASE": "2.34.8",
+        }
+        self.drop_in = directory / "systemd" / "nix-ferry.conf"
+        self.calls = directory / "calls"
+        for name in ("bin", "etc", "state"):
+            (directory / name).mkdir()
+        self.script("nix", f'exec {sys.executable} -S {fake_nix.__file__} "$@"')
+
+    def script(self, name: str, text: str) -> None:
+        path = self.directory / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def conf(self, text: str) -> Path:
+        path = self.directory / "etc" / "nix.conf"
+        path.write_text(text)
+        return path
+
+    def with_daemon(self) -> None:
+        (self.directory / "state" / "daemon-socket").mkdir()
+        (self.directory / "state" / "daemon-socket" / "socket").touch()
+
+    def with_systemd(self, unit_environment: str = "") -> None:
+        """One that only writes down what it is asked to do."""
+        (self.directory / "run").mkdir()
+        answer = f"case $1 in show) echo '{unit_environment}';; esac"
+        self.script("systemctl", f'echo "$*" >> {self.calls}; {answer}')
+
+    def asked(self) -> list[str]:
+        """What systemctl was told to do, but for questions."""
+        calls = self.calls.read_text().splitlines() if self.calls.exists() else []
+        return [call for call in calls if not call.startswith("show")]
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    host = Place(tmp_path)
+    for name, value in host.environ.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NIX_CONFIG", "NIX_REMOTE", "NIX_USER_CONF_FILES", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
+    monkeypatch.setattr(place, "SYSTEMD", str(tmp_path / "run"))
+    monkeypatch.setattr(place, "DROP_IN", str(host.drop_in))
+    # Whatever else runs on the machine of the tests, this is our daemon's.
+    monkeypatch.setattr(daemon, "environment", dict)
+    return host
+
+
+def ferry(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_the_line_goes_behind_everything_else(host: Place) -> None:
+    """So that no line or include before it counts; and shown before it is written."""
+    (host.directory / "etc" / "more.conf").write_text("build-hook = /by/include\n")
+    text = "cores = 2\nbuild-hook = /another\ninclude more.conf\n"
+    conf = host.conf(text)
+    conf.chmod(0o640)
+    done = ferry("install", "--yes")
+    assert done.exit_code == 0
+    assert conf.read_text() == f"{text}{ADDED}\n{LINE}"
+    assert conf.stat().st_mode & 0o777 == 0o640
+    assert f"--- {conf}" in done.output
+    assert f"\n+{LINE}" in done.output
+    assert ferry("install", "--yes").output.startswith("nothing to change: Nix 2.34.8 is told to run")
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert conf.read_text() == text
+    assert ferry("uninstall", "--yes").output.startswith("nothing to change")
+
+
+def test_without_any_configuration_there_is_none_afterwards(host: Place) -> None:
+    """Neither files nor directories stay."""
+    (host.directory / "etc").rmdir()
+    assert ferry("install", "--yes").exit_code == 0
+    assert (host.directory / "etc" / "nix.conf").read_text() == f"{CREATED}\n{LINE}"
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not (host.directory / "etc").exists()
+
+
+def test_a_line_that_the_user_wrote_is_enough(host: Place) -> None:
+    """And stays at uninstall, since it is not ours."""
+    conf = host.conf(LINE)
+    assert "nothing to change" in ferry("install").output
+    assert "nothing to change" in ferry("uninstall").output
+    assert conf.read_text() == LINE
+
+
+def test_a_link_is_followed(host: Place) -> None:
+    """It stays one: a configuration kept elsewhere is changed there."""
+    kept = host.directory / "kept.conf"
+    kept.write_text("cores = 2\n")
+    (host.directory / "etc" / "nix.conf").symlink_to(kept)
+    assert ferry("install", "--yes").exit_code == 0
+    assert (host.directory / "etc" / "nix.conf").is_symlink()
+    assert kept.read_text().endswith(LINE)
+
+
+def test_what_a_configuration_of_nixos_makes_is_left_to_it(host: Place) -> None:
+    """Its nix.conf is a link into the store."""
+    (host.directory / "etc" / "nix.conf").symlink_to("/nix/store/00000000000000000000000000000000-nix.conf")
+    done = ferry("install", "--yes")
+    assert done.exit_code == 1
+    assert "services.nix-ferry.enable" in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+def test_what_another_program_writes_is_left_to_it(host: Place) -> None:
+    """Determinate Nix makes nix.conf anew, and includes a file for its user."""
+    conf = host.conf("cores = 2\n!include nix.custom.conf\n")
+    assert ferry("install", "--yes").exit_code == 0
+    assert conf.read_text() == "cores = 2\n!include nix.custom.conf\n"
+    custom = host.directory / "etc" / "nix.custom.conf"
+    assert custom.read_text() == f"{CREATED}\n{LINE}"
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not custom.exists()
+
+
+def test_a_line_that_does_not_count_is_said_to(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own file, read after the system's, has another one."""
+    user = host.directory / "home/.config/nix/nix.conf"
+    user.parent.mkdir(parents=True)
+    user.write_text("build-hook = /another\n")
+    done = ferry("install", "--yes")
+    assert done.exit_code == 1
+    assert "warning: Nix still takes '/another' as build-hook" in done.output
+
+
+def test_without_a_daemon_a_nix_that_ignores_nix_conf_has_it_from_the_users(
+    host: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nix 2.25 to 2.33."""
+    monkeypatch.setenv("RELEASE", "2.26.3")
+    conf = host.conf("cores = 2\n")
+    assert ferry("install", "--yes").exit_code == 0
+    assert conf.read_text() == "cores = 2\n"
+    user = host.directory / "home/.config/nix/nix.conf"
+    assert user.read_text() == f"{CREATED}\n{LINE}"
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not user.parent.exists()
+
+
+def test_a_daemon_that_ignores_nix_conf_has_it_from_its_unit(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is restarted only if that was asked for."""
+    monkeypatch.setenv("RELEASE", "2.33.9")
+    host.with_daemon()
+    host.with_systemd()
+    done = ferry("install", "--yes")
+    assert done.exit_code == 0
+    assert host.drop_in.read_text() == f'{CREATED}\n[Service]\nEnvironment="NIX_CONFIG={LINE.strip()}"\n'
+    assert "systemctl daemon-reload && systemctl restart nix-daemon.service" in done.output
+    assert host.asked() == []
+    assert "nothing to change" in ferry("install", "--yes", "--restart").output
+    assert ferry("uninstall", "--yes", "--restart").exit_code == 0
+    assert host.asked() == ["daemon-reload", "restart nix-daemon.service"]
+    assert not host.drop_in.parent.exists()
+
+
+def test_a_unit_with_settings_of_its_own_keeps_them(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two values of NIX_CONFIG cannot be added."""
+    monkeypatch.setenv("RELEASE", "2.26.3")
+    host.with_daemon()
+    host.with_systemd('NIX_REMOTE=x "NIX_CONFIG=cores = 2"')
+    done = ferry("install", "--yes")
+    assert (done.exit_code, host.drop_in.exists()) == (1, False)
+    assert done.output == f"error: nix-daemon.service sets NIX_CONFIG already: add '{LINE.strip()}' to it\n"
+
+
+def test_a_daemon_that_cannot_be_restarted_is_one_line(host: Place) -> None:
+    """What was written stays."""
+    host.with_daemon()
+    host.with_systemd()
+    host.script("systemctl", "exit 3")
+    done = ferry("install", "--yes", "--restart")
+    assert done.exit_code == 1
+    assert "error: cannot restart the Nix daemon: " in done.output.splitlines()[-1]
+
+
+def test_a_look_changes_nothing(host: Place) -> None:
+    conf = host.conf("cores = 2\n")
+    done = ferry("install", "--dry-run")
+    assert done.exit_code == 0
+    assert f"+{LINE}" in done.output
+    assert conf.read_text() == "cores = 2\n"
+
+
+def test_nobody_to_ask_is_one_line(host: Place) -> None:
+    """A script has to say --yes."""
+    conf = host.conf("")
+    done = ferry("install")
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].startswith("error: there is no terminal to ask on: give --yes")
+    assert conf.read_text() == ""
+
+
+def test_who_may_not_write_is_told_so_in_one_line(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is asked."""
+    conf = host.conf("cores = 2\n")
+    monkeypatch.setattr(os, "access", lambda path, mode, real=os.access: path != str(conf.parent) and real(path, mode))
+    done = ferry("install", "--yes")
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1] == (
+        f"error: cannot write '{conf}': you may not change '{conf.parent}'; run this as root"
+    )
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else beside it."""
+    conf = host.conf("cores = 2\n")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = ferry("install", "--yes")
+    assert done.output.splitlines()[-1] == f"error: cannot write '{conf}': No space left on device"
+    assert [(path.name, path.read_text()) for path in conf.parent.iterdir()] == [("nix.conf", "cores = 2\n")]
+
+
+# Prompts, through a pseudo-terminal
+
+LAUNCH = """
+import sys
+from hook.cli import daemon, place
+sys.argv[0], place.SYSTEMD, place.DROP_IN = sys.argv[1:4]
+del sys.argv[1:4]
+daemon.environment = dict
+from hook.cli.main import main
+main()
+"""
+
+
+def terminal(host: Place, *arguments: str) -> "pexpect.spawn[str]":
+    """Somebody who sits in front of it."""
+    fixed = [str(PROGRAM), str(host.directory / "run"), str(host.drop_in)]
+    return pexpect.spawn(sys.executable, ["-c", LAUNCH, *fixed, *arguments], encoding="utf-8", timeout=60)
+
+
+def ended(child: "pexpect.spawn[str]") -> int | None:
+    """Its status, once it has said all."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus
+
+
+def test_it_asks_before_it_writes_and_before_it_restarts(host: Place) -> None:
+    """The change is on the screen by then; uninstall does the same."""
+    host.with_daemon()
+    host.with_systemd()
+    conf = host.conf("cores = 2\n")
+    child = terminal(host, "install")
+    child.expect_exact(f"+{LINE.strip()}")
+    child.expect_exact("Write this? [y/N]: ")
+    assert conf.read_text() == "cores = 2\n"
+    child.sendline("y")
+    child.expect_exact("Restart the Nix daemon now? [y/N]: ")
+    assert (conf.read_text().endswith(LINE), host.asked()) == (True, [])
+    child.sendline("y")
+    assert ended(child) == 0
+    assert host.asked() == ["daemon-reload", "restart nix-daemon.service"]
+    child = terminal(host, "uninstall")
+    child.expect_exact("Write this? [y/N]: ")
+    child.sendline("y")
+    child.expect_exact("Restart the Nix daemon now? [y/N]: ")
+    child.sendline("")
+    child.expect_exact("systemctl daemon-reload && systemctl restart nix-daemon.service")
+    assert ended(child) == 0
+    assert (conf.read_text(), len(host.asked())) == ("cores = 2\n", 2)
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x03", "\x04"])
+def test_any_other_answer_changes_nothing(host: Place, answer: str) -> None:
+    """No, nothing, an interrupt and an end of input alike; none of them leaves a stack trace."""
+    conf = host.conf("cores = 2\n")
+    child = terminal(host, "install")
+    child.expect_exact("Write this? [y/N]: ")
+    child.send(answer)
+    child.expect_exact("Aborted!")
+    assert ended(child) == 1
+    assert conf.read_text() == "cores = 2\n"
