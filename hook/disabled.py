@@ -16,6 +16,7 @@ class Disabled:
     """The machines that are out of use for hooks with this private directory."""
 
     def __init__(self, private_dir: str) -> None:
+        self._private_dir = private_dir
         self._directory = os.path.join(private_dir, "disabled")
 
     def since(self, machine: Machine) -> float | None:
@@ -36,7 +37,8 @@ class Disabled:
         """Take `machine` out of use; False if it was.  ConfigurationError if this is not for us to do."""
         file = self._file(machine)
         try:
-            os.makedirs(self._directory, 0o700, exist_ok=True)
+            for directory in (self._private_dir, self._directory):
+                os.makedirs(directory, 0o700, exist_ok=True)
             with open(file, "x"):
                 return True
         except FileExistsError:

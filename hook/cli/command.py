@@ -38,11 +38,15 @@ def warn(warnings: Sequence[str]) -> None:
         click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
 
 
+def state_dir() -> str:
+    """Nix's state directory, where hooks keep their locks and what is theirs alone."""
+    return os.environ.get("NIX_STATE_DIR") or "/nix/var/nix"
+
+
 def private_dir() -> str:
     """The hook's private directory, or one that goes with this process where that is not for us."""
-    state_dir = os.environ.get("NIX_STATE_DIR") or "/nix/var/nix"
-    directory = os.path.join(state_dir, "nix-ferry")
-    if os.access(state_dir, os.W_OK):
+    directory = os.path.join(state_dir(), "nix-ferry")
+    if os.access(state_dir(), os.W_OK):
         os.makedirs(directory, 0o700, exist_ok=True)
         return directory
     import tempfile

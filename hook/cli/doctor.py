@@ -11,6 +11,7 @@ from enum import Enum
 from hook.cli import daemon, nix, place
 from hook.cli.ping import Pong, ping
 from hook.config import find_config
+from hook.disabled import Disabled
 from hook.errors import FerryError, StockOnly
 from hook.machines import Machine
 from hook.routes import Routes
@@ -67,8 +68,9 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     yield _check_machines(machines, host, settings)
     as_daemon = not served or os.geteuid() == 0
     routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
+    disabled = Disabled(private_dir)
     for machine, pong in zip(machines, ping(machines, routes, host.release), strict=True):
-        yield _check_machine(machine, pong, as_daemon)
+        yield _check_machine(machine, pong, as_daemon, disabled.reason(machine))
 
 
 def _check_hook(settings: Settings, release: str, served: bool) -> Check:
@@ -149,7 +151,10 @@ def _check_machines(machines: list[Machine], host: Host, settings: Settings) -> 
     return Check("machines", Level.OK, f"{text}; nothing is built here (max-jobs is 0)")
 
 
-def _check_machine(machine: Machine, pong: Pong, as_daemon: bool) -> Check:
+def _check_machine(machine: Machine, pong: Pong, as_daemon: bool, disabled: str | None) -> Check:
+    if disabled:
+        text = f"{disabled}; " + (f"besides, {pong.error}" if pong.error else f"it works: {pong.says}")
+        return Check(pong.machine, Level.NOTE, text, f"nix-ferry machine enable '{machine.uri.text}'")
     if pong.error and not as_daemon:
         fix = "run this as root: the daemon logs in as root, with root's keys and ssh_config"
         return Check(pong.machine, Level.NOTE, f"not for you: {pong.error}", fix)

@@ -4,9 +4,11 @@ Asks the same pure decision as the hook, with the settings and the slots of this
 slot.
 """
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hook.disabled import Disabled
 from hook.errors import ConfigurationError, FerryError
 from hook.machines import Machine
 from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, suitable
@@ -74,11 +76,13 @@ def explain(drv_path: str, settings: Settings, environ: Mapping[str, str]) -> Ex
     machines, warnings = machines_of(settings, host)
     request = Request(derivation.system, drv_path, required_features(derivation), am_willing=host.max_jobs > 0)
     state_dir = environ.get("NIX_STATE_DIR") or "/nix/var/nix"
+    disabled = Disabled(os.path.join(state_dir, "nix-ferry"))
     try:
         candidates = _probe(SlotTable(state_dir), request, host, machines)
     except ConfigurationError as error:
         warnings = [*warnings, f"cannot see which slots are in use, and takes all for free: {error}"]
         candidates = [Candidate(machine, 0, machine.max_jobs > 0) for machine in machines]
+    candidates = [replace(each, disabled=disabled.reason(each.machine)) for each in candidates]
     decision = decide(request, host, candidates)
     return Explanation(drv_path, request, host, prefers_local_build(derivation), decision, tuple(warnings))
 

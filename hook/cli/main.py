@@ -14,6 +14,7 @@ from hook.cli.command import as_json, command, nix_options, private_dir, warn
 from hook.cli.doctor import Level, examine
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.install import install, uninstall
+from hook.cli.machine import machine
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
 from hook.cli.ping import ping as ping_machines
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 main.add_command(install)
+main.add_command(machine)
 main.add_command(uninstall)
 
 

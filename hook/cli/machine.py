@@ -1,0 +1,231 @@
+"""`nix-ferry machine`: the machines of `builders`, looked at and changed one at a time."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import click
+
+from hook.cli import machinesfile, nix
+from hook.cli.command import as_json, command, nix_options, state_dir, warn
+from hook.cli.output import print_json, print_table
+from hook.disabled import Disabled
+from hook.errors import FerryError
+from hook.machines import Machine
+from hook.schedule import Host
+from hook.services import host_of, machines_of
+from hook.slots import SlotTable
+
+LOOK_S = 0.5
+"""How often a machine that is being emptied is looked at."""
+
+
+HEADER = ("MACHINE", "SYSTEMS", "BUSY", "SPEED", "FEATURES", "STATE", "LINE")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One machine in the list.  `busy` is None where slots are not for this user to see."""
+
+    machine: str
+    systems: Sequence[str]
+    max_jobs: int
+    busy: int | None
+    speed_factor: float
+    supported_features: Sequence[str]
+    mandatory_features: Sequence[str]
+    state: str
+    disabled_since: float | None
+    origin: str
+    line: str
+
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table."""
+        busy = "?" if self.busy is None else self.busy
+        features = [*self.supported_features, *(f"{name} (required)" for name in self.mandatory_features)]
+        return (
+            self.machine,
+            ",".join(self.systems),
+            f"{busy}/{self.max_jobs}",
+            f"{self.speed_factor:g}",
+            ",".join(features) or "-",
+            self.state,
+            self.origin,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The machines of the effective `builders`."""
+
+    host: Host
+    machines: Sequence[Machine]
+    warnings: Sequence[str]
+
+    def named(self, name: str) -> list[Machine]:
+        """Those with this address or on this host; FerryError if there is none."""
+        found = [m for m in self.machines if name in (m.uri.text, m.uri.host, m.text.split()[0], self.address(m))]
+        if not found:
+            others = ", ".join(f"'{self.address(machine)}'" for machine in self.machines) or "none at all"
+            raise FerryError(f"no machine of 'builders' is called '{name}'; there are: {others}")
+        return found
+
+    def address(self, machine: Machine) -> str:
+        """What `machine` is called in messages."""
+        return machine.uri.render(self.host.release)
+
+    def busy(self, machine: Machine) -> int:
+        """How many of its slots are in use, by whatever hooks of this host.  FerryError if that is not ours to see."""
+        slots = SlotTable(state_dir())
+        with slots.selection():
+            slot, busy = slots.probe(machine.uri.lock_stem(self.host.release), machine.max_jobs)
+            if slot is not None:
+                slot.release()
+        return busy
+
+
+def known(options: nix.Options) -> Known:
+    """What `builders` says now."""
+    host = host_of(settings := nix.settings(options))
+    machines, warnings = machines_of(settings, host)
+    return Known(host, machines, warnings)
+
+
+def disabled() -> Disabled:
+    """The machines that are out of use for the hooks of this host."""
+    return Disabled(os.path.join(state_dir(), "nix-ferry"))
+
+
+@click.group()
+def machine() -> None:
+    """List the machines that Nix may build on, add and remove them, or take them out of use for a while.
+
+    NAME is a host or a whole address as in 'builders'; a host stands for all its lines.
+    """
+
+
+@machine.command("list")
+@nix_options
+@as_json
+@command
+def list_(options: nix.Options, as_json: bool) -> int:
+    """Show every machine of 'builders': what it takes, how many of its slots are in use, and where its line is."""
+    found = known(options)
+    entries = [_entry(found, each) for each in found.machines]
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return 0
+    warn(found.warnings)
+    print_table(HEADER, [entry.row() for entry in entries])
+    return 0
+
+
+@machine.command()
+@click.argument("name")
+@nix_options
+@command
+def remove(name: str, options: nix.Options) -> int:
+    """Delete the line of NAME from the machines file; builds that run there go on.
+
+    Other lines and comments stay. The machine itself is left as it is, as is the key that opens it.
+    """
+    # One at a time: the next one's place is known only when this one is gone.
+    for old in [each.text for each in known(options).named(name)]:
+        each = next(each for each in known(options).machines if each.text == old)
+        path, number = machinesfile.place_of(each.origin)
+        machinesfile.write_file(path, machinesfile.without(machinesfile.read_file(path), number, each.text))
+        disabled().remove(each)
+        click.echo(f"removed from {path}: {each.text}")
+    return 0
+
+
+@machine.command()
+@click.argument("name")
+@nix_options
+@command
+def disable(name: str, options: nix.Options) -> int:
+    """Give NAME no more builds, until it is enabled again.
+
+    Builds that run there go on to their end. Those that only wait there for a slot, or whose inputs are still on the
+    way, go to another machine; if there is none, they wait until one is enabled. It holds over restarts.
+    """
+    found = known(options)
+    for each in found.named(name):
+        _disable(found, each)
+    return 0
+
+
+@machine.command()
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Return only when nothing is built there any more.")
+@nix_options
+@command
+def drain(name: str, wait: bool, options: nix.Options) -> int:
+    """Disable NAME, and say what is still built there: what to do before it is restarted.
+
+    Everything is as with 'disable'. With --wait it returns when the last build there has ended.
+    """
+    found = known(options)
+    machines = found.named(name)
+    for each in machines:
+        _disable(found, each)
+    running = _say_running(found, machines)
+    while wait and running:
+        time.sleep(LOOK_S)
+        if _running(found, machines) != running:
+            running = _say_running(found, machines)
+    return 0
+
+
+@machine.command()
+@click.argument("name")
+@nix_options
+@command
+def enable(name: str, options: nix.Options) -> int:
+    """Have NAME build again after 'disable' or 'drain'."""
+    found = known(options)
+    for each in found.named(name):
+        was_out = disabled().remove(each)
+        click.echo(f"'{found.address(each)}' is enabled" + ("" if was_out else ", and was before"))
+    return 0
+
+
+def _disable(found: Known, each: Machine) -> None:
+    out = disabled()
+    out.add(each)
+    click.echo(f"'{found.address(each)}' is {out.reason(each)}")
+
+
+def _say_running(found: Known, machines: Sequence[Machine]) -> int:
+    running = _running(found, machines)
+    builds = "nothing is" if running == 0 else "1 build is" if running == 1 else f"{running} builds are"
+    click.echo(f"{builds} running there")
+    return running
+
+
+def _running(found: Known, machines: Sequence[Machine]) -> int:
+    # Lines with one address share their slots.
+    most = {found.address(each): each for each in sorted(machines, key=lambda each: each.max_jobs)}
+    return sum(map(found.busy, most.values()))
+
+
+def _entry(found: Known, each: Machine) -> Entry:
+    since = disabled().since(each)
+    try:
+        busy: int | None = found.busy(each)
+    except FerryError:
+        busy = None
+    return Entry(
+        machine=found.address(each),
+        systems=each.systems,
+        max_jobs=each.max_jobs,
+        busy=busy,
+        speed_factor=each.speed_factor,
+        supported_features=sorted(each.supported),
+        mandatory_features=sorted(each.mandatory),
+        state="enabled" if since is None else "draining" if busy else "disabled",
+        disabled_since=since,
+        origin=each.origin,
+        line=each.text,
+    )
