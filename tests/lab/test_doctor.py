@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.lab.host import Host
+from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
 from tests.lab.offload import plain
 from tests.lab.test_command import ferry
@@ -72,6 +72,7 @@ def test_a_process_that_only_calls_itself_a_daemon_is_not_believed(healthy: Host
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     impostor = healthy.popen(["/srv/alice/nix-daemon", "1000"], user="alice", env=environ, **quiet)
     try:
+        wait_until(lambda: "/srv/alice/nix-daemon 1000" in healthy.processes().values(), "the impostor")
         healthy.start_daemon()
         assert examine(healthy)["build-hook"][:2] == ("ok", f"the Nix daemon runs '{HOOK}'")
     finally:
