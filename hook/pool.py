@@ -65,21 +65,26 @@ class Pool:
             remote.close()
 
     def tidy(self) -> None:
-        """Close what was not used for long."""
+        """Close what was not used for long, and what has died meanwhile."""
         oldest = time.monotonic() - self._idle_s
-        for remote in self._remove(lambda since: since < oldest):
+        for remote in self._remove(lambda since, remote: since < oldest or not remote.is_clean()):
             remote.close()
 
     def close(self) -> None:
         """Close everything."""
-        for remote in self._remove(lambda since: True):
+        for remote in self._remove(lambda *_: True):
             remote.close()
 
-    def _remove(self, chosen: Callable[[float], bool]) -> Iterator[Remote]:
+    def _remove(self, chosen: Callable[[float, Remote], bool]) -> Iterator[Remote]:
+        removed: list[Remote] = []
         with self._lock:
-            removed = [remote for kept in self._idle.values() for since, remote in kept if chosen(since)]
-            for destination, kept in list(self._idle.items()):
-                self._idle[destination] = [entry for entry in kept if not chosen(entry[0])]
-                if not self._idle[destination]:
+            for destination, entries in list(self._idle.items()):
+                kept = self._idle[destination] = []
+                for since, remote in entries:
+                    if chosen(since, remote):
+                        removed.append(remote)
+                    else:
+                        kept.append((since, remote))
+                if not kept:
                     del self._idle[destination]
         yield from removed

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from hook.errors import ConnectionLost
 from hook.pool import Pool
 from hook.protocol.client import StoreClient
 from hook.remote import Remote
@@ -15,7 +16,7 @@ from hook.transport import Command
 
 def connected(program: str, name: str) -> Remote:
     """A connection over which everything that was asked is answered."""
-    remote = Remote(Command((program,), dict(os.environ)), "ssh-ng", name)
+    remote = Remote(Command(tuple(program.split()), dict(os.environ)), "ssh-ng", name)
     remote.client = cast(StoreClient, SimpleNamespace(idle=True))
     return remote
 
@@ -142,6 +143,20 @@ def test_idle_connections_are_closed_after_their_time(remotes: list[Remote]) -> 
     assert patient.take("there") is remotes[0]
     assert hasty.take("there") is None
     assert remotes[1].stream.closed
+
+
+def test_a_connection_that_died_while_idle_is_closed_before_its_time(remotes: list[Remote]) -> None:
+    """Its ssh would stay as a zombie, with a place on a shared connection; those that live are kept."""
+    pool = Pool()
+    dying = connected("sed -n q", "dying")
+    for remote in (dying, remotes[0]):
+        pool.give("there", remote)
+    dying.stream.write(b"\n")
+    with pytest.raises(ConnectionLost):
+        dying.stream.available()
+    pool.tidy()
+    assert dying.stream.closed
+    assert pool.take("there") is remotes[0]
 
 
 def test_closing_the_pool_closes_what_is_in_it(remotes: list[Remote]) -> None:
