@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 WORKERS ?= $(shell expr $$(nproc) + 1)
 FUZZ_SECONDS ?= 60
 
-.PHONY: all demo test unit bench fuzz lint native-check clean
+.PHONY: all demo test unit faults bench fuzz lint native-check clean
 
 all: $(VENV)/ready
 
@@ -31,6 +31,11 @@ test: $(VENV)/ready lint native-check
 
 unit: $(VENV)/ready
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
+
+# Every fault at every step of a session, in every way; `make test` runs each cell one way only.
+faults: $(VENV)/ready
+	$(RUN)/python -m tests.lab.setup
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --every-cell tests/faults $(PYTEST_ARGS)
 
 native-check:
 	$(MAKE) -C native check

@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself; "
         "given more than once, lab tests run with each",
     )
+    parser.addoption("--every-cell", action="store_true", help="run the whole matrix of tests/faults")
 
 
 def pytest_configure() -> None:
@@ -100,8 +101,7 @@ def twin(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
 @pytest.fixture
 def other_builder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A builder with another release of Nix than `client` has."""
-    index = roots.SUITES.index(_suite(request))
-    yield from _fresh(lab, lab.builder(roots.SUITES[index - 1]))
+    yield from _fresh(lab, lab.builder(roots.other(_suite(request))))
 
 
 def _suite(request: pytest.FixtureRequest) -> str:

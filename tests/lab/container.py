@@ -188,12 +188,13 @@ class Container:
         namespace = os.readlink(f"/proc/{self._pid}/ns/pid")
         found = {}
         for directory in Path("/proc").glob("[0-9]*"):
-            # Processes come and go meanwhile, and a zombie has no namespace left.
+            # Processes come and go meanwhile.
             with contextlib.suppress(OSError):
                 if os.readlink(directory / "ns/pid") == namespace:
                     command = (directory / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                     found[int(directory.name)] = command.decode(errors="replace")
-        return {pid: command for pid, command in found.items() if servers or pid not in known}
+        # One that has ended, and nobody has waited for, has no command any more.
+        return {pid: command for pid, command in found.items() if command and (servers or pid not in known)}
 
     def wait_idle(self, but: str = "(?!)") -> None:
         """Wait until nothing but its servers runs in it; TimeoutError tells what stayed.
@@ -201,14 +202,17 @@ class Container:
         Commands that match the regular expression `but` may stay.
         """
 
-        def busy() -> list[str]:
-            return [command for command in self.processes().values() if not re.match(but, command)]
+        still: list[str] = []
+
+        def idle() -> bool:
+            still[:] = [command for command in self.processes().values() if not re.match(but, command)]
+            return not still
 
         try:
-            wait_until(lambda: not busy(), "", timeout_s=5)
+            wait_until(idle, "", timeout_s=5)
         except TimeoutError:
-            still = "\n".join(busy())
-            raise TimeoutError(f"still running on {self.name} after 5 s:\n{still}") from None
+            shown = "\n".join(still)
+            raise TimeoutError(f"still running on {self.name} after 5 s:\n{shown}") from None
 
     def end(self, child: subprocess.Popen[str]) -> None:
         """Kill a command given by `popen` with its process group, unless it has ended."""

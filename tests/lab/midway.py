@@ -51,13 +51,13 @@ WARM = (
 """What a broker keeps running between builds, on both sides."""
 
 
-def is_clean(client: Host, *builders: Host) -> None:
+def is_clean(client: Host, *builders: Host, warm: str = WARM) -> None:
     """Nothing of a build is left: no process, no slot, no path that is registered and not whole.
 
     A broker may stay, with connections that are ready for the next build; nothing of these outlives it.
     """
     for host in (client, *builders):
-        host.wait_idle(but=WARM)
+        host.wait_idle(but=warm)
     client.stop_broker()
     for host in (client, *builders):
         host.wait_idle()

@@ -79,6 +79,11 @@ def root(suite: str) -> Path:
     return finished
 
 
+def other(suite: str) -> str:
+    """Return another one than `suite`."""
+    return SUITES[SUITES.index(suite) - 1]
+
+
 def label(suite: str) -> str:
     """Return the version of Nix in the root of `suite`, `2.8.0` say, or the suite if that root is not made yet."""
     made = list(cache_directory().glob(f"{suite}-*{VERSION_FILE}"))
