@@ -39,10 +39,7 @@ class Disabled:
         try:
             for directory in (self._private_dir, self._directory):
                 os.makedirs(directory, 0o700, exist_ok=True)
-            with open(file, "x"):
-                return True
-        except FileExistsError:
-            return False
+            return _create(file)
         except OSError as error:
             raise _refused(file, error) from None
 
@@ -60,6 +57,14 @@ class Disabled:
     def _file(self, machine: Machine) -> str:
         # Not as any release renders it: it must stay the same when Nix is replaced.
         return os.path.join(self._directory, machine.uri.text.replace("/", "_"))
+
+
+def _create(file: str) -> bool:
+    try:
+        with open(file, "x"):
+            return True
+    except FileExistsError:
+        return False
 
 
 def _refused(file: str, error: OSError) -> ConfigurationError:

@@ -56,5 +56,5 @@ def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="File name too long"):
         Disabled(str(tmp_path)).add(long)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="Not a directory"):
+    with pytest.raises(ConfigurationError, match="File exists"):
         Disabled(str(tmp_path / "file")).add(machine("b1"))
