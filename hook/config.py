@@ -50,7 +50,7 @@ def read_config(path: str) -> Config:
 
     try:
         return parse_config(tomllib.loads(data.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigurationError) as error:
+    except (ValueError, RecursionError, ConfigurationError) as error:
         raise ConfigurationError(f"'{path}' is ignored: {error}") from None
 
 

@@ -23,6 +23,9 @@ from hook.protocol.activity import (
 if TYPE_CHECKING:
     from hook.protocol.loglines import LogLines
 
+MAX_ACTIVITIES = 10_000
+"""How many activities of one connection may go on at once; more are not shown."""
+
 _ID_MASK = (1 << 64) - 1
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -77,6 +80,10 @@ class Log:
             case LogMessage(text):
                 self.message(Verbosity.ERROR, text.decode(errors="replace").rstrip())
             case StartActivity(remote, level, kind, text, fields):
+                if remote in ids:
+                    self.stop(ids.pop(remote))
+                if len(ids) == MAX_ACTIVITIES:
+                    return
                 ids[remote] = self._new_id()
                 self._start(ids[remote], level, kind, text.decode(errors="replace"), _plain(fields))
             case StopActivity(remote):

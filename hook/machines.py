@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from hook.errors import ConfigurationError
 from hook.release import Release
-from hook.storeuri import StoreUri, parse_store_uri
+from hook.storeuri import StoreUri, parse_number, parse_store_uri
 
 BLANKS = " \t\r\n"
 
@@ -184,10 +184,10 @@ def _parse_uri(text: str) -> StoreUri:
 
 
 def _parse_max_jobs(text: str) -> int:
-    digits = text.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit() and int(digits) <= MAX_JOBS):
+    number = parse_number(text.removeprefix("+"), MAX_JOBS)
+    if number is None:
         raise ConfigurationError(f"is '{text}', expected a whole number from 0 to {MAX_JOBS}")
-    return int(digits)
+    return number
 
 
 def _parse_speed(text: str) -> float:

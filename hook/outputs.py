@@ -66,11 +66,22 @@ class Outputs:
             try:
                 # All are asked for before the first is waited for.
                 asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
-                infos = [self._info(path, answer.get()) for path, answer in asked.items()]
+                infos = self._in_order([self._info(path, answer.get()) for path, answer in asked.items()])
                 remote.known.add(paths)
-                Copier(remote, self._store, self._log).download(references_first(infos), ahead.nars)
+                Copier(remote, self._store, self._log).download(infos, ahead.nars)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
+
+    def _in_order(self, infos: list[PathInfo]) -> list[PathInfo]:
+        """References first; MachineError if there is no such order, or if they refer to what nobody has."""
+        try:
+            ordered = references_first(infos)
+        except StoreError as error:
+            raise MachineError(f"what it said about its outputs cannot be used: {error}") from None
+        needed = {reference for info in infos for reference in info.references} - {info.path for info in infos}
+        if wild := needed - self._store.database.valid_among(needed):
+            raise MachineError(f"its outputs refer to '{min(wild)}', which is not valid here")
+        return ordered
 
     def _info(self, path: str, info: PathInfo | None) -> PathInfo:
         if info is None:

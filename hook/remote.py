@@ -88,6 +88,7 @@ class Remote:
             raise self.explain(error) from None
         finally:
             self._show_what_ssh_said()
+        self.stream.watch = None
         self.stream.silence_s = QUERY_SILENCE_S
 
     def _show_what_ssh_said(self) -> None:

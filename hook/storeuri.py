@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from hook.errors import ConfigurationError
 from hook.release import Release
 
+MAX_PORT = (1 << 16) - 1
+
 WORDS = ("auto", "daemon", "local")
 """Stores with a name instead of an address."""
 
@@ -163,6 +165,15 @@ def format_parameters(parameters: Iterable[tuple[str, str]]) -> str:
     return "&".join(f"{_encode(name, ':@/?')}={_encode(value, ':@/?')}" for name, value in parameters)
 
 
+def parse_number(text: str, most: int) -> int | None:
+    """The whole number from 0 to `most` that `text` is in ASCII digits; None for anything else, of any length."""
+    # Python has an error of its own for thousands of digits.
+    digits = text.lstrip("0") or text[:1]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
+        return None
+    return int(digits) if int(digits) <= most else None
+
+
 def _parse_query(query: str) -> tuple[tuple[str, str], ...]:
     parameters: dict[str, str] = {}
     for item in query.split("&"):
@@ -208,9 +219,10 @@ def _parse_ipv6(address: str, *, bracketed: bool) -> str:
 def _parse_port(port: str) -> int | None:
     if not port:
         return None
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise ConfigurationError(f"port '{port}' is invalid, expected a number from 1 to 65535")
-    return int(port)
+    number = parse_number(port, MAX_PORT)
+    if not number:
+        raise ConfigurationError(f"port '{port}' is invalid, expected a number from 1 to {MAX_PORT}")
+    return number
 
 
 def _check_for_ssh(uri: StoreUri) -> None:

@@ -8,6 +8,7 @@ tail of standard error, whatever the peer sends.  Tested in test_stream.py.
 
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,9 +18,29 @@ from hook.trouble import Trouble
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10
+STDERR_AT_ONCE_BYTES = 1 << 20
+"""At least what a pipe holds: all that was said before somebody asked is taken in, and a child that never stops talking
+keeps nobody from noticing the rest of the world."""
+
+GIVEN_UP = "Nix has given up this build"
 
 COLOURS = "\x1b[0123456789;m"
 """What may stand before `error:` where Nix writes for a terminal."""
+
+
+class Deadline:
+    """A machine has `seconds` from now on to get ready, whatever it says meanwhile; to be the `watch` of a Stream."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def __call__(self) -> float:
+        """How many seconds are left; ConnectionLost if none are."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise ConnectionLost(f"not ready after {self._seconds:g} s", Trouble.TIMED_OUT)
+        return left
 
 
 class Stream:
@@ -147,10 +168,9 @@ class Stream:
 
         Waits up to `settle_s` for the child to close it: an error text may arrive after the end of its output.
         """
-        while self._stderr_fd is not None and settle_s > 0:
-            poll = select.poll()
-            poll.register(self._stderr_fd, select.POLLIN)
-            if not poll.poll(settle_s * 1000):
+        deadline = time.monotonic() + settle_s
+        while self._stderr_fd is not None and (left_s := deadline - time.monotonic()) > 0:
+            if not _is_readable(self._stderr_fd, left_s):
                 break
             self._collect_stderr()
         self._collect_stderr()
@@ -176,8 +196,11 @@ class Stream:
 
     def _receive(self) -> bool:
         """Read once without waiting; False when there was nothing."""
+        # Here, too: a peer that sends without a pause is never waited for.
         if self.watch is not None:
             self.watch()
+        if self.hangup_fd is not None and _is_readable(self.hangup_fd, 0):
+            raise Cancelled(GIVEN_UP)
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == BUFFER_BYTES:
@@ -230,14 +253,15 @@ class Stream:
             raise ConnectionLost(f"no sign of life for {self.silence_s:g} s", Trouble.TIMED_OUT)
         for fd, _ in ready:
             if fd == self.hangup_fd:
-                raise Cancelled("Nix has given up this build")
+                raise Cancelled(GIVEN_UP)
             if fd == self._stderr_fd:
                 self._collect_stderr()
             elif fd == self._read_fd and writing:
                 self._receive()
 
     def _collect_stderr(self) -> None:
-        while self._stderr_fd is not None:
+        left = STDERR_AT_ONCE_BYTES
+        while self._stderr_fd is not None and left > 0:
             try:
                 data = os.read(self._stderr_fd, STDERR_TAIL_BYTES)
             except BlockingIOError:
@@ -252,3 +276,10 @@ class Stream:
                     self.watch()
             self._stderr += data
             del self._stderr[:-STDERR_TAIL_BYTES]
+            left -= len(data)
+
+
+def _is_readable(fd: int, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))

@@ -252,10 +252,13 @@ class Copier:
                 self._stream.consume(restorer.feed(self._stream.available()))
                 progress.at(restorer.size)
                 if restorer.size > info.nar_size:
-                    raise StoreError(
+                    raise MachineError(
                         f"NAR of '{info.path}' is longer than the {info.nar_size} bytes it was declared as"
                     )
-            self._store.check_import(info, restorer.digest(), restorer.size)
+            try:
+                self._store.check_import(info, restorer.digest(), restorer.size)
+            except StoreError as error:
+                raise MachineError(f"what it sent is refused: {error}") from None
 
     def _copying(self, info: PathInfo, direction: str, source: str, destination: str) -> Activity:
         text = f"copying path '{info.path}' {direction}"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine
 from hook.release import Release
-from hook.stream import Stream
+from hook.stream import Deadline, Stream
 from hook.trouble import Trouble, diagnose
 
-HANDSHAKE_SILENCE_S = 30.0
-"""How long a machine may keep silent between the start of ssh and the end of the handshake."""
+HANDSHAKE_S = 30.0
+"""What a machine has from the start of ssh to the end of the handshake: Nix does nothing else meanwhile."""
 
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 """A link that is dead for a minute ends the session, also while a silent build runs."""
@@ -93,7 +93,7 @@ class Connection:
             self._child.wait()
             raise MachineError(f"cannot run '{command.argv[0]}': {error.strerror}") from None
         self.stream = Stream(read_fd, write_fd, stderr_fd, name)
-        self.stream.silence_s = HANDSHAKE_SILENCE_S
+        self.stream.watch = Deadline(HANDSHAKE_S)
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` with what the child had to say about it."""

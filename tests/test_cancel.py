@@ -20,7 +20,7 @@ LARGE = b"x" * (8 << 20)
 
 POINTS = ["silent", *(f"hang-{step}" for step in (
     "query_valid_paths", "add_multiple_to_store", "build_derivation", "query_path_info", "nar_from_path"
-))]  # fmt: skip
+)), "rant-add_multiple_to_store", "rant-build_derivation"]  # fmt: skip
 
 
 @pytest.fixture(params=["standalone", "broker"])

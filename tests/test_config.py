@@ -40,6 +40,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         ("look-ahead = true", "'look-ahead' must be a whole number, 0 or more"),
         ("look-ahead = -1", "'look-ahead' must be a whole number, 0 or more"),
         ("\nlook-ahead = 1 1", "line 2"),
+        ("look-ahead = " + "9" * 5000, "is ignored"),
+        ("look-ahead = " + "[" * 5000, "is ignored"),
         (b"broker = '\xff'", "invalid start byte"),
     ],
 )

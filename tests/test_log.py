@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hook import log
 from hook.log import Activity, Log
 from hook.protocol.activity import ActivityResult, ActivityType, LogMessage, StartActivity, StopActivity, Verbosity
 from hook.protocol.wire import Reader
@@ -84,6 +85,29 @@ def test_two_connections_may_use_the_same_ids() -> None:
     lines.log.relay(second, StartActivity(1, 3, 105, b"b", (), 0))
     a, b = lines.taken()
     assert a["id"] != b["id"]
+
+
+def test_a_reused_id_ends_what_had_it() -> None:
+    lines = Lines()
+    ids: dict[int, int] = {}
+    lines.log.relay(ids, StartActivity(1, 3, 105, b"a", (), 0))
+    lines.log.relay(ids, StartActivity(1, 3, 105, b"b", (), 0))
+    a, stop, b = lines.taken()
+    assert (stop["action"], stop["id"]) == ("stop", a["id"])
+    assert list(ids.values()) == [b["id"]]
+
+
+def test_no_more_activities_are_remembered_than_anybody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine could begin millions and end none; those that end make room."""
+    monkeypatch.setattr(log, "MAX_ACTIVITIES", 3)
+    lines = Lines()
+    ids: dict[int, int] = {}
+    for number in (1, 2, 3, 4):
+        lines.log.relay(ids, StartActivity(number, 3, 105, b"a", (), 0))
+    lines.log.relay(ids, StopActivity(1))
+    lines.log.relay(ids, StartActivity(5, 3, 105, b"a", (), 0))
+    assert ids.keys() == {2, 3, 5}
+    assert [line["action"] for line in lines.taken()] == ["start", "start", "start", "stop", "start"]
 
 
 def test_news_from_an_unknown_activity_is_dropped() -> None:

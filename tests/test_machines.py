@@ -180,6 +180,9 @@ def test_the_stock_hook_splits_a_text_alike(builder: Host, text: str) -> None:
     assert stockhook.ask(builder, text).stems == ours
 
 
+NINES = "9" * 5000
+"""More digits than Python makes a number of."""
+
 BAD = [
     # line, what the warning says after quoting it
     ("-", "column 1 (store URI) is missing, expected for example 'ssh-ng://user@host'"),
@@ -190,6 +193,7 @@ BAD = [
     ("b1 - - -1", "column 4 (max jobs) is '-1', expected a whole number from 0 to 4294967295"),
     ("b1 - - 1.5", "column 4 (max jobs) is '1.5', expected a whole number from 0 to 4294967295"),
     ("b1 - - 4294967296", "column 4 (max jobs) is '4294967296', expected a whole number from 0 to 4294967295"),
+    (f"b1 - - {NINES}", f"column 4 (max jobs) is '{NINES}', expected a whole number from 0 to 4294967295"),
     ("b1 - - 1_0", "column 4 (max jobs) is '1_0', expected a whole number from 0 to 4294967295"),
     ("b1 - - ٣", "column 4 (max jobs) is '٣', expected a whole number from 0 to 4294967295"),
     ("b1 - - 1 -2", "column 5 (speed factor) is '-2', expected a number of at least 0, for example '1.5'"),

@@ -106,7 +106,7 @@ REFUSED = {
     "other-names": "is not named like it",
     "reports-nothing": "did not say where output 'dev' is",
     "reports-nonsense": "cannot be used",
-    "wild-reference": "claims to be content-addressed but isn't",
+    "wild-reference": "00000000000000000000000000000008-nobody-has",
     "wrong-hash": "hash mismatch",
     "output-missing": "not valid there after its build",
 }

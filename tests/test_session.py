@@ -159,11 +159,15 @@ def test_a_machine_that_fails_for_good_ends_the_build_and_leaves_nothing(bench: 
 def test_what_a_builder_sends_is_believed_only_after_it_was_checked(
     bench: Bench, behaviour: str, expected: str
 ) -> None:
-    """Wrong bytes, references to paths nobody has, more bytes than declared."""
+    """Wrong bytes, references to paths nobody has, more bytes than declared; another machine is believed instead."""
     outcome = bench.build(bench.machine(behaviour))
     assert outcome.status == 1
     assert expected in outcome.messages
     assert not bench.outputs_valid()
+    outcome = bench.build(bench.machine(behaviour, "again", speed=9), bench.machine("ok"))
+    assert outcome.status == 0
+    assert expected in outcome.messages
+    assert bench.outputs_valid()
 
 
 def test_limits_reach_the_builder(bench: Bench) -> None:

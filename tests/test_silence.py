@@ -22,7 +22,8 @@ LARGE = b"x" * (8 << 20)
 """More than the pipes on the way take."""
 
 STEPS = {
-    "silent": (transport, "HANDSHAKE_SILENCE_S"),
+    "silent": (transport, "HANDSHAKE_S"),
+    "murmurs": (transport, "HANDSHAKE_S"),
     "hang-query_valid_paths": (remote, "QUERY_SILENCE_S"),
     "hang-add_multiple_to_store": (inputs, "UPLOAD_SILENCE_S"),
     "hang-query_path_info": (remote, "QUERY_SILENCE_S"),
@@ -61,7 +62,8 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
     monkeypatch.setattr(*STEPS[step], SHORT_S)
     outcome = converse(bench, bench.machine(step, speed=9), bench.machine("ok"))
     assert outcome.status == 0
-    assert f"no sign of life for {SHORT_S:g} s" in outcome.messages
+    expected = "not ready after" if STEPS[step][0] is transport else "no sign of life for"
+    assert f"{expected} {SHORT_S:g} s" in outcome.messages
     assert bench.outputs_valid()
     assert bench.held_slots() == []
 

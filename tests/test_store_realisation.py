@@ -74,6 +74,7 @@ def test_the_short_form_is_understood() -> None:
         json.dumps({"id": "sha256:00!out", "outPath": OUT}),
         json.dumps({"id": ID, "outPath": "../../etc"}),
         json.dumps({"id": ID, "outPath": f"/nix/store/{OUT}"}),
+        "[" * 100_000,
         json.dumps({"id": ID, "outPath": OUT, "signatures": 3}),
         json.dumps({"id": ID, "outPath": OUT, "signatures": [3]}),
         json.dumps({"id": ID, "outPath": OUT, "dependentRealisations": []}),

@@ -1,6 +1,7 @@
 """One connection's bytes: exact, deadlock-free, bounded, and never silent for ever."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hook.errors import ConnectionLost
-from hook.stream import BUFFER_BYTES, STDERR_TAIL_BYTES, Stream
+from hook.errors import Cancelled, ConnectionLost
+from hook.stream import BUFFER_BYTES, STDERR_TAIL_BYTES, Deadline, Stream
 
 
 class Peer:
@@ -171,3 +172,51 @@ def test_closing_works_when_nobody_takes_the_log(peer: Peer) -> None:
     peer.stream.close()
     assert peer.stream.closed
     os.close(log_write)
+
+
+@pytest.fixture(params=["output", "stderr"])
+def flood(request: pytest.FixtureRequest) -> Iterator[Stream]:
+    """A peer that talks without a pause, in one way or the other: every read finds something."""
+    silence, ours = os.pipe()
+    zeros = os.open("/dev/zero", os.O_RDONLY)
+    stream = Stream(*((zeros, ours, silence) if request.param == "output" else (silence, ours, zeros)), "test")
+    yield stream
+    stream.close()
+
+
+def drink(stream: Stream) -> None:
+    while True:
+        stream.consume(len(stream.available()))
+
+
+def test_a_peer_that_never_pauses_does_not_keep_us_from_giving_up(flood: Stream) -> None:
+    """There is always something to read, so we never wait; Nix may have gone away long ago."""
+    hangup, other = socket.socketpair()
+    with hangup:
+        flood.hangup_fd = hangup.fileno()
+        other.close()
+        with pytest.raises(Cancelled):
+            drink(flood)
+
+
+def test_a_deadline_holds_whatever_the_peer_says(flood: Stream) -> None:
+    flood.watch = Deadline(0.05)
+    with pytest.raises(ConnectionLost, match=r"not ready after 0\.05 s"):
+        drink(flood)
+
+
+def test_last_words_without_an_end_are_not_waited_for(peer: Peer) -> None:
+    """Each of them comes before the time allowed since the one before is over."""
+    stop = threading.Event()
+
+    def murmur() -> None:
+        while not stop.wait(0.01):
+            os.write(peer.stderr, b"soon\n")
+
+    thread = threading.Thread(target=murmur)
+    thread.start()
+    try:
+        assert set(peer.stream.stderr_lines(settle_s=0.2)) == {"soon"}
+    finally:
+        stop.set()
+        thread.join()

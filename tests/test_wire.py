@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import ConnectionLost, ProtocolError
-from hook.protocol.wire import LONG_LIST, Reader, Writer
+from hook.protocol.wire import (
+    LONG_LIST,
+    MAX_COUNT,
+    MAX_LIST_BYTES,
+    MAX_PATH_BYTES,
+    MAX_SHOWN_BYTES,
+    MAX_STRING_BYTES,
+    Reader,
+    Writer,
+)
 from tests.fakes.source import BytesSource
 
 VALUES = st.one_of(
@@ -80,6 +89,56 @@ def test_a_length_beyond_the_limit_is_refused_before_reading(read: str) -> None:
     source = BytesSource(b"\xff" * 8)
     with pytest.raises(ProtocolError, match="at most"):
         getattr(Reader(source), read)()
+
+
+class Endless:
+    """A peer that never ends, and how much was asked of it at once."""
+
+    def __init__(self, *words: int, rest: bytes) -> None:
+        self._words = [word.to_bytes(8, "little") for word in words]
+        self._rest = rest
+        self.most = 0
+
+    def read(self, size: int) -> bytes:
+        self.most = max(self.most, size)
+        return self._words.pop(0) if self._words else (self._rest * (size // len(self._rest) + 1))[:size]
+
+    def peek(self) -> bytes:
+        return self._rest
+
+    def consume(self, size: int) -> None:
+        """There is as much left as before."""
+
+
+def test_of_what_is_only_shown_the_rest_is_dropped_piece_by_piece() -> None:
+    """A build that prints a line of 64 MiB is not to be held up, nor to make us hold as much several times over."""
+    source = Endless(MAX_STRING_BYTES - 3, rest=b"x")
+    text = Reader(source).shown(1000)
+    assert text == b"x" * 1000 + b"[%d bytes left out]" % (MAX_STRING_BYTES - 1003)
+    assert source.most <= MAX_SHOWN_BYTES
+    with pytest.raises(ProtocolError, match="at most"):
+        Reader(Endless(MAX_STRING_BYTES + 1, rest=b"x")).shown()
+
+
+@given(st.lists(st.tuples(st.binary(max_size=30), st.integers(0, 30))))
+def test_whatever_is_left_out_the_next_string_is_found(shown: list[tuple[bytes, int]]) -> None:
+    w = Writer()
+    for data, _ in shown:
+        w.string(data)
+    source = BytesSource(w.take())
+    for data, limit in shown:
+        read = Reader(source).shown(limit)
+        assert read.startswith(data[:limit])
+        assert (read == data) == (len(data) <= limit)
+    assert source.left == b""
+
+
+def test_a_list_is_limited_as_a_whole() -> None:
+    """A million strings of the greatest length would be four gigabytes."""
+    path = Writer()
+    path.string(b"x" * MAX_PATH_BYTES)
+    with pytest.raises(ProtocolError, match=f"more than {MAX_LIST_BYTES} bytes"):
+        Reader(Endless(MAX_COUNT, rest=path.take())).texts()
 
 
 def test_text_must_be_utf8() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hook.errors import ProtocolError, RemoteError
 from hook.protocol.activity import ActivityResult, LogEvent, LogMessage, StartActivity, StopActivity
 from hook.protocol.building import BuildResult, Limits
-from hook.protocol.handshake import SERVER_MAGIC
-from hook.protocol.wire import Reader, Writer
+from hook.protocol.handshake import SERVER_MAGIC, Hello
+from hook.protocol.wire import MAX_SHOWN_BYTES, Reader, Writer
 from hook.protocol.worker import Op, Stderr, WorkerClient
 from hook.store.derivation import Derivation, DerivationOutput
 from tests.fakes.source import BytesSource, RecordedChannel
@@ -231,6 +231,53 @@ def test_what_the_protocol_does_not_allow_ends_the_connection(words: list[int]) 
     client = WorkerClient(daemon(answer), lambda event: None)
     with pytest.raises(ProtocolError):
         client.query_valid_paths([], substitute=False)
+
+
+def test_what_people_only_see_takes_a_bounded_amount_of_memory() -> None:
+    """The fields of one message together, however many."""
+
+    def answer(w: Writer) -> None:
+        for word in (Stderr.RESULT, 1, 101, 3):
+            w.u64(word)
+        for _ in range(3):
+            w.u64(1)
+            w.string(b"x" * MAX_SHOWN_BYTES)
+        w.u64(Stderr.LAST)
+        w.strings([])
+
+    events: list[LogEvent] = []
+    client = WorkerClient(daemon(answer), events.append)
+    client.query_valid_paths([], substitute=False)
+    (event,) = events
+    assert isinstance(event, ActivityResult)
+    left_out = b"[%d bytes left out]" % MAX_SHOWN_BYTES
+    assert event.fields == (b"x" * MAX_SHOWN_BYTES, left_out, left_out)
+
+
+@pytest.mark.parametrize("nix_version", ["²³.⁵", "9" * 4000, "2." + "9" * 4000, "٣.٤", "", "2.", ".5", "unstable"])
+def test_a_daemon_may_call_itself_anything(nix_version: str) -> None:
+    """What a release is taken for decides how an upload goes, never whether we survive the greeting."""
+    hello = Hello((1, 38), nix_version=nix_version)
+    assert all(0 <= number < 10**9 for number in hello.nix_release)
+
+
+@pytest.mark.parametrize(("nix_version", "release"), [("2.3", (2, 3)), ("2.19pre20231201_c0ffee", (2, 19))])
+def test_a_release_is_known_by_its_first_two_numbers(nix_version: str, release: tuple[int, int]) -> None:
+    assert Hello((1, 38), nix_version=nix_version).nix_release == release
+
+
+def test_a_malformed_hash_is_the_daemons_fault() -> None:
+    """The rest of its answer is unread: no other build may have this connection."""
+
+    def answer(w: Writer) -> None:
+        w.u64(Stderr.LAST)
+        w.u64(1)
+        w.string("")
+        w.string("sha256:nonsense")
+
+    client = WorkerClient(daemon(answer), lambda event: None)
+    with pytest.raises(ProtocolError, match="is not a sha256 hash"):
+        client.query_path_info("/nix/store/a").get()
 
 
 # Handshakes that fail

@@ -4,6 +4,7 @@ Source: worker protocol, "Handshake".  Text that a login shell prints before the
 because only here is it known which eight bytes must come first.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,10 +40,9 @@ class Hello:
     @property
     def nix_release(self) -> tuple[int, int]:
         """The daemon's Nix release as two numbers; (0, 0) if it did not say or the text is unusual."""
-        major, _, rest = self.nix_version.partition(".")
-        minor = rest.partition(".")[0]
-        digits = "".join(c for c in minor if c.isdigit())
-        return (int(major), int(digits)) if major.isdigit() and digits else (0, 0)
+        # A daemon may say anything here: digits of other scripts, or more of them than make a number.
+        match = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", self.nix_version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 class Channel(Protocol):

@@ -13,10 +13,10 @@ from hook.errors import ProtocolError
 from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, describe_noise
 from hook.protocol.pipeline import Answer, Pipeline
-from hook.protocol.upload import Upload, write_path_info
+from hook.protocol.upload import Upload, read_nar_hash, write_path_info
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
-from hook.store.info import PathInfo, parse_hash
+from hook.store.info import PathInfo
 
 Value = TypeVar("Value")
 
@@ -120,7 +120,7 @@ class ServeClient:
             deriver, references = r.text() or None, tuple(sorted(r.texts()))
             r.u64()  # download size
             nar_size = r.u64()
-            nar_hash, ca, signatures = parse_hash(r.text(), "sha256"), r.text(), tuple(sorted(r.texts()))
+            nar_hash, ca, signatures = read_nar_hash(r), r.text(), tuple(sorted(r.texts()))
             info = PathInfo(path, deriver, nar_hash, nar_size, references, signatures=signatures, ca=ca)
         return info
 

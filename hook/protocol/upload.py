@@ -1,13 +1,14 @@
-"""An upload as a plan: which bytes go where, without the NARs themselves.
+"""An upload as a plan: which bytes go where, without the NARs themselves; and how both protocols speak of a path.
 
-Both protocols make such plans, so that one piece of code can carry them out.
+Both make such plans, so that one piece of code can carry them out.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hook.protocol.wire import Writer
-from hook.store.info import PathInfo, format_hash_hex
+from hook.errors import ProtocolError, StoreError
+from hook.protocol.wire import Reader, Writer
+from hook.store.info import PathInfo, format_hash_hex, parse_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,11 @@ def write_path_info(w: Writer, info: PathInfo) -> None:
     w.flag(info.ultimate)
     w.strings(info.signatures)
     w.string(info.ca)
+
+
+def read_nar_hash(r: Reader) -> bytes:
+    """The hash of a NAR, which a machine sends as text."""
+    try:
+        return parse_hash(r.text(), "sha256")
+    except StoreError as error:
+        raise ProtocolError(str(error)) from None

@@ -13,6 +13,12 @@ from hook.errors import ProtocolError
 MAX_STRING_BYTES = 64 << 20
 """Longest string accepted where the protocol sets no tighter limit: a log line or an error message."""
 
+MAX_SHOWN_BYTES = 8 << 20
+"""What is kept of one that is only shown: as JSON it may take six times as much, several times over."""
+
+MAX_LIST_BYTES = 64 << 20
+"""Longest list accepted, all its strings together: a closure of half a million paths."""
+
 MAX_PATH_BYTES = 4096
 MAX_COUNT = 1 << 20
 """Most elements accepted in one list."""
@@ -55,13 +61,26 @@ class Reader:
 
     def string(self, limit: int = MAX_STRING_BYTES) -> bytes:
         """Length, bytes, zero padding to a multiple of eight."""
-        length = self.u64()
-        if length > limit:
-            raise ProtocolError(f"string of {length} bytes where at most {limit} are allowed")
+        length = self._length(limit)
         padded = self._source.read((length + 7) & ~7)
         if any(padded[length:]):
             raise ProtocolError("non-zero padding")
         return padded[:length]
+
+    def shown(self, limit: int = MAX_SHOWN_BYTES) -> bytes:
+        """A string that people see and nothing depends on: what is beyond `limit` is dropped, with a remark."""
+        length = self._length(MAX_STRING_BYTES)
+        kept = self._source.read(min(length, limit))
+        left = (length + 7 & ~7) - len(kept)
+        while left:
+            left -= len(self._source.read(min(left, MAX_SHOWN_BYTES)))
+        return kept if length <= limit else kept + b"[%d bytes left out]" % (length - limit)
+
+    def _length(self, limit: int) -> int:
+        length = self.u64()
+        if length > limit:
+            raise ProtocolError(f"string of {length} bytes where at most {limit} are allowed")
+        return length
 
     def text(self, limit: int = MAX_PATH_BYTES) -> str:
         """A string that must be UTF-8: paths, names, hashes."""
@@ -73,7 +92,7 @@ class Reader:
 
     def message(self) -> str:
         """A string meant for people; invalid UTF-8 becomes U+FFFD, as in Nix's own JSON logs."""
-        return self.string().decode(errors="replace")
+        return self.shown().decode(errors="replace")
 
     def count(self, limit: int = MAX_COUNT) -> int:
         """The number of elements that follow."""
@@ -90,6 +109,7 @@ class Reader:
         from hook.protocol.lists import decode_texts
 
         texts: list[str] = []
+        total = 0
         while len(texts) < count:
             whole, size = decode_texts(self._source.peek(), limit, count - len(texts))
             if whole:
@@ -97,6 +117,9 @@ class Reader:
                 texts += whole
             else:  # the next one is cut by the end of what has arrived
                 texts.append(self.text(limit))
+            total += size or len(texts[-1])
+            if total > MAX_LIST_BYTES:
+                raise ProtocolError(f"list of more than {MAX_LIST_BYTES} bytes")
         return texts
 
 

@@ -26,10 +26,10 @@ from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_ou
 from hook.protocol.handshake import Channel, Hello, shake_hands
 from hook.protocol.options import Options, write_options
 from hook.protocol.pipeline import Answer, Pipeline, answered
-from hook.protocol.upload import Upload, write_path_info
-from hook.protocol.wire import Reader, Writer
+from hook.protocol.upload import Upload, read_nar_hash, write_path_info
+from hook.protocol.wire import MAX_SHOWN_BYTES, Reader, Writer
 from hook.store.derivation import Derivation
-from hook.store.info import PathInfo, parse_hash
+from hook.store.info import PathInfo
 
 Value = TypeVar("Value")
 
@@ -301,9 +301,9 @@ class WorkerClient:
             case Stderr.LAST:
                 return True
             case Stderr.NEXT:
-                self._on_event(LogMessage(r.string()))
+                self._on_event(LogMessage(r.shown()))
             case Stderr.START_ACTIVITY:
-                self._on_event(StartActivity(r.u64(), r.u64(), r.u64(), r.string(), _read_fields(r), r.u64()))
+                self._on_event(StartActivity(r.u64(), r.u64(), r.u64(), r.shown(), _read_fields(r), r.u64()))
             case Stderr.STOP_ACTIVITY:
                 self._on_event(StopActivity(r.u64()))
             case Stderr.RESULT:
@@ -329,18 +329,21 @@ class WorkerClient:
         r.u64()  # no position
         for _ in range(r.count(MAX_TRACES)):
             r.u64()  # no position
-            r.string()
+            r.shown()
         return message
 
 
 def _read_fields(r: Reader) -> tuple[Field, ...]:
     fields: list[Field] = []
+    left = MAX_SHOWN_BYTES
     for _ in range(r.count(MAX_FIELDS)):
         match r.u64():
             case 0:
                 fields.append(r.u64())
             case 1:
-                fields.append(r.string())
+                field = r.shown(left)
+                left = max(left - len(field), 0)
+                fields.append(field)
             case kind:
                 raise ProtocolError(f"unknown kind {kind} of activity field")
     return tuple(fields)
@@ -364,7 +367,7 @@ def read_path_info(r: Reader, path: str) -> PathInfo:
     return PathInfo(
         path=path,
         deriver=r.text() or None,
-        nar_hash=parse_hash(r.text(), "sha256"),
+        nar_hash=read_nar_hash(r),
         references=tuple(sorted(r.texts())),
         registration_time=r.u64(),
         nar_size=r.u64(),

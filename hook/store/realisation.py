@@ -11,6 +11,9 @@ from typing import NamedTuple
 from hook.errors import StoreError
 from hook.store.path import base_name, check_store_path
 
+QUOTED = 200
+"""How much of a malformed text is shown."""
+
 
 class OutputId(NamedTuple):
     """An output of a derivation, independent of how its inputs are named: `drv_hash` is `sha256:<hex>`."""
@@ -66,8 +69,8 @@ def parse_realisation(text: str | bytes, store_dir: str) -> Realisation:
                 for output_id, path in values.get("dependentRealisations", {}).items()
             },
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise StoreError(f"{text!r} is not a realisation") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise StoreError(f"{text[:QUOTED]!r} is not a realisation") from None
 
 
 def format_realisation(realisation: Realisation) -> str:

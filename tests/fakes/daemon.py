@@ -12,7 +12,7 @@ import select
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from hook.protocol.building import BuildStatus
 from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
@@ -31,6 +31,7 @@ RELEASES = {
     "nix-2.35": (0x126, "2.35.0"),
     "nix-2.34": (0x126, "2.34.8"),
 }
+NEWS_OF_NOTHING = b"".join(word.to_bytes(8, "little") for word in (Stderr.RESULT, 99, 105, 0))
 CHATTY_LINES = 200_000
 UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
 NOT_PRIVILEGED = "you are not privileged to build input-addressed derivations"
@@ -87,6 +88,15 @@ class Daemon:
         poll.poll()
         os._exit(1)
 
+    def flood(self, file: IO[bytes], data: bytes) -> NoReturn:
+        """Say the same for as long as somebody listens."""
+        try:
+            while True:
+                file.write(data)
+                file.flush()
+        finally:
+            os._exit(1)
+
     def wait_at_gate(self) -> None:
         """Answer when the test has opened the pipe GATE for writing."""
         self.say("waiting")
@@ -97,7 +107,8 @@ class Daemon:
         if self.life is not None:
             print(what, file=self.life, flush=True)
 
-    def serve(self) -> None:
+    def log_in(self) -> None:
+        """What happens before the protocol begins."""
         if "no-nix" in self.behaviour:
             self.die("bash: line 1: nix-daemon: command not found")
         if "verbose" in self.behaviour:
@@ -107,6 +118,11 @@ class Daemon:
             self.flush()
         if "silent" in self.behaviour:
             self.hang()
+        if "murmurs" in self.behaviour:
+            self.flood(sys.stderr.buffer, b"soon\n" * 1000)
+
+    def serve(self) -> None:
+        self.log_in()
         self.shake_hands()
         while True:
             op = Op(self.r.u64())
@@ -116,6 +132,9 @@ class Daemon:
                 self.die("Connection reset by peer")
             if f"hang-{op.name.lower()}" in self.behaviour:
                 self.hang()
+            if f"rant-{op.name.lower()}" in self.behaviour:
+                self.say("hanging")
+                self.flood(sys.stdout.buffer, NEWS_OF_NOTHING * 1000)
             if f"gated-{op.name.lower()}" in self.behaviour:
                 self.wait_at_gate()
             if self.refused(op):
