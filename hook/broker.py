@@ -6,6 +6,9 @@ NUL.  Back come single bytes: a State, first at once and then whenever what Nix 
 the exit status, or `s`, u32 length and that many bytes: the shim goes on alone, as if Nix had sent these bytes and then
 what is still to be read.  The shim answers the first byte with one of its own and its descriptors 0, 2 and 4.
 
+Whoever asks how things are sends 8 bytes `ferryask`, u32 length and a Question; back come u32 length and what `report`
+says, then the end.  After `retire` the end comes with that of the broker, which is when its last hook has been served.
+
 A shim that hears nothing looks for another broker or does without; one that loses its broker later answers Nix itself.
 When the shim's end closes, its build is given up.
 
@@ -25,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Self
 
 import hook
@@ -32,7 +36,10 @@ from hook.caller import Caller, State
 from hook.journal import log
 
 HEADER = struct.Struct("<8sI")
+LENGTH = struct.Struct("<I")
 MAGIC = b"nixferry"
+ASKING = b"ferryask"
+MAX_QUESTION_BYTES = 64
 MAX_GREETING_BYTES = 64 << 20
 GREETING_TIMEOUT_S = 10.0
 IDLE_EXIT_S = 15 * 60.0
@@ -48,6 +55,16 @@ CREDENTIALS = struct.Struct("3i")
 Serve = Callable[[Caller], int]
 """Serves one hook and returns its exit status."""
 
+Report = Callable[[], bytes]
+"""Tells how things are."""
+
+
+class Question(Enum):
+    """What a broker can be asked."""
+
+    STATUS = b"status"
+    RETIRE = b"retire"
+
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
@@ -59,11 +76,8 @@ class Greeting:
     environ: Mapping[str, str]
 
     @classmethod
-    def receive(cls, connection: socket.socket) -> Self:
-        """Read one; ValueError if it is malformed."""
-        magic, length = HEADER.unpack(_receive(connection, HEADER.size))
-        if magic != MAGIC:
-            raise ValueError("it is no nix-ferry-hook")
+    def receive(cls, connection: socket.socket, length: int) -> Self:
+        """Read one of `length` bytes, whose header was read; ValueError if it is malformed."""
         if length > MAX_GREETING_BYTES:
             raise ValueError(f"its greeting has {length} bytes")
         words = [os.fsdecode(word) for word in _receive(connection, length).split(b"\0")]
@@ -106,7 +120,7 @@ def check_peer(connection: socket.socket) -> int:
 class Broker:
     """Listens in `directory`, which is ours alone, and serves every hook in a thread of its own.
 
-    `tidy` is called now and then.
+    `tidy` is called now and then, `report` when somebody asks.
     """
 
     def __init__(
@@ -114,6 +128,7 @@ class Broker:
         directory: str,
         serve: Serve,
         tidy: Callable[[], None],
+        report: Report,
         *,
         idle_exit_s: float = IDLE_EXIT_S,
         housekeeping_s: float = HOUSEKEEPING_S,
@@ -122,13 +137,16 @@ class Broker:
         self._lock_path = os.path.join(directory, "broker.lock")
         self._serve = serve
         self._tidy = tidy
+        self._report = report
         self.idle_exit_s = idle_exit_s
         self._housekeeping_s = housekeeping_s
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._listening = False
         self._sessions = 0
-        self._last_used = time.monotonic()
+        self._until_the_end: list[socket.socket] = []
+        """Connections of those who wait for it."""
+        self.last_used = time.monotonic()
 
     def listen(self) -> bool:
         """Begin to listen; False if another broker does already."""
@@ -177,6 +195,11 @@ class Broker:
         self._over.set()
         housekeeper.join()
 
+    def close(self) -> None:
+        """Let those know that it has ended who have waited for it."""
+        for connection in self._until_the_end:
+            connection.close()
+
     def retire(self) -> None:
         """Make room for another broker: hooks that have connected stay, no other gets in."""
         with self._changed:
@@ -211,7 +234,7 @@ class Broker:
 
     def _is_idle(self) -> bool:
         with self._changed:
-            return self._sessions == 0 and time.monotonic() - self._last_used > self.idle_exit_s
+            return self._sessions == 0 and time.monotonic() - self.last_used > self.idle_exit_s
 
     def _is_reachable(self) -> bool:
         """Whether our socket is still where hooks look for it; another broker's may be, if somebody removed ours."""
@@ -235,7 +258,6 @@ class Broker:
     def _ended(self) -> None:
         with self._changed:
             self._sessions -= 1
-            self._last_used = time.monotonic()
             self._changed.notify_all()
 
     def _session(self, connection: socket.socket) -> None:
@@ -243,7 +265,13 @@ class Broker:
             with connection:
                 pid = check_peer(connection)
                 connection.settimeout(GREETING_TIMEOUT_S)
-                greeting = Greeting.receive(connection)
+                magic, length = HEADER.unpack(_receive(connection, HEADER.size))
+                if magic == ASKING:
+                    self._tell(connection, length)
+                    return
+                if magic != MAGIC:
+                    raise ValueError("it is no nix-ferry-hook")
+                greeting = Greeting.receive(connection, length)
                 if greeting.version == hook.__version__:
                     self._converse(connection, greeting, f"/proc/{pid}/root")
                 else:
@@ -256,8 +284,22 @@ class Broker:
         finally:
             self._ended()
 
+    def _tell(self, connection: socket.socket, length: int) -> None:
+        """Answer somebody who is no hook."""
+        if length > MAX_QUESTION_BYTES:
+            raise ValueError(f"its question has {length} bytes")
+        question = Question(_receive(connection, length))
+        if question is Question.RETIRE:
+            log("making room: we were asked to")
+            self.retire()
+            with self._changed:
+                self._until_the_end.append(connection.dup())
+        report = self._report()
+        connection.sendall(LENGTH.pack(len(report)) + report)
+
     def _converse(self, connection: socket.socket, greeting: Greeting, root: str) -> None:
         """Serve a hook; without a status it answers Nix itself, since it knows what Nix waits for."""
+        self.last_used = time.monotonic()
         connection.sendall(State.ANSWERED.value)
         with descriptors(connection) as (input_fd, output_fd, build_log_fd):
             connection.settimeout(None)
@@ -272,9 +314,10 @@ class Broker:
                     hangup_fd=connection.fileno(),
                     root=root,
                     tell=lambda state: _send(connection, state.value),
-                    take_back=lambda data: _send(connection, ALONE + struct.pack("<I", len(data)) + data),
+                    take_back=lambda data: _send(connection, ALONE + LENGTH.pack(len(data)) + data),
                 )
             )
+        self.last_used = time.monotonic()
         _send(connection, STATUS + bytes([status & 0xFF]))
 
 

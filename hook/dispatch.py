@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted
 from hook.health import Health
+from hook.ledger import Ledger, MachineInUse
 from hook.log import Log, step
 from hook.machines import Machine
 from hook.places import LookAhead, Place
@@ -50,6 +51,7 @@ class Hub:
     look_ahead: LookAhead
     uploads: Uploads
     databases: Databases
+    ledger: Ledger
     sharing: "Sharing | None"
     lasting: bool
 
@@ -87,6 +89,22 @@ class Dispatcher:
     def name(self, machine: Machine) -> str:
         """What `machine` is called in messages and lock files."""
         return machine.uri.render(self._services.host.release)
+
+    def machines(self) -> list[MachineInUse]:
+        """The machines of this conversation, for whoever tells of them."""
+        s = self._services
+        return [
+            MachineInUse(
+                name=self.name(machine),
+                machine=machine,
+                health=self._key(machine),
+                at=self._at(machine),
+                lock_stem=machine.uri.lock_stem(s.host.release),
+                state_dir=s.store.state_dir,
+                private_dir=s.private_dir,
+            )
+            for machine in s.machines
+        ]
 
     def decide(
         self, request: Request, avoided: Collection[Machine] = (), *, ahead: bool = False

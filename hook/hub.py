@@ -13,6 +13,7 @@ from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.health import Health
 from hook.journal import log
+from hook.ledger import Ledger
 from hook.places import LookAhead
 from hook.pool import Pool
 from hook.protocol.activity import Verbosity
@@ -37,6 +38,7 @@ def new_hub(*, lasting: bool) -> Hub:
         look_ahead=LookAhead(queue.freed),
         uploads=Uploads(shared=lasting),
         databases=Databases() if lasting else Databases(max_idle=0),
+        ledger=Ledger(time.time),
         sharing=sharing,
         lasting=lasting,
     )

@@ -8,6 +8,7 @@ import os
 import time
 from contextlib import suppress
 
+LOG_NAME = "broker.log"
 LOG_BYTES = 1 << 20
 """A log larger than this is set aside as `broker.log.1`, in place of the one before."""
 
@@ -20,12 +21,7 @@ def log(text: str) -> None:
 
 def open_log(directory: str, log_bytes: int = LOG_BYTES) -> None:
     """Make `broker.log` our standard error."""
-    path = os.path.join(directory, "broker.log")
-    fd = _open(path)
-    if os.fstat(fd).st_size > log_bytes:
-        os.replace(path, path + ".1")
-        os.close(fd)
-        fd = _open(path)
+    fd = open_bounded(os.path.join(directory, LOG_NAME), log_bytes)
     os.dup2(fd, 2)
     os.close(fd)
 
@@ -34,6 +30,16 @@ def rotate_log(directory: str, log_bytes: int = LOG_BYTES) -> None:
     """Begin another file if the log has grown too large."""
     if os.fstat(2).st_size > log_bytes:
         open_log(directory, log_bytes)
+
+
+def open_bounded(path: str, most_bytes: int) -> int:
+    """Open a file of ours to append to it; one that has grown too large is set aside as `path.1` before."""
+    fd = _open(path)
+    if os.fstat(fd).st_size > most_bytes:
+        os.close(fd)
+        os.replace(path, path + ".1")
+        fd = _open(path)
+    return fd
 
 
 def _open(path: str) -> int:

@@ -34,12 +34,14 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class Log:
     """Messages and activities for the user, written to `fd`.
 
-    `build_log_bytes` is the size of all lines of build logs that were passed on.
+    `build_log_bytes` is the size of all lines of build logs that were passed on, `copied_bytes` that of the NARs or
+    parts of them whose progress was reported.
     """
 
     def __init__(self, fd: int, verbosity: int) -> None:
         self.verbosity = verbosity
         self.build_log_bytes = 0
+        self.copied_bytes = 0
         self._fd = fd
         # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.
         self._next_id = os.getpid() << 32

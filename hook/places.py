@@ -31,6 +31,11 @@ class LookAhead:
         with self._lock:
             return self._builds[at]
 
+    def lent(self, at: Hashable) -> int:
+        """How many slots of this machine are lent and free to be taken."""
+        with self._lock:
+            return len(self._lent[at])
+
     def enter(self, at: Hashable) -> None:
         """One more."""
         with self._lock:

@@ -7,6 +7,7 @@ making one: command line, the environment that ssh looks at, and the options set
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from weakref import WeakValueDictionary
 
@@ -43,6 +44,11 @@ class Pool:
         """What is known of the machine there: one object for all connections, which lasts as long as any of them."""
         with self._lock:
             return self._known.setdefault(destination, KnownPaths())
+
+    def idle(self) -> Counter[str]:
+        """How many connections are idle, by the name of their machine."""
+        with self._lock:
+            return Counter(remote.name for kept in self._idle.values() for _, remote in kept)
 
     def doubt(self, destination: Hashable) -> None:
         """Something there is not as expected: forget what is known of the machine."""

@@ -28,6 +28,7 @@ from hook.errors import (
     StoreError,
 )
 from hook.front import Front, Job, format_request, format_settings
+from hook.ledger import Outcome, Phase
 from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
@@ -60,6 +61,7 @@ class Session:
         self._hub = hub
         self._front = Front(caller)
         self._log = self._front.log
+        self._told = hub.ledger.conversation(lambda: self._log.copied_bytes)
 
     def run(self) -> int:
         """Answer requests until one is accepted and built, or Nix has no more."""
@@ -75,7 +77,9 @@ class Session:
             with (
                 closing(self._services),
                 closing(Dispatcher(self._hub, self._services, self._log)) as self._dispatcher,
+                closing(self._told),
             ):
+                self._hub.ledger.meet(self._services.private_dir, self._dispatcher.machines())
                 while True:
                     if accepted := self._answer(request):
                         status = self._carry_out(accepted)
@@ -87,6 +91,10 @@ class Session:
                     request = self._front.read_request()
         except StockOnly as reason:
             return self._hand_over(self._services.stock_settings, request, reason)
+        finally:
+            # A broker does it later, when nobody waits.
+            if not self._hub.lasting:
+                self._hub.ledger.flush(self._services.private_dir)
 
     def _hand_over(self, settings: Settings, request: Request, reason: StockOnly) -> int:
         if self._caller.take_back is not None:
@@ -104,8 +112,8 @@ class Session:
         """Accept the build; otherwise answer what fits and return None."""
         while True:
             decision, place = self._dispatcher.decide(request)
-            self._explain(request, decision)
             likely = place.name if place else self._dispatcher.waits_for(request, decision)
+            self._explain(request, decision, accepted=likely is not None)
             if likely is None:
                 self._refuse(request, decision.answer)
                 return None
@@ -125,7 +133,9 @@ class Session:
 
     def _prepare(self, request: Request, name: str, place: Place | None) -> Accepted:
         """Everything that may still end in a refusal; gives up `place` on any error."""
+        self._told.begin(request.drv_path, name)
         with ExitStack() as held:
+            held.callback(self._told.drop)
             if place is not None:
                 held.callback(place.release)
             if place is None or self._dispatcher.may_accept_first(request, place):
@@ -174,11 +184,12 @@ class Session:
         if self._services.notices.first_time(text, REMINDER_S):
             self._log.error(text)
 
-    def _explain(self, request: Request, decision: Decision) -> None:
+    def _explain(self, request: Request, decision: Decision, *, accepted: bool) -> None:
         """Say why: every machine's verdict at `-v`, and stock's own text where no machine can ever do it."""
-        for verdict in decision.verdicts:
-            text = f"'{self._dispatcher.name(verdict.machine)}' for '{request.drv_path}': {verdict.reason}"
-            self._log.message(Verbosity.TALKATIVE, text)
+        verdicts = [(self._dispatcher.name(verdict.machine), verdict.reason) for verdict in decision.verdicts]
+        self._told.decided(request.drv_path, (Answer.ACCEPT if accepted else decision.answer).value, verdicts)
+        for name, reason in verdicts:
+            self._log.message(Verbosity.TALKATIVE, f"'{name}' for '{request.drv_path}': {reason}")
         if decision.answer is Answer.DECLINE and self._services.machines:
             level, text = no_machine_message(request, self._services.host, self._services.machines)
             self._log.message(level, text)
@@ -188,6 +199,7 @@ class Session:
     def _carry_out(self, build: Accepted) -> int:
         """Build what was accepted, moving to another machine when one is lost."""
         lost: MachineError | None = None
+        self._told.promise()
         try:
             job = self._front.read_job()
             while True:
@@ -195,22 +207,26 @@ class Session:
                     self._find_place(build, job, lost)
                 lost = self._attempt(build, job)
                 if lost is None:
+                    self._told.end(Outcome.BUILT)
                     return EXIT_OK
         except FerryError as error:
             name = build.place.name if build.place else build.name
             text = str(error) if isinstance(error, BuildFailed) else error.one_line
             self._log.error(f"build of '{build.request.drv_path}' on '{name}' failed: {text}")
+            self._told.end(_outcome(error), error.one_line)
             return EXIT_FAILED
         finally:
             self._leave(build)
 
     def _find_place(self, build: Accepted, job: Job, lost: MachineError | None) -> None:
         """Wait for a machine; raises `lost`, why the last one failed, when none is left that could build it."""
+        self._told.enter(Phase.WAITING)
         # Without inputs there is nothing to do before a slot is free.
         build.place = self._dispatcher.wait(build.request, ahead=bool(job.inputs))
         if build.place is None:
             raise lost or MachineError(f"no machine is left that could build it ({self._dispatcher.why_nowhere()})")
         if lost is not None:
+            self._told.lose(build.name)
             where = "there again" if build.place.name == build.name else f"on '{build.place.name}'"
             moved = f"'{build.name}' was lost ({lost.one_line}); building {where}"
             self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {moved}")
@@ -241,14 +257,23 @@ class Session:
 
     def _run(self, build: Accepted, place: Place, job: Job) -> None:
         place, remote = self._make_ready(build, place, job)
-        build.builder.run(remote, job, place.release)
+        self._told.enter(Phase.BUILDING, place.name)
+
+        def built() -> None:
+            place.release()
+            self._told.enter(Phase.FETCHING)
+
+        build.builder.run(remote, job, built)
 
     def _make_ready(self, build: Accepted, place: Place, job: Job) -> tuple[Place, "Remote"]:
         """Bring the inputs to a machine and have a slot there; the slot may come first elsewhere."""
         while True:
             if build.remote is None:
+                self._told.enter(Phase.CONNECTING, place.name)
                 build.remote, _ = self._connect(place, lambda: build.builder)
+            self._told.enter(Phase.SENDING)
             build.builder.bring_inputs(build.remote, job, place.lend)
+            self._told.enter(Phase.WAITING)
             ready = self._dispatcher.wait_for_slot(build.request, place)
             if ready is place:
                 break
@@ -278,3 +303,12 @@ class Session:
         if build.remote is not None:
             build.remote.close()
             build.remote = None
+
+
+def _outcome(error: FerryError) -> Outcome:
+    match error:
+        case BuildFailed():
+            return Outcome.FAILED
+        case Cancelled():
+            return Outcome.CANCELLED
+    return Outcome.ERROR

@@ -144,6 +144,7 @@ class _PathProgress:
     def at(self, size: int) -> None:
         if size - self._reported >= PROGRESS_STEP_BYTES or size == self._expected:
             self._log.progress(self._activity, size, self._expected)
+            self._log.copied_bytes += size - self._reported
             self._reported = size
 
 

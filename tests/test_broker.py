@@ -28,6 +28,8 @@ REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
 TIMEOUT_S = 30
 SOON_S = 0.01
+REPORT = b"all is well"
+TOLD = b"\x0b\0\0\0all is well"
 
 Serve = Callable[[Caller], int]
 
@@ -86,7 +88,9 @@ class Running:
         self.directory = directory
         self.ticks = threading.Semaphore(0)
         self.tidy: Callable[[], object] = lambda: None
-        self.broker = Broker(str(directory), serve, self._tick, idle_exit_s=idle_exit_s, housekeeping_s=SOON_S)
+        self.broker = Broker(
+            str(directory), serve, self._tick, lambda: REPORT, idle_exit_s=idle_exit_s, housekeeping_s=SOON_S
+        )
         assert self.broker.listen()
         self._thread = threading.Thread(target=self.broker.run)
 
@@ -243,6 +247,73 @@ def test_a_session_that_fails_is_logged_and_says_no_status(
     assert "ZeroDivisionError: surprise" in logged.get(timeout=TIMEOUT_S)
     running.close()
     assert open_fds() == before
+
+
+# Questions
+
+
+def ask(running: Running, question: bytes) -> Shim:
+    """Somebody who has asked, and has not heard anything yet."""
+    asking = running.shim()
+    asking.socket.sendall(struct.pack("<8sI", b"ferryask", len(question)) + question)
+    return asking
+
+
+def test_who_asks_is_told_how_things_are(started: Callable[..., Running]) -> None:
+    """Then the broker hangs up."""
+    running = started()
+    with ask(running, b"status") as asking:
+        assert asking.rest() == TOLD
+
+
+def test_being_asked_is_no_work(started: Callable[..., Running]) -> None:
+    """Somebody who watches must not keep alive what there is to watch."""
+    running = started(idle_exit_s=3600.0)
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+    used = running.broker.last_used
+    with ask(running, b"status") as asking:
+        assert asking.rest() == TOLD
+    assert running.broker.last_used == used
+
+
+def test_a_broker_that_is_asked_to_leave_serves_its_hooks_first(
+    started: Callable[..., Running], logged: "queue.Queue[str]"
+) -> None:
+    """Who asked hears the end of it; meanwhile another broker can begin."""
+    gate = Gate()
+    running = started(gate.serve)
+    with running.shim() as shim:
+        shim.greet()
+        shim.hand_over()
+        assert gate.entered.acquire(timeout=TIMEOUT_S)
+        with ask(running, b"retire") as asking:
+            assert asking.socket.recv(len(TOLD)) == TOLD
+            assert logged.get(timeout=TIMEOUT_S) == "making room: we were asked to"
+            with started().shim() as other:
+                assert other.converse() == b"qx\x07"
+            asking.socket.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                asking.socket.recv(1)
+            asking.socket.settimeout(TIMEOUT_S)
+            gate.open.set()
+            assert shim.rest() == b"ax\x05"
+            running.join()
+            running.broker.close()
+            assert asking.rest() == b""
+
+
+@pytest.mark.parametrize("question", [b"", b"weather", b"status" * 100], ids=["empty", "unknown", "long"])
+def test_a_strange_question_gets_no_answer(
+    started: Callable[..., Running], logged: "queue.Queue[str]", question: bytes
+) -> None:
+    """It is logged; the next one is answered."""
+    running = started()
+    with ask(running, question) as asking:
+        assert asking.rest() == b""
+    assert "a hook was not served: " in logged.get(timeout=TIMEOUT_S)
+    with ask(running, b"status") as asking:
+        assert asking.rest() == TOLD
 
 
 # Who is let in
@@ -412,7 +483,7 @@ def test_there_is_one_broker(started: Callable[..., Running], tmp_path: Path) ->
     """Two would not know of each other's builds."""
     before = open_fds()
     running = started()
-    assert not Broker(str(tmp_path), quick, lambda: None).listen()
+    assert not Broker(str(tmp_path), quick, lambda: None, lambda: REPORT).listen()
     with running.shim() as shim:
         assert shim.converse() == b"qx\x07"
     running.close()
@@ -447,7 +518,7 @@ def test_a_broker_that_does_not_leave_is_not_waited_for_longer(
 ) -> None:
     """Nothing waits for ever."""
     monkeypatch.setattr(broker_module, "TAKEOVER_S", 0.05)
-    assert not Broker(str(tmp_path), quick, lambda: None).listen()
+    assert not Broker(str(tmp_path), quick, lambda: None, lambda: REPORT).listen()
 
 
 def test_a_hook_of_another_version_gets_room_for_its_broker(

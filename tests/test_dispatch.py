@@ -7,6 +7,7 @@ ends.  The clock stands still unless a test moves it.
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from hook.disabled import Disabled
 from hook.dispatch import Dispatcher, Hub
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
+from hook.ledger import Ledger
 from hook.log import Log
 from hook.machines import Machine, parse_machines
 from hook.notices import Notices
@@ -111,7 +113,17 @@ class Desk:
             notices=Notices(str(self.root / "nix-ferry"), os.getpid()),
         )
         uploads = Uploads(shared=True)
-        hub = Hub(self.pool, self.health, self.queue, self.look_ahead, uploads, Databases(), self.sharing, self.lasting)
+        hub = Hub(
+            self.pool,
+            self.health,
+            self.queue,
+            self.look_ahead,
+            uploads,
+            Databases(),
+            Ledger(time.time),
+            self.sharing,
+            self.lasting,
+        )
         self._open.append(Dispatcher(hub, services, Log(self._log, 3)))
         return self._open[-1]
 

@@ -19,7 +19,7 @@ IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl"
 
 LAYERS = [
     {"cli"},
-    {"broker", "hub"},
+    {"broker", "hub", "overview"},
     {"session"},
     {"build", "dispatch", "stock"},
     {"inputs", "outputs"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"transport", "notices"},
     {"front", "stream", "slotqueue"},
     {"program"},
-    {"log", "caller", "journal", "places"},
+    {"log", "caller", "journal", "places", "record", "ledger"},
     {"slots", "schedule", "health", "known", "limits", "uploads", "disabled"},
     {"machines"},
     {"release", "storeuri", "trust"},
@@ -97,4 +97,4 @@ def test_little_is_loaded_before_the_answer() -> None:
     # An editable install brings modules of its own into every process.
     loaded = modules_after("import hook.cli.standalone") - modules_after("pass")
     assert loaded & (LATER | NEVER) == set()
-    assert len([name for name in loaded if name.startswith("hook")]) <= 47
+    assert len([name for name in loaded if name.startswith("hook")]) <= 48

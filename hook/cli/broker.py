@@ -3,6 +3,7 @@
 Writes a byte to READY_FD once a broker listens in DIRECTORY, this one or another.
 """
 
+import json
 import os
 import resource
 import sys
@@ -11,6 +12,7 @@ from contextlib import suppress
 from hook.broker import Broker
 from hook.hub import new_hub, serve
 from hook.journal import log, open_log, rotate_log
+from hook.overview import overview
 
 
 def main() -> int:
@@ -27,9 +29,15 @@ def main() -> int:
         hub.databases.tidy()
         if hub.sharing is not None:
             hub.sharing.tidy()
+        hub.ledger.flush(directory)
         rotate_log(directory)
 
-    broker = Broker(directory, lambda caller: serve(caller, hub), tidy)
+    def report() -> bytes:
+        # Whoever asks may read the record next.
+        hub.ledger.flush(directory)
+        return json.dumps(overview(hub)).encode()
+
+    broker = Broker(directory, lambda caller: serve(caller, hub), tidy, report)
     listening = broker.listen()
     # The hook that started us may be gone; others will come.
     with suppress(BrokenPipeError):
@@ -40,7 +48,9 @@ def main() -> int:
         broker.run()
         hub.pool.close()
         hub.databases.close()
+        hub.ledger.flush(directory)
         log("leaving: nothing to do")
+        broker.close()
     return 0
 
 

@@ -129,5 +129,9 @@ class FakeStore:
         """Every path registered now."""
         return {str(path) for (path,) in self.rows("select path from ValidPaths")}
 
+    def nar_size(self, path: str) -> int:
+        """The size that is registered of a valid path."""
+        return int(str(dict(self.rows("select path, narSize from ValidPaths"))[path]))
+
     def content(self, path: str) -> str:
         return (self.real / path.removeprefix("/nix/store/")).read_text()

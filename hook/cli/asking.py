@@ -1,0 +1,123 @@
+"""Ask the broker that hooks of this user and environment would use, and read the record it keeps.
+
+Its directory is where the shim looks for it (native/shim/reach.c); nothing is made here, and no broker is started.
+Tested in test_asking.py.
+"""
+
+import json
+import os
+import pwd
+import socket
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any, Self
+
+import hook
+from hook.broker import ASKING, CREDENTIALS, HEADER, LENGTH, Question
+from hook.errors import FerryError
+
+TIMEOUT_S = 10.0
+
+
+def broker_directory(environ: Mapping[str, str]) -> str:
+    """Where the broker of this user is, or would be; FerryError if that is another user's."""
+    state_dir = environ.get("NIX_STATE_DIR") or "/nix/var/nix"
+    parents = [parent for parent in (state_dir, environ.get("XDG_RUNTIME_DIR")) if parent]
+    owners = {os.path.join(parent, "nix-ferry"): _owner(os.path.join(parent, "nix-ferry")) for parent in parents}
+    for directory, owner in owners.items():
+        if owner == os.geteuid():
+            return directory
+    first, owner = next(iter(owners.items()))
+    if owner is not None:
+        name = _user(owner)
+        raise FerryError(f"'{first}' belongs to user '{name}', who builds on this host: run this as '{name}'")
+    for parent in parents:
+        if os.access(parent, os.W_OK):
+            return os.path.join(parent, "nix-ferry")
+    raise FerryError(f"only who may write to '{state_dir}' builds on this host: run this as root")
+
+
+def _owner(directory: str) -> int | None:
+    try:
+        return os.stat(directory, follow_symlinks=False).st_uid
+    except OSError:
+        return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class RunningBroker:
+    """A connection to a broker, whose process is `pid`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pid: int
+        self.pid, _, _ = CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        )
+
+    @classmethod
+    def reach(cls, directory: str) -> Self | None:
+        """Connect; None if no broker listens there."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(os.path.join(directory, "broker.sock"))
+            return cls(connection)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            return None
+        except OSError as error:
+            connection.close()
+            raise FerryError(f"cannot reach the broker in '{directory}': {error.strerror or error}") from None
+
+    def ask(self, question: Question) -> dict[str, Any]:
+        """What it says of itself; FerryError if that cannot be understood.  One question a connection."""
+        try:
+            self._connection.sendall(HEADER.pack(ASKING, len(question.value)) + question.value)
+            (length,) = LENGTH.unpack(self._receive(LENGTH.size))
+            report = json.loads(self._receive(length))
+        except OSError as error:
+            raise FerryError(f"the broker (process {self.pid}) does not answer: {error.strerror or error}") from None
+        except ValueError:
+            report = None
+        if not isinstance(report, dict) or report.get("version") != hook.__version__:
+            raise FerryError(
+                f"the broker (process {self.pid}) is not of this command's version, {hook.__version__}; "
+                "the next build replaces it, as does 'nix-ferry broker restart --now'"
+            )
+        return report
+
+    def wait_for_its_end(self) -> None:
+        """Return when the broker, which was asked to leave, has ended."""
+        self._connection.settimeout(None)
+        while self._connection.recv(1 << 16):
+            pass
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def _receive(self, size: int) -> bytes:
+        """Exactly `size` bytes; ValueError if fewer come."""
+        data = bytearray()
+        while len(data) < size:
+            piece = self._connection.recv(min(size - len(data), 1 << 16))
+            if not piece:
+                raise ValueError("it has hung up")
+            data += piece
+        return bytes(data)
+
+
+def overview_of(directory: str) -> dict[str, Any] | None:
+    """What the broker in `directory` is doing; None if there is none.  Its record is up to date afterwards."""
+    broker = RunningBroker.reach(directory)
+    if broker is None:
+        return None
+    with closing(broker):
+        return broker.ask(Question.STATUS)

@@ -1,0 +1,111 @@
+"""What a broker says of itself: its machines, the builds that are under way, and totals since it began.
+
+Reads what others keep, and probes slots as every hook does; changes nothing.  The answer is what `nix-ferry status
+--json` prints.  Tested in test_overview.py.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import hook
+from hook.disabled import Disabled
+from hook.dispatch import Hub
+from hook.errors import ConfigurationError
+from hook.ledger import Build, MachineInUse, Outcome, Phase, Total
+from hook.slots import SlotTable
+
+
+def overview(hub: Hub) -> dict[str, Any]:
+    """Everything, as JSON has it; times are seconds since 1970."""
+    builds = hub.ledger.under_way()
+    connected = Counter(build.machine for build in builds if build.phase is not Phase.CONNECTING)
+    idle = hub.pool.idle()
+    return {
+        "version": hook.__version__,
+        "pid": os.getpid(),
+        "since": hub.ledger.since,
+        "now": time.time(),
+        "machines": [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()],
+        "builds": _builds(builds),
+        "answers": hub.ledger.answers(),
+        "totals": [_total(machine, total) for machine, total in sorted(hub.ledger.totals().items())],
+    }
+
+
+def nothing() -> dict[str, Any]:
+    """The same where there is no broker."""
+    return {"version": None, "pid": None, "machines": [], "builds": [], "answers": {}, "totals": []}
+
+
+def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle: Mapping[str, int]) -> dict[str, Any]:
+    state, reason = _health(machine, hub)
+    return {
+        "machine": machine.name,
+        "state": state,
+        "reason": reason,
+        "slots": machine.machine.max_jobs,
+        "slots_used": _slots_used(machine),
+        "slots_lent": hub.look_ahead.lent(machine.at),
+        "builds_ahead": hub.look_ahead.count(machine.at),
+        "connections_used": connected[machine.name],
+        "connections_idle": idle[machine.name],
+    }
+
+
+def _health(machine: MachineInUse, hub: Hub) -> tuple[str, str]:
+    """In a word, and why."""
+    if disabled := Disabled(machine.private_dir).reason(machine.machine):
+        return "disabled", disabled
+    if obstacle := hub.health.obstacle(machine.health):
+        return "failed", obstacle
+    return ("works" if hub.health.is_fresh(machine.health) else "not asked lately"), ""
+
+
+def _slots_used(machine: MachineInUse) -> int | None:
+    """By whatever hooks on this host; None if that cannot be seen."""
+    slots = SlotTable(machine.state_dir)
+    try:
+        with slots.selection():
+            free, used = slots.probe(machine.lock_stem, machine.machine.max_jobs)
+            if free is not None:
+                free.release()
+    except ConfigurationError:
+        return None
+    return used
+
+
+def _builds(builds: Iterable[Build]) -> list[dict[str, Any]]:
+    """The oldest first; those that wait with their place in the line for what they wait for."""
+    lines: Counter[str] = Counter()
+    positions: dict[int, int] = {}
+    for build in sorted(builds, key=lambda build: build.phase_since):
+        if build.phase is Phase.WAITING:
+            lines[build.machine] += 1
+            positions[id(build)] = lines[build.machine]
+    return [
+        {
+            "derivation": build.drv_path,
+            "machine": build.machine,
+            "phase": build.phase.value,
+            "position": positions.get(id(build)),
+            "since": build.since,
+            "phase_since": build.phase_since,
+            "sent_bytes": build.sent_bytes,
+            "received_bytes": build.received_bytes,
+        }
+        for build in builds
+    ]
+
+
+def _total(machine: str, total: Total) -> dict[str, Any]:
+    """Of one machine, since the broker began."""
+    return {
+        "machine": machine,
+        "builds": {outcome.value: total.builds[outcome] for outcome in Outcome},
+        "seconds": {phase.value: total.seconds[phase] for phase in Phase},
+        "sent_bytes": total.sent_bytes,
+        "received_bytes": total.received_bytes,
+    }
