@@ -1,36 +1,28 @@
-"""Find a place for a build: a machine, one of its slots or a place ahead of one, and a connection to it.
+"""Find a place for a build: a machine, one of its slots or a place ahead of one.
 
 Joins the pure decision with what it needs from the world: slot locks, what is remembered of each machine, connections.
 One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
 """
 
 from collections.abc import Callable, Collection, Hashable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
+from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted
-from hook.health import Health
-from hook.ledger import Ledger, MachineInUse
-from hook.log import Log, step
+from hook.hub import Hub
+from hook.ledger import MachineInUse
+from hook.log import Log
 from hook.machines import Machine
-from hook.places import LookAhead, Place
-from hook.pool import Pool
+from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.remote import Remote
-from hook.routes import Route, Routes, destination_of, is_handled, ssh_looks_at
+from hook.routes import is_handled, ssh_looks_at
 from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
 from hook.services import Services
-from hook.slotqueue import SlotQueue
 from hook.slots import Slot
-from hook.store.databases import Databases
-from hook.transport import Command
-from hook.trouble import Trouble, blames_sharing
-from hook.uploads import Uploads
-
-if TYPE_CHECKING:
-    from hook.sharing import Seat, Sharing
+from hook.trouble import Trouble
 
 Value = TypeVar("Value")
 
@@ -41,21 +33,6 @@ REMINDER_S = 60.0
 """How often one Nix command is told that a machine cannot be used, or that none can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """What outlives one conversation.  `lasting` if there will be others to profit from it."""
-
-    pool: Pool
-    health: Health
-    queue: SlotQueue
-    look_ahead: LookAhead
-    uploads: Uploads
-    databases: Databases
-    ledger: Ledger
-    sharing: "Sharing | None"
-    lasting: bool
-
-
 class Dispatcher:
     """Places for the builds of one conversation; `close` gives up whatever it still holds."""
 
@@ -63,26 +40,16 @@ class Dispatcher:
         self._hub = hub
         self._services = services
         self._log = log
-        self._routes = Routes(
-            services.settings,
-            services.host.release,
-            services.environ,
-            services.private_dir,
-            services.caller.parent_pid,
-            services.config.connect_timeout_s,
-        )
+        self._connections = Connections(hub, services, log)
         self._disabled = Disabled(services.private_dir)
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
         self._places: set[Place] = set()
-        self._remotes: set[Remote] = set()
-        self._destinations: dict[Machine, Hashable] = {}
 
     def close(self) -> None:
         """Free every slot and close every connection that was not given back, however the conversation ended."""
-        for remote in self._remotes:
-            remote.close()
+        self._connections.close()
         for place in list(self._places):
             place.release()
 
@@ -294,75 +261,24 @@ class Dispatcher:
         """
         machine = place.machine
         try:
-            route = self._routes.to(machine, verbose=self._log.verbosity >= Verbosity.CHATTY)
-            destination = self._destinations[machine] = destination_of(route, self._services)
-            if warm := self._hub.pool.take(destination):
-                return self._reuse(warm, meanwhile)
-            remote, value = self._connect(place, route, meanwhile)
+            if warm := self._connections.take(machine):
+                return self._connections.reuse(warm, meanwhile)
+            remote, value = self._connections.open(machine, place.name, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
             raise MachineError(str(error)) from None
         except MachineError as error:
             self._out[machine] = error.one_line
             self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
-            self._renew(machine)
             self._probes.discard(machine)
             raise
         self._hub.health.worked(self._key(machine))
         self._probes.discard(machine)
-        self._remotes.add(remote)
         return remote, value
 
-    def _reuse(self, remote: Remote, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
-        self._remotes.add(remote)
-        remote.attach(self._log, self._services.caller.hangup_fd)
-        try:
-            return remote, meanwhile()
-        except BaseException:
-            self.give_back(remote)
-            raise
-
-    def _connect(self, place: Place, route: Route, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
-        with step(self._log, f"connecting to '{place.name}'"):
-            seat = self._seat(self._destinations[place.machine], route)
-            try:
-                return self._shake_hands(place, route, seat, meanwhile)
-            except MachineError as error:
-                if seat is None or not blames_sharing(error.one_line):
-                    raise
-                self._renew(place.machine)
-                return self._shake_hands(place, route, None, meanwhile)
-
-    def _shake_hands(
-        self, place: Place, route: Route, seat: "Seat | None", meanwhile: Callable[[], Value]
-    ) -> tuple[Remote, Value]:
-        with ExitStack() as held:
-            known = self._hub.pool.known(self._destinations[place.machine])
-            remote = Remote(route, place.machine.uri.scheme, place.name, seat, known)
-            held.callback(remote.close)
-            remote.attach(self._log, self._services.caller.hangup_fd)
-            value = meanwhile()
-            remote.shake_hands()
-            from hook.ownstore import refuse_own
-
-            refuse_own(remote, self._services.store.store_dir, self._services.store.state_dir)
-            held.pop_all()
-            return remote, value
-
-    def _seat(self, destination: Hashable, route: Route) -> "Seat | None":
-        """Room on a shared connection, if this is one of ssh and there may be others."""
-        if self._hub.sharing is None or not isinstance(route, Command) or route.argv[0] != "ssh":
-            return None
-        return self._hub.sharing.join(destination, route, self._services.private_dir)
-
     def give_back(self, remote: Remote) -> None:
-        """A connection whose build went through to the end: keep it if somebody may need it."""
-        remote.detach()
-        self._remotes.discard(remote)
-        if self._hub.lasting and not (self._services.machines_substitute and remote.client.stops_substituting):
-            self._hub.pool.give(destination_of(remote.route, self._services), remote)
-        else:
-            remote.close()
+        """A connection whose build went through to the end."""
+        self._connections.give_back(remote)
 
     def lost(self, machine: Machine, error: MachineError) -> None:
         """`machine` went away during a build, or refused it."""
@@ -372,20 +288,10 @@ class Dispatcher:
             self.leave_out(machine, error.one_line)
         else:
             self._hub.health.doubt(self._key(machine))
-        if machine in self._destinations and isinstance(error, ConnectionLost):
-            # Idle ones may be as dead, only nobody has noticed.
-            self._hub.pool.drop(self._destinations[machine])
-            self._renew(machine)
-        elif machine in self._destinations:
-            self._hub.pool.doubt(self._destinations[machine])
+        self._connections.doubt(machine, all_lost=isinstance(error, ConnectionLost))
         self._losses[machine] = self._losses.get(machine, 0) + 1
         if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self.leave_out(machine, error.one_line)
-
-    def _renew(self, machine: Machine) -> None:
-        """Whatever comes next must not depend on a connection that may be dead."""
-        if self._hub.sharing is not None:
-            self._hub.sharing.renew(self._destinations[machine])
 
     def leave_out(self, machine: Machine, reason: str) -> None:
         """Use `machine` no more in this conversation."""

@@ -1,26 +1,34 @@
-"""Serve callers one after another or many at once, with what one build can leave to the next.
+"""What one conversation leaves to the next: a broker has one hub for its life, a standalone hook for one build."""
 
-The broker has one hub for its life, a standalone hook one for its only conversation.  Whatever goes wrong in a session
-ends here, in a line for the user and an answer for Nix.
-"""
-
-import os
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hook.caller import Caller, State
-from hook.dispatch import Hub
-from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
-from hook.front import Front
 from hook.health import Health
-from hook.journal import log
 from hook.ledger import Ledger
 from hook.places import LookAhead
 from hook.pool import Pool
-from hook.protocol.activity import Verbosity
-from hook.session import Session
 from hook.slotqueue import SlotQueue
 from hook.store.databases import Databases
 from hook.uploads import Uploads
+
+if TYPE_CHECKING:
+    from hook.sharing import Sharing
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What outlives one conversation.  `lasting` if there will be others to profit from it."""
+
+    pool: Pool
+    health: Health
+    queue: SlotQueue
+    look_ahead: LookAhead
+    uploads: Uploads
+    databases: Databases
+    ledger: Ledger
+    sharing: "Sharing | None"
+    lasting: bool
 
 
 def new_hub(*, lasting: bool) -> Hub:
@@ -42,42 +50,3 @@ def new_hub(*, lasting: bool) -> Hub:
         sharing=sharing,
         lasting=lasting,
     )
-
-
-def serve(caller: Caller, hub: Hub) -> int:
-    """Serve one conversation; returns the exit status of the hook."""
-    try:
-        if caller.verbosity is None:
-            complaint = f"nix-ferry-hook is started by Nix with a verbosity as last argument, got '{caller.argument}'"
-            Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
-        return Session(caller, hub).run()
-    # A pipe of Nix that is broken means the same: nobody is left to tell.
-    except (Cancelled, BrokenPipeError):
-        return EXIT_FAILED
-    except RequestError as error:
-        return _give_up(caller, f"cannot understand Nix: {error}")
-    except FerryError as error:
-        return _give_up(caller, str(error))
-    except Exception as error:  # noqa: BLE001 - the outermost layer: a stack trace helps no user of Nix
-        if hub.lasting:
-            import traceback
-
-            log(traceback.format_exc())
-        return _give_up(caller, f"internal error in nix-ferry: {_where(error)}")
-
-
-def _give_up(caller: Caller, text: str) -> int:
-    front = Front(caller)
-    front.log.error(text)
-    if caller.state is State.QUESTION:
-        front.decline_permanently()
-    return EXIT_FAILED
-
-
-def _where(error: Exception) -> str:
-    """Type, text and place of an unexpected exception, on one line."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

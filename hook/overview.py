@@ -12,8 +12,8 @@ from typing import Any
 
 import hook
 from hook.disabled import Disabled
-from hook.dispatch import Hub
 from hook.errors import ConfigurationError
+from hook.hub import Hub
 from hook.ledger import Build, MachineInUse, Outcome, Phase, Total
 from hook.slots import SlotTable
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.caller import Caller
-from hook.dispatch import REMINDER_S, Dispatcher, Hub
+from hook.dispatch import REMINDER_S, Dispatcher
 from hook.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -28,6 +28,7 @@ from hook.errors import (
     StoreError,
 )
 from hook.front import Front, Job, format_request, format_settings
+from hook.hub import Hub
 from hook.ledger import Outcome, Phase
 from hook.places import Place
 from hook.protocol.activity import Verbosity

@@ -20,9 +20,10 @@ from hook import slotqueue
 from hook.caller import Caller
 from hook.config import Config
 from hook.disabled import Disabled
-from hook.dispatch import Dispatcher, Hub
+from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
 from hook.health import FIRST_PAUSE_S, FRESH_S, Health
+from hook.hub import Hub
 from hook.ledger import Ledger
 from hook.log import Log
 from hook.machines import Machine, parse_machines

@@ -19,11 +19,11 @@ IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl"
 
 LAYERS = [
     {"cli"},
-    {"broker", "hub", "overview"},
+    {"broker", "conversation", "overview"},
     {"session"},
     {"build", "dispatch", "stock"},
-    {"inputs", "outputs"},
-    {"transfer"},
+    {"inputs", "outputs", "connections"},
+    {"transfer", "hub"},
     {"pool"},
     {"ownstore"},
     {"remote"},
@@ -97,4 +97,4 @@ def test_little_is_loaded_before_the_answer() -> None:
     # An editable install brings modules of its own into every process.
     loaded = modules_after("import hook.cli.standalone") - modules_after("pass")
     assert loaded & (LATER | NEVER) == set()
-    assert len([name for name in loaded if name.startswith("hook")]) <= 48
+    assert len([name for name in loaded if name.startswith("hook")]) <= 50

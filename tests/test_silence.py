@@ -14,7 +14,8 @@ import pytest
 
 from hook import inputs, remote, transport
 from hook.caller import Caller
-from hook.hub import new_hub, serve
+from hook.conversation import serve
+from hook.hub import new_hub
 from tests.fakes.bench import Bench, Outcome
 
 SHORT_S = 1.0

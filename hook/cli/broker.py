@@ -10,7 +10,8 @@ import sys
 from contextlib import suppress
 
 from hook.broker import Broker
-from hook.hub import new_hub, serve
+from hook.conversation import serve
+from hook.hub import new_hub
 from hook.journal import log, open_log, rotate_log
 from hook.overview import overview
 

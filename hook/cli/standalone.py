@@ -8,7 +8,8 @@ import os
 import sys
 
 from hook.caller import Caller
-from hook.hub import new_hub, serve
+from hook.conversation import serve
+from hook.hub import new_hub
 
 KEPT_FDS = (0, 1, 2, 4, 5)
 """Standard streams and both ends of the builder's log; anything else leaked from the parent."""

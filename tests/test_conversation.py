@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hook import hub as hub_module
+from hook import conversation
 from hook.caller import Caller, State
+from hook.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
-from hook.hub import new_hub, serve
+from hook.hub import new_hub
 
 
 class Nix:
@@ -43,7 +44,7 @@ def nix() -> Iterator[Nix]:
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(hub_module, "log", lines.append)
+    monkeypatch.setattr(conversation, "log", lines.append)
     return lines
 
 
@@ -58,7 +59,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, state: State) -
             self._caller.enter(state)
             raise error
 
-    monkeypatch.setattr(hub_module, "Session", Failing)
+    monkeypatch.setattr(conversation, "Session", Failing)
 
 
 ERRORS = [RequestError("cut off"), FerryError("no"), ConfigurationError("bad line"), KeyError("surprise")]
@@ -84,7 +85,7 @@ def test_only_the_brokers_log_has_the_stack_trace(
     """Standard error of a lone hook belongs to Nix."""
     fail_with(monkeypatch, ZeroDivisionError("surprise"), State.BUILDING)
     serve(nix.caller, new_hub(lasting=lasting))
-    assert "internal error in nix-ferry: ZeroDivisionError: surprise (test_hub.py:" in nix.heard()[0]
+    assert "internal error in nix-ferry: ZeroDivisionError: surprise (test_conversation.py:" in nix.heard()[0]
     assert ["Traceback" in text for text in logged] == [True] * lasting
 
 
