@@ -1,19 +1,17 @@
 """nix-ferry's own settings: `ferry.toml` beside Nix's configuration, read anew for every conversation.
 
 The file is optional, and so is every key.  A file with a mistake in it is not used at all: ConfigurationError says what
-is wrong, and the defaults hold.  Tested in test_config.py.
+is wrong, and the defaults hold.  KEYS is all there is to know about the keys: the table in the README and ferry.toml(5)
+are made from it (man/make.py).  Tested in test_config.py.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from hook.errors import ConfigurationError
 
-Value = TypeVar("Value")
-
-KEYS = ("broker", "connect-timeout", "look-ahead")
+Value = bool | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,64 +26,124 @@ class Config:
     """How many builds may be at a machine, or on their way there, before they can run; None: as many as can run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: its name in the file, its field in Config, and what its reader has to know."""
+
+    name: str
+    field: str
+    meaning: str
+    least: int | None = None
+    """The smallest whole number it can have; None if it is a truth value."""
+    unset: str = ""
+    """What holds without it, if that is no value."""
+
+    @property
+    def default(self) -> Value:
+        """What it is if the file does not say."""
+        value: Value = getattr(Config(), self.field)
+        return value
+
+    @property
+    def kind(self) -> str:
+        """What values it can have, in words."""
+        return "true or false" if self.least is None else f"a whole number, {self.least} or more"
+
+    def check(self, value: object) -> Value:
+        """`value`, if the key can have it; otherwise ConfigurationError."""
+        # A truth value is an int, too.
+        if self.least is None and isinstance(value, bool):
+            return value
+        if self.least is not None and type(value) is int and value >= self.least:
+            return value
+        raise ConfigurationError(f"'{self.name}' must be {self.kind}")
+
+
+KEYS = (
+    Key(
+        "broker",
+        "broker",
+        "Whether hooks share one process that keeps connections; if not, each hook works alone.",
+    ),
+    Key(
+        "connect-timeout",
+        "connect_timeout_s",
+        "Seconds until ssh gives up connecting to a machine (`ConnectTimeout`).",
+        least=1,
+    ),
+    Key(
+        "look-ahead",
+        "look_ahead",
+        "How many builds may have their inputs on a machine, or on the way there, before they run; "
+        "with 0, inputs travel only when there is a slot.",
+        least=0,
+        unset="as many as the machine's jobs",
+    ),
+)
+
+
+def config_path(environ: Mapping[str, str]) -> str:
+    """Where the file is for somebody with this environment."""
+    return os.path.join(environ.get("NIX_CONF_DIR") or "/etc/nix", "ferry.toml")
+
+
 def find_config(environ: Mapping[str, str]) -> tuple[Config, list[str]]:
     """The settings for somebody with this environment, and a warning if there is a file that cannot be used."""
     try:
-        return read_config(os.path.join(environ.get("NIX_CONF_DIR") or "/etc/nix", "ferry.toml")), []
+        return read_config(config_path(environ)), []
     except ConfigurationError as error:
         return Config(), [str(error)]
 
 
 def read_config(path: str) -> Config:
     """The settings in the file at `path`; the defaults if there is none."""
+    return Config(**{key.field: value for key, value in read_values(path).items()})  # type: ignore[arg-type]
+
+
+def read_values(path: str) -> dict[Key, Value]:
+    """What the file at `path` sets; nothing if there is none."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        return Config()
+        return {}
     except OSError as error:
         raise ConfigurationError(f"cannot read '{path}': {error.strerror}; it is ignored") from None
     # Most users have no such file: for them it would be one import more before every first reply.
     import tomllib
 
     try:
-        return parse_config(tomllib.loads(data.decode()))
+        text = data.decode()
+        return _parse(tomllib.loads(text), text)
     except (ValueError, RecursionError, ConfigurationError) as error:
         raise ConfigurationError(f"'{path}' is ignored: {error}") from None
 
 
-def parse_config(values: Mapping[str, object]) -> Config:
-    """The settings in `values`; ConfigurationError for an unknown key, or a value that its key cannot have."""
-    for key in values:
-        if key not in KEYS:
-            raise ConfigurationError(f"unknown key '{key}'; {_suggest(key)}")
-    default = Config()
-    return Config(
-        broker=_flag(values, "broker", default.broker),
-        connect_timeout_s=_number(values, "connect-timeout", default.connect_timeout_s, least=1),
-        look_ahead=_number(values, "look-ahead", default.look_ahead, least=0),
-    )
+def _parse(values: Mapping[str, object], text: str) -> dict[Key, Value]:
+    known = {key.name: key for key in KEYS}
+    found = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigurationError(f"{_place(name, text)}unknown key '{name}'; {_suggest(name)}")
+        key = known[name]
+        try:
+            found[key] = key.check(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{_place(name, text)}{error}") from None
+    return found
 
 
-def _flag(values: Mapping[str, object], key: str, default: bool) -> bool:
-    value = values.get(key, default)
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"'{key}' must be true or false")
-    return value
+def _place(name: str, text: str) -> str:
+    """The line where a key or a table begins, which tomllib does not tell; empty if it is written in another way."""
+    import re
+
+    written = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")
+    number = next((number for number, line in enumerate(text.splitlines(), 1) if written.match(line)), None)
+    return "" if number is None else f"line {number}: "
 
 
-def _number(values: Mapping[str, object], key: str, default: Value, *, least: int) -> int | Value:
-    if key not in values:
-        return default
-    value = values[key]
-    # A truth value is an int, too.
-    if type(value) is not int or value < least:
-        raise ConfigurationError(f"'{key}' must be a whole number, {least} or more")
-    return value
-
-
-def _suggest(key: str) -> str:
+def _suggest(name: str) -> str:
     import difflib
 
-    nearest = difflib.get_close_matches(key.replace("_", "-"), KEYS, n=1, cutoff=0)
+    nearest = difflib.get_close_matches(name.replace("_", "-"), [key.name for key in KEYS], n=1, cutoff=0)
     return f"did you mean '{nearest[0]}'?"

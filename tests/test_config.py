@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.config import KEYS, Config, find_config, read_config
+from hook.config import KEYS, Config, Key, find_config, read_config
 from hook.errors import ConfigurationError
 from tests.fakes.bench import Bench
 
@@ -25,16 +25,18 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
     """By the name it has in the README."""
     text = "broker = false\nconnect-timeout = 20\nlook-ahead = 0  # none\n"
     assert read(tmp_path, text) == Config(broker=False, connect_timeout_s=20, look_ahead=0)
-    assert all(key in text for key in KEYS)
+    assert all(key.name in text for key in KEYS)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("look-ahaed = 1", "unknown key 'look-ahaed'; did you mean 'look-ahead'?"),
-        ("connect_timeout = 1", "unknown key 'connect_timeout'; did you mean 'connect-timeout'?"),
-        ("[broker]\nenabled = true", "'broker' must be true or false"),
-        ("broker = 'no'", "'broker' must be true or false"),
+        ("look-ahaed = 1", "line 1: unknown key 'look-ahaed'; did you mean 'look-ahead'?"),
+        ("# one\n\n 'connect_timeout'=1", "line 3: unknown key 'connect_timeout'; did you mean 'connect-timeout'?"),
+        ("x.y = 1", "line 1: unknown key 'x'; did you mean "),
+        ('"\\u0078" = 1', "is ignored: unknown key 'x'; did you mean "),
+        ("look-ahead = 1\n[broker]\nenabled = true", "line 2: 'broker' must be true or false"),
+        ("broker = 'no'", "line 1: 'broker' must be true or false"),
         ("connect-timeout = 0", "'connect-timeout' must be a whole number, 1 or more"),
         ("connect-timeout = 2.5", "'connect-timeout' must be a whole number, 1 or more"),
         ("look-ahead = true", "'look-ahead' must be a whole number, 0 or more"),
@@ -57,6 +59,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A directory, here."""
     with pytest.raises(ConfigurationError, match=r"cannot read '.*': Is a directory; it is ignored"):
         read_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_default_is_a_value_or_is_described(key: Key) -> None:
+    """And can be written into the file, if it is one."""
+    if key.default is None:
+        assert key.unset
+    else:
+        assert key.check(key.default) == key.default
 
 
 def test_it_is_beside_the_configuration_of_nix(tmp_path: Path) -> None:
