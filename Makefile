@@ -37,6 +37,10 @@ faults: $(VENV)/ready
 	$(RUN)/python -m tests.lab.setup
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) --every-cell tests/faults $(PYTEST_ARGS)
 
+# To be run when the help of a command or a key of ferry.toml has changed.
+man: $(VENV)/ready
+	$(RUN)/python -m man.make
+
 native-check:
 	$(MAKE) -C native check
 

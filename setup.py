@@ -41,6 +41,7 @@ class BuildScripts(build_scripts):
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
+    data_files=[(f"share/man/man{page[-1]}", [page]) for page in sorted(map(str, Path("man").glob("*.[158]")))],
     cmdclass={"build_scripts": BuildScripts},
     # Any entry makes setuptools run build_scripts; the list itself is made above.
     scripts=SOURCES[:1],

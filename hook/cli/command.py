@@ -3,12 +3,15 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import click
 
+from hook.cli import nix
 from hook.errors import EXIT_FAILED, FerryError
+from hook.services import host_of, machines_of
 
 P = ParamSpec("P")
 
@@ -16,6 +19,32 @@ nix_options = click.option(
     "--option", "options", type=(str, str), multiple=True, metavar="NAME VALUE", help="Give Nix this setting."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+class Program(click.Group):
+    """All subcommands.  Whatever the system refuses them is one line, too: a full disk behind standard output, say."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program."""
+        _open_standard_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            click.echo(f"error: {error}", err=True)
+            # What could not be written would be tried once more at the end, with a stack trace.
+            with suppress(OSError), open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
+
+
+def _open_standard_streams() -> None:
+    """Those that were closed lead nowhere; otherwise the next file that is opened would take their place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def command(function: Callable[P, int]) -> Callable[P, None]:
@@ -30,6 +59,17 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
             sys.exit(EXIT_FAILED)
 
     return run
+
+
+def complete_machine(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Hosts and addresses of 'builders' that begin with what was typed; addresses only if it looks like one."""
+    try:
+        host = host_of(settings := nix.settings())
+        uris = [machine.uri for machine in machines_of(settings, host)[0]]
+    except FerryError:
+        return []
+    names = {uri.host for uri in uris} if not typed.startswith("ssh") else {uri.text for uri in uris}
+    return sorted(name for name in names if name.startswith(typed))
 
 
 def warn(warnings: Sequence[str]) -> None:

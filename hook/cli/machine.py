@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import click
 
 from hook.cli import machinesfile, nix
-from hook.cli.command import as_json, command, nix_options, state_dir, warn
+from hook.cli.command import as_json, command, complete_machine, nix_options, state_dir, warn
 from hook.cli.output import print_json, print_table
 from hook.disabled import Disabled
 from hook.errors import FerryError
@@ -122,7 +122,7 @@ def list_(options: nix.Options, as_json: bool) -> int:
 
 
 @machine.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_machine)
 @nix_options
 @command
 def remove(name: str, options: nix.Options) -> int:
@@ -141,7 +141,7 @@ def remove(name: str, options: nix.Options) -> int:
 
 
 @machine.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_machine)
 @nix_options
 @command
 def disable(name: str, options: nix.Options) -> int:
@@ -157,7 +157,7 @@ def disable(name: str, options: nix.Options) -> int:
 
 
 @machine.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_machine)
 @click.option("--wait", is_flag=True, help="Return only when nothing is built there any more.")
 @nix_options
 @command
@@ -179,7 +179,7 @@ def drain(name: str, wait: bool, options: nix.Options) -> int:
 
 
 @machine.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_machine)
 @nix_options
 @command
 def enable(name: str, options: nix.Options) -> int:

@@ -1,7 +1,4 @@
-"""The nix-ferry command: what a user asks when builds do not go where they should.
-
-Exit status: 0 if everything is well, 1 if something is wrong (and said), 2 for a command line that makes no sense.
-"""
+"""The nix-ferry command: what a user asks when builds do not go where they should."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +7,8 @@ import click
 
 import hook
 from hook.cli import nix
-from hook.cli.command import as_json, command, nix_options, private_dir, warn
+from hook.cli.command import Program, as_json, command, complete_machine, nix_options, private_dir, warn
+from hook.cli.configuring import completions, config
 from hook.cli.doctor import Level, examine
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.install import install, uninstall
@@ -27,7 +25,24 @@ from hook.services import host_of, machines_of
 COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "red"}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+EPILOG = """\b
+Exit status:
+  0  everything is well, or was done
+  1  something is wrong, or could not be done; standard error says what
+  2  the command line makes no sense
+
+\b
+Examples:
+  nix-ferry install                    have Nix run the hook
+  nix-ferry doctor                     what is missing for builds elsewhere, and what helps
+  nix-ferry explain nixpkgs#hello      where that would be built, and why not on the others
+  nix-ferry ping fast-box              connect to a machine as a build would
+"""
+
+
+@click.group(
+    cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG
+)
 @click.version_option(hook.__version__, prog_name="nix-ferry")
 def main() -> None:
     """Find out where Nix builds go, and why.
@@ -37,6 +52,8 @@ def main() -> None:
     """
 
 
+main.add_command(completions)
+main.add_command(config)
 main.add_command(install)
 main.add_command(machine)
 main.add_command(uninstall)
@@ -52,6 +69,11 @@ def explain(installable: str, options: nix.Options, as_json: bool) -> int:
 
     INSTALLABLE is a derivation (/nix/store/….drv), a file with Nix code, or a flake reference like nixpkgs#hello.
     Nothing is built.
+
+    \b
+    Examples:
+      nix-ferry explain ./default.nix
+      nix-ferry explain nixpkgs#hello --option max-jobs 0
     """
     settings = nix.settings(options)
     paths = nix.derivation_paths(installable, options)
@@ -74,7 +96,7 @@ def explain(installable: str, options: nix.Options, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("machines", nargs=-1, metavar="[MACHINE]...")
+@click.argument("machines", nargs=-1, metavar="[MACHINE]...", shell_complete=complete_machine)
 @nix_options
 @as_json
 @command

@@ -1,0 +1,71 @@
+"""`nix-ferry config` and `nix-ferry completions`: what is in force, and what a shell is to know."""
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from hook.cli.command import as_json, command
+from hook.cli.output import print_json, print_table
+from hook.config import KEYS, Value, config_path, read_values
+from hook.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from click.shell_completion import ShellComplete
+
+SHELLS = ("bash", "fish", "zsh")
+
+
+@click.command()
+@as_json
+@command
+def config(as_json: bool) -> int:
+    """Show nix-ferry's own settings: each key of ferry.toml, its value, and where that is from.
+
+    \b
+    Examples:
+      nix-ferry config
+      nix-ferry config --json | jq '."look-ahead".value'
+    """
+    path = config_path(os.environ)
+    given = read_values(path)
+    effective = {key: given.get(key, key.default) for key in KEYS}
+    sources = {key: path if key in given else "default" for key in KEYS}
+    if as_json:
+        print_json({key.name: {"value": effective[key], "from": sources[key]} for key in KEYS})
+    else:
+        rows = [(key.name, written(effective[key]) or key.unset, sources[key]) for key in KEYS]
+        print_table(("KEY", "VALUE", "FROM"), rows)
+    return EXIT_OK
+
+
+def written(value: Value) -> str:
+    """A value as the file has it; empty if there is none."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+    return str(value)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+@command
+def completions(context: click.Context, shell: str) -> int:
+    """Print what completes nix-ferry's commands, options and machines in a SHELL.
+
+    \b
+    Examples:
+      nix-ferry completions bash > /etc/bash_completion.d/nix-ferry
+      nix-ferry completions zsh > /usr/local/share/zsh/site-functions/_nix-ferry
+      nix-ferry completions fish > ~/.config/fish/completions/nix-ferry.fish
+    """
+    from click import shell_completion
+
+    # Not what asks the shell for its version: it may run elsewhere, or not be installed yet.
+    complete: type[ShellComplete] = getattr(shell_completion, f"{shell.capitalize()}Complete")
+    program = complete(context.find_root().command, {}, "nix-ferry", "_NIX_FERRY_COMPLETE")
+    click.echo(program.source_template % program.source_vars())
+    return EXIT_OK
