@@ -1,15 +1,19 @@
 """Comparisons are printed together, below pytest-benchmark's own table; benchmarks with two hosts share a fixture."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from bench import delay
 from bench.compare import Result, Side, paired
 from tests.lab import install
 from tests.lab.host import Host
 from tests.lab.lab import Lab
 
 SUITE = "sid"
+DELAY = "/usr/local/bin/delay"
+ONE_WAY_S = 0.025
 
 _results: list[Result] = []
 
@@ -35,6 +39,17 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host
         client, builder = lab.client(SUITE), lab.builder(SUITE)
         client.trust(builder)
         yield client, builder
+
+
+@pytest.fixture(scope="module")
+def far(hosts: tuple[Host, Host]) -> str:
+    """The name by which the client reaches the builder over a link with 50 ms there and back."""
+    client, builder = hosts
+    client.write_file(DELAY, Path(delay.__file__).read_bytes())
+    client.trust(builder, "far")
+    known = client.read_file("/root/.ssh/hosts/far")
+    client.write_file("/root/.ssh/hosts/far", f"{known}  ProxyCommand python3 {DELAY} {ONE_WAY_S} %h %p\n", 0o600)
+    return "far"
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from bench.conftest import Compare
-from bench.test_storm import hosts, storm
+from bench.test_storm import storm
 from tests.lab import install
 from tests.lab.host import Host
-
-__all__ = ["hosts"]
 
 BUILDS = 40
 BUILDS_OF_STOCK = 4

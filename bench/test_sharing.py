@@ -6,11 +6,9 @@ As in test_storm.py, with 50 ms there and back; a ControlPath in the user's ssh_
 import pytest
 
 from bench.conftest import Compare
-from bench.test_storm import far, hosts, storm
+from bench.test_storm import storm
 from tests.lab import install
 from tests.lab.host import Host
-
-__all__ = ["far", "hosts"]
 
 BUILDS = 8
 

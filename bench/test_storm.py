@@ -5,11 +5,9 @@ Two hosts with Nix 2.34 and a real sshd between them; one machine with 8 slots; 
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
-from bench import delay
 from bench.conftest import Compare
 from tests.lab import install
 from tests.lab.host import Host
@@ -23,13 +21,17 @@ STORM = """
   args = [ "-c" "echo ${seed} ${toString i} > $out" ];
 }) n
 """
+CHAIN = """
+{ seed, n }: builtins.foldl' (previous: i: derivation {
+  name = "chain-${toString i}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo ${seed} ${toString i} ${toString previous} > $out" ];
+}) "nothing" (builtins.genList (i: i) n)
+"""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def storm_graph(hosts: tuple[Host, Host]) -> None:
-    hosts[0].write_file("/root/storm.nix", STORM)
-
-
+GRAPHS = {"storm": STORM, "chain": CHAIN}
 SEEDS = itertools.count()
 
 
@@ -37,6 +39,7 @@ def storm(
     client: Host, hook: str | None, builds: int, graph: str = "storm", environ: Mapping[str, str] | None = None
 ) -> None:
     """Build so many derivations that nobody has built yet."""
+    client.write_file(f"/root/{graph}.nix", GRAPHS[graph])
     configured = {"NIX_CONFIG": f"build-hook = {hook}"} if hook else {}
     options = ["--argstr", "seed", str(next(SEEDS)), "--arg", "n", str(builds), "-j0", "--no-out-link", "--quiet"]
     client.run(["nix-build", f"/root/{graph}.nix", *options], env=configured | dict(environ or {}), timeout=600)
@@ -54,30 +57,6 @@ def test_storm(hosts: tuple[Host, Host], compare: Compare, scheme: str) -> None:
 
 
 # With 50 ms there and back
-
-
-DELAY = "/usr/local/bin/delay"
-ONE_WAY_S = 0.025
-CHAIN = """
-{ seed, n }: builtins.foldl' (previous: i: derivation {
-  name = "chain-${toString i}";
-  system = builtins.currentSystem;
-  builder = "/bin/sh";
-  args = [ "-c" "echo ${seed} ${toString i} ${toString previous} > $out" ];
-}) "nothing" (builtins.genList (i: i) n)
-"""
-
-
-@pytest.fixture(scope="module")
-def far(hosts: tuple[Host, Host]) -> str:
-    """The name by which the client reaches the builder over a link with that round trip."""
-    client, builder = hosts
-    client.write_file(DELAY, Path(delay.__file__).read_bytes())
-    client.trust(builder, "far")
-    known = client.read_file("/root/.ssh/hosts/far")
-    client.write_file("/root/.ssh/hosts/far", f"{known}  ProxyCommand python3 {DELAY} {ONE_WAY_S} %h %p\n", 0o600)
-    client.write_file("/root/chain.nix", CHAIN)
-    return "far"
 
 
 def test_storm_far_away(hosts: tuple[Host, Host], far: str, compare: Compare) -> None:
