@@ -26,7 +26,8 @@ COMMANDS = [context.command_path.split()[1:] for context in commands(click.Conte
 
 def run(words: Sequence[str], redirection: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """The command, without a Nix and with output that goes to where `redirection` says."""
-    environ = {"HOME": str(directory), "NIX_STATE_DIR": str(directory), "NIX_CONF_DIR": str(directory), "PATH": ""}
+    environ = {"HOME": str(directory), "NIX_STATE_DIR": str(directory), "NIX_CONF_DIR": str(directory)}
+    environ["PATH"] = str(directory)
     command = [str(PROGRAM), *words, *ARGUMENTS.get(words[0], [])]
     script = f'"$@" {redirection}'
     return subprocess.run(
@@ -47,12 +48,19 @@ def test_a_reader_that_has_gone_is_no_error_to_speak_of(tmp_path: Path) -> None:
     """As with `head`."""
     ours, theirs = os.pipe()
     os.close(ours)
-    environ = {"NIX_CONF_DIR": str(tmp_path), "PATH": ""}
+    environ = {"NIX_CONF_DIR": str(tmp_path)}
     done = subprocess.run(
         [PROGRAM, "config"], stdout=theirs, stderr=subprocess.PIPE, env=environ, text=True, check=False
     )
     os.close(theirs)
     assert done.stderr == ""
+
+
+def test_a_nix_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
+    """A directory of that name, say."""
+    (tmp_path / "nix").mkdir()
+    done = run(["ping"], "", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: cannot run 'nix': Permission denied\n")
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

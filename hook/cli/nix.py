@@ -84,6 +84,8 @@ def _run(program: str, arguments: Sequence[str], options: Options = (), environ:
         )
     except FileNotFoundError:
         raise NixError(f"'{program}' is not in PATH: is Nix installed?") from None
+    except OSError as error:
+        raise NixError(f"cannot run '{program}': {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise NixError(f"'{' '.join(command)}' did not end within {TIMEOUT_S} s") from None
     except subprocess.CalledProcessError as error:
