@@ -5,10 +5,14 @@ Changes nothing.  Each check is tested in tests/lab/test_doctor.py by breaking w
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import Enum
 
 from hook.cli import daemon, nix, place
+from hook.cli.asking import RunningBroker, broker_directory
+from hook.cli.command import state_dir
+from hook.cli.holders import holders
 from hook.cli.ping import Pong, ping
 from hook.config import find_config
 from hook.disabled import Disabled
@@ -66,6 +70,9 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     for warning in warnings:
         yield Check("builders", Level.WRONG, warning, "correct this line; the other machines stay usable")
     yield _check_machines(machines, host, settings)
+    if not served or os.geteuid() == 0:
+        yield _check_slots(machines, host)
+        yield _check_broker()
     as_daemon = not served or os.geteuid() == 0
     routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
     disabled = Disabled(private_dir)
@@ -149,6 +156,35 @@ def _check_machines(machines: list[Machine], host: Host, settings: Settings) -> 
         here = f"; this host builds, too, when they are busy (max-jobs is {host.max_jobs})"
         return Check("machines", Level.OK, text + here)
     return Check("machines", Level.OK, f"{text}; nothing is built here (max-jobs is 0)")
+
+
+def _check_slots(machines: list[Machine], host: Host) -> Check:
+    """Whose builds hold them: those of a process that hangs would be held for ever."""
+    held = holders(os.path.join(state_dir(), "current-load"))
+    busy = []
+    for machine in machines:
+        stem = machine.uri.lock_stem(host.release)
+        owners = [held[name] for number in range(machine.max_jobs) if (name := f"{stem}-{number}") in held]
+        if owners:
+            whose = "; ".join(sorted(set(owners)))
+            busy.append(f"{len(owners)} of {machine.max_jobs} of '{machine.uri.render(host.release)}' ({whose})")
+    return Check("slots", Level.OK, ", ".join(busy) + " are busy" if busy else "all are free")
+
+
+def _check_broker() -> Check:
+    subject = "broker"
+    try:
+        directory = broker_directory(os.environ)
+        running = RunningBroker.reach(directory)
+    except FerryError as error:
+        return Check(subject, Level.WRONG, error.one_line)
+    if running is not None:
+        with closing(running):
+            return Check(subject, Level.OK, f"process {running.pid}, which writes '{directory}/broker.log'")
+    if os.path.exists(os.path.join(directory, "broker.sock")):
+        text = f"none runs; one that was killed has left '{directory}/broker.sock'"
+        return Check(subject, Level.NOTE, text, "nothing to do: the next build starts one, and replaces it")
+    return Check(subject, Level.OK, "none runs; the next build starts one")
 
 
 def _check_machine(machine: Machine, pong: Pong, as_daemon: bool, disabled: str | None) -> Check:

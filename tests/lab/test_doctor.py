@@ -1,13 +1,14 @@
 """The doctor finds each thing that somebody has broken, and what it advises helps."""
 
 import json
+import re
 import subprocess
 
 import pytest
 
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
-from tests.lab.offload import plain
+from tests.lab.offload import nix_build, plain
 from tests.lab.test_command import ferry
 
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
@@ -147,6 +148,31 @@ def test_a_store_of_an_unknown_format_is_found(healthy: Host) -> None:
     healthy.write_file("/nix/var/nix/db/schema", "99")
     level, text, _ = examine(healthy)["store"]
     assert (level, "stock hook" in text, "99" in text) == ("note", True, True)
+
+
+def test_who_holds_the_slots_is_told(healthy: Host, twin: Host) -> None:
+    """Another hook of this host, say, which may hang."""
+    assert examine(healthy)["slots"][:2] == ("ok", "all are free")
+    healthy.run(["mkdir", "-p", "/nix/var/nix/current-load"])
+    file = f"/nix/var/nix/current-load/{plain(twin).replace('/', '_')}-2"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    holder = healthy.popen(["flock", file, "sleep", "1000"], **quiet)
+    try:
+        wait_until(lambda: "sleep 1000" in healthy.processes().values(), "the lock")
+        text = examine(healthy)["slots"][1]
+    finally:
+        healthy.end(holder)
+    assert re.fullmatch(rf"1 of 4 of '{plain(twin)}' \(process \d+, .*\) are busy", text)
+
+
+def test_the_broker_is_told_of_dead_or_alive(healthy: Host) -> None:
+    """What a killed one leaves does no harm."""
+    assert examine(healthy)["broker"][:2] == ("ok", "none runs; the next build starts one")
+    healthy.run(nix_build("from-source", seed="broker"))
+    assert re.match(r"process \d+, which writes '/nix/var/nix/nix-ferry/broker.log'", examine(healthy)["broker"][1])
+    healthy.stop_broker()
+    level, text, _ = examine(healthy)["broker"]
+    assert (level, text) == ("note", "none runs; one that was killed has left '/nix/var/nix/nix-ferry/broker.sock'")
 
 
 def test_somebody_who_is_not_root_is_told_what_he_cannot_see(healthy: Host, twin: Host) -> None:
