@@ -27,7 +27,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native-check
 	$(RUN)/python -m tests.lab.setup
-	$(RUN)/python -m pytest --numprocesses $(WORKERS) --hook ferry --hook standalone $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --hook ferry --hook standalone $(PYTEST_ARGS)
 
 unit: $(VENV)/ready
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
