@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from man.make import HERE, command_page, pages
+from man.make import HERE, README, command_page, pages
 
 PAGES = sorted(HERE.glob("*.[158]"))
 
@@ -30,3 +30,13 @@ def test_a_page_has_only_what_troff_understands(path: Path) -> None:
         assert re.fullmatch(r"(?:[^\\]|\\[-&e\"]|\\f[BIR])*", line)
         if line.startswith((".", "'")):
             assert line.split()[0] in macros
+
+
+def test_the_numbers_on_top_are_those_below() -> None:
+    """The README begins with some of what it measured; a row that is measured anew has to be taken there, too."""
+    text = README.read_text()
+    why, numbers = (text.split(f"## {title}\n")[1].split("\n## ")[0] for title in ("Why", "Numbers"))
+    rows = [row.split(" | ", 1)[1] for row in why.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) >= 3
+    for row in rows:
+        assert f"| {row.removesuffix(' |')} | " in numbers, "take the row that was measured anew into 'Why', too"
