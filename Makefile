@@ -7,8 +7,9 @@ PYTEST_ARGS ?=
 # Tests wait for other processes a good part of the time.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 FUZZ_SECONDS ?= 60
+PYTHON_TARGETS := worker serve derivation realisation machines config request greeting
 
-.PHONY: all demo test unit faults bench fuzz lint native-check clean
+.PHONY: all demo test unit faults bench fuzz sanitize lint native-check clean
 
 all: $(VENV)/ready
 
@@ -49,9 +50,22 @@ bench: $(VENV)/ready
 	$(RUN)/python -m pytest bench --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
 	$(RUN)/python -m bench.chart
 
-fuzz:
+# Guided by coverage, first what is in C, then what is in Python; finds of the latter stay in build/fuzz.
+fuzz: $(VENV)/ready
 	.ci/packages clang=clang
 	$(MAKE) -C native fuzz SECONDS_EACH=$(FUZZ_SECONDS)
+	$(RUN)/python -m pip install --quiet atheris
+	@for target in $(PYTHON_TARGETS); do \
+	    echo "fuzzing $$target"; mkdir -p build/fuzz/$$target; \
+	    $(RUN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=build/fuzz/ \
+	        build/fuzz/$$target || exit 1; \
+	done
+
+# What CI has no time for: the Python tests on a module with sanitizers, and the C tests under valgrind.
+sanitize: native-check
+	.ci/packages valgrind=valgrind
+	$(MAKE) -C native valgrind
+	.ci/sanitize -q --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/ready
 	$(RUN)/ruff check .

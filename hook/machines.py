@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from hook.errors import ConfigurationError
 from hook.release import Release
-from hook.storeuri import StoreUri, parse_number, parse_store_uri
+from hook.settings import parse_number
+from hook.storeuri import StoreUri, parse_store_uri
 
 BLANKS = " \t\r\n"
 

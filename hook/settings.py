@@ -8,6 +8,17 @@ from collections.abc import Iterator, Mapping
 
 from hook.errors import ConfigurationError
 
+MAX_NUMBER = (1 << 64) - 1
+
+
+def parse_number(text: str, most: int) -> int | None:
+    """The whole number from 0 to `most` that `text` is in ASCII digits; None for anything else, of any length."""
+    # Python has an error of its own for thousands of digits.
+    digits = text.lstrip("0") or text[:1]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
+        return None
+    return int(digits) if int(digits) <= most else None
+
 
 class Settings(Mapping[str, str]):
     """An immutable view of the parent's settings with typed access."""
@@ -42,14 +53,14 @@ class Settings(Mapping[str, str]):
         return value == "true"
 
     def number(self, name: str, default: int) -> int:
-        """A decimal integer."""
+        """A whole number, which goes into a word of the protocols."""
         value = self._values.get(name)
         if value is None:
             return default
-        try:
-            return int(value)
-        except ValueError:
-            raise ConfigurationError(f"setting '{name}' is '{value}', expected a number") from None
+        number = parse_number(value, MAX_NUMBER)
+        if number is None:
+            raise ConfigurationError(f"setting '{name}' is '{value}', expected a number")
+        return number
 
     def replace(self, **changes: str) -> "Settings":
         """A copy with some values changed; underscores in the keywords stand for dashes."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hook.errors import ConfigurationError
 from hook.release import Release
+from hook.settings import parse_number
 
 MAX_PORT = (1 << 16) - 1
 
@@ -163,15 +164,6 @@ def parse_store_uri(text: str) -> StoreUri:
 def format_parameters(parameters: Iterable[tuple[str, str]]) -> str:
     """What stands behind the `?` of an address."""
     return "&".join(f"{_encode(name, ':@/?')}={_encode(value, ':@/?')}" for name, value in parameters)
-
-
-def parse_number(text: str, most: int) -> int | None:
-    """The whole number from 0 to `most` that `text` is in ASCII digits; None for anything else, of any length."""
-    # Python has an error of its own for thousands of digits.
-    digits = text.lstrip("0") or text[:1]
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
-        return None
-    return int(digits) if int(digits) <= most else None
 
 
 def _parse_query(query: str) -> tuple[tuple[str, str], ...]:

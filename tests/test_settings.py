@@ -29,6 +29,13 @@ def test_a_wrong_value_names_setting_and_value(read) -> None:  # type: ignore[no
         read()
 
 
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "٣", "18446744073709551616", "9" * 5000])
+def test_a_number_fits_into_a_word(text: str) -> None:
+    """It goes to machines; another one would be an error in the middle of a build."""
+    with pytest.raises(ConfigurationError, match="expected a number"):
+        Settings({"timeout": text}).number("timeout", 0)
+
+
 def test_changed_copies_leave_the_original() -> None:
     """The stock hook is given other `builders` than we were."""
     assert SETTINGS.replace(max_jobs="0").number("max-jobs", 1) == 0

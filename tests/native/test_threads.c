@@ -1,5 +1,5 @@
-/* restore.c where a second thread takes part: large pieces, which are hashed while they are written.  Also run under
- * ThreadSanitizer. */
+/* restore.c where a second thread takes part: large pieces, which are hashed while they are written.  And many at work at
+ * once, each on its own, as in a broker.  Also run under ThreadSanitizer. */
 #include <errno.h>
 #include <openssl/evp.h>
 #include <pthread.h>
@@ -8,17 +8,19 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "dump.h"
+#include "loglines.h"
 #include "restore.h"
 #include "wire.h"
 
-enum { CONTENTS = 1 << 20 };
+enum { CONTENTS = 1 << 20, PIECE = 100000, WORKERS = 8, ROUNDS = 5 };
 
 static char place[] = "/tmp/ferry-threads-XXXXXX", copy[64];
 static uint8_t nar[CONTENTS + 1024], digest[32];
 static size_t nar_len;
 static bool threads_refused;
 
-static unsigned threads;
+static _Atomic unsigned threads;
 
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
@@ -116,6 +118,47 @@ static void it_can_be_given_up_in_the_middle(void)
     CHECK(threads == 0);
 }
 
+/* What Python's threads do without the interpreter's lock: all of it at the same time, each with objects of its own. */
+static void *work(void *number)
+{
+    char name[16], path[64];
+    static const struct logline_frame frame = {"<", ">", 1, 1};
+    uint8_t *out = malloc(nar_len + 1);
+    CHECK(out);
+    snprintf(name, sizeof name, "copy-%d", *(const int *)number);
+    snprintf(path, sizeof path, "%s/%s", place, name);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct restorer *restorer;
+        struct dumper *dumper;
+        struct logline_sizes sizes;
+        CHECK(restorer_new(place, name, 0, false, "", 0, &restorer) == 0);
+        for (size_t at = 0; at < nar_len; at += PIECE)
+            CHECK(restorer_feed(restorer, nar + at, PIECE < nar_len - at ? PIECE : nar_len - at) > 0);
+        CHECK(memcmp(restorer_digest(restorer), digest, sizeof digest) == 0);
+        restorer_free(restorer);
+        CHECK(dumper_new(path, 0, &dumper) == 0 && dumper_read(dumper, out, nar_len + 1) == (int64_t)nar_len);
+        CHECK(memcmp(out, nar, nar_len) == 0 && memcmp(dumper_digest(dumper), digest, sizeof digest) == 0);
+        dumper_free(dumper);
+        CHECK(loglines_take(nar, nar_len, 1, &frame, out, nar_len, &sizes) == 0);
+        CHECK(unlink(path) == 0);
+    }
+    free(out);
+    return NULL;
+}
+
+static void many_at_once_have_nothing_in_common(void)
+{
+    pthread_t workers[WORKERS];
+    int numbers[WORKERS];
+    for (int i = 0; i < WORKERS; i++) {
+        numbers[i] = i;
+        CHECK(pthread_create(&workers[i], NULL, work, &numbers[i]) == 0);
+    }
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(pthread_join(workers[i], NULL) == 0);
+    CHECK(threads == 0);
+}
+
 int main(void)
 {
     CHECK(mkdtemp(place));
@@ -125,6 +168,7 @@ int main(void)
     it_goes_without_a_thread();
     a_failed_write_is_told();
     it_can_be_given_up_in_the_middle();
+    many_at_once_have_nothing_in_common();
     unlink(copy);
     rmdir(place);
     puts("threads: ok");
