@@ -63,7 +63,7 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     if not config.broker and caller.take_back is not None:
         raise StockOnly("there is to be no broker")
     host = host_of(settings)
-    store = LocalStore.open(settings, caller.environ, databases)
+    store = LocalStore.open(settings, caller.environ, databases, caller.pause)
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
             raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")

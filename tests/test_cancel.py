@@ -6,14 +6,17 @@ pipes of Nix end tells that nobody works on the build any more.
 
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from tests.fakes.bench import Bench
+from tests.lab.container import wait_until
 
 LARGE = b"x" * (8 << 20)
 """More than the pipes on the way take."""
@@ -118,6 +121,22 @@ def test_a_hook_killed_while_it_waits_leaves_the_line(brokered: Bench) -> None:
     assert second.returncode == 0
     assert bench.outputs_valid()
     assert bench.held_slots() == []
+
+
+def test_a_hook_killed_while_others_write_to_the_database_registers_nothing(brokered: Bench) -> None:
+    """With Nix went the locks of the outputs: the next build may be writing them anew when the database is free."""
+    bench = brokered
+    outputs = [Path(f"{bench.store.root}{path}") for path in bench.store.outputs.values()]
+    data = bench.preamble([bench.machine("ok")]) + bench.request() + bench.job()
+    with closing(sqlite3.connect(bench.store.state / "db/db.sqlite", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with bench.start(data) as hook:
+            wait_until(lambda: all(path.exists() and path.lstat().st_mtime == 1 for path in outputs), "the outputs")
+            hook.kill()
+            lines_of(hook)
+    assert not bench.outputs_valid()
+    assert bench.build(bench.machine("ok")).status == 0
+    assert bench.outputs_valid()
 
 
 @pytest.mark.parametrize("point", POINTS)

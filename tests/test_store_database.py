@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hook.errors import StockOnly, StoreError
+from hook.errors import Cancelled, StockOnly, StoreError
 from hook.store.database import BATCH, Database
 from hook.store.info import PathInfo, parse_hash
 from hook.store.path import encode_base32
@@ -254,6 +254,29 @@ def test_waiting_for_a_writer_ends(empty: NixStore) -> None:
 
         writer.transact("BEGIN IMMEDIATE", work)
         database.register([info(1)], NOW)
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["while it waits", "when it need not wait any more"])
+def test_a_registration_that_nobody_waits_for_any_more_is_given_up(empty: NixStore, busy: bool) -> None:
+    """The locks of its outputs went with Nix: somebody else may be writing them anew by now."""
+
+    def give_up(seconds: float) -> None:
+        raise Cancelled(f"instead of {seconds} s")
+
+    state = str(empty.state_dir)
+    with Database.open(state) as writer, Database.open(state) as database:
+        database.pause = give_up
+
+        def work() -> None:
+            with pytest.raises(Cancelled):
+                database.register([info(1)], NOW)
+
+        if busy:
+            writer.transact("BEGIN IMMEDIATE", work)
+        else:
+            work()
+        assert writer.valid_among([path(1)]) == set()
+        writer.register([info(1)], NOW)
 
 
 KILLED = """

@@ -22,6 +22,9 @@ BUSY_S = 3600.0
 """How long to wait for other writers; Nix's own limit."""
 
 RETRY_S = 0.05
+LOOK_UP_S = 1.0
+"""How long SQLite may wait for them before `pause` is called."""
+
 BATCH = 500
 """Values in one statement; every SQLite allows 999."""
 
@@ -34,7 +37,10 @@ _Item = TypeVar("_Item")
 
 
 class Database:
-    """An open database, and the shared big lock that keeps others from migrating it meanwhile."""
+    """An open database, and the shared big lock that keeps others from migrating it meanwhile.
+
+    `pause` waits for as many seconds before another try, and ends the transaction by raising an error.
+    """
 
     def __init__(self, connection: sqlite3.Connection, lock_fd: int, path: str, busy_s: float) -> None:
         self._connection = connection
@@ -43,6 +49,7 @@ class Database:
         self._busy_s = busy_s
         self._file = _identity(path)
         self._failed = False
+        self.pause: Callable[[float], object] = time.sleep
 
     @classmethod
     def open(cls, state_dir: str, *, wal: bool = True, fsync_metadata: bool = True, busy_s: float = BUSY_S) -> Self:
@@ -179,6 +186,9 @@ class Database:
                 self._connection.execute(begin)
                 try:
                     result = work()
+                    if begin != "BEGIN":
+                        # It may have waited for long: whoever held the locks of the outputs may be gone.
+                        self.pause(0)
                     self._connection.execute("COMMIT")
                 except BaseException:
                     if self._connection.in_transaction:
@@ -189,7 +199,7 @@ class Database:
                 if not _is_transient(error) or time.monotonic() >= deadline:
                     self._failed = True
                     raise _unusable(self._path, error) from error
-            time.sleep(RETRY_S)
+            self.pause(RETRY_S)
 
     def execute(self, sql: str, parameters: Sequence[str | int | None] = ()) -> sqlite3.Cursor:
         """Run one statement inside of `transact`."""
@@ -276,6 +286,7 @@ def _connect(path: str, wal: bool, fsync_metadata: bool, busy_s: float) -> sqlit
                 connection.execute(f"PRAGMA main.journal_size_limit = {1 << 40}").fetchall()
                 # A checkpoint syncs; Nix has found out after how many pages it is worth it.
                 connection.execute("PRAGMA wal_autocheckpoint = 40000").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {int(min(busy_s, LOOK_UP_S) * 1000)}").fetchall()
         except BaseException:
             connection.close()
             raise

@@ -41,13 +41,20 @@ class RestoreOptions(TypedDict):
 class LocalStore:
     """A local store that this process may write to; its database is opened when first used."""
 
-    def __init__(self, location: StoreLocation, settings: Settings, databases: Databases | None = None) -> None:
+    def __init__(
+        self,
+        location: StoreLocation,
+        settings: Settings,
+        databases: Databases | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.store_dir = location.store_dir
         self.real_store_dir = location.real_store_dir
         self.state_dir = location.state_dir
         self.log_dir = location.log_dir
         self.temp_roots = TempRoots(location.state_dir)
         self._databases = databases or Databases(max_idle=0)
+        self._pause = pause
         self._access = Access(
             location.state_dir, settings.flag("use-sqlite-wal", True), settings.flag("fsync-metadata", True)
         )
@@ -57,21 +64,30 @@ class LocalStore:
         self._kept_xattrs = settings.words("ignored-acls", IGNORED_ACLS)
 
     @classmethod
-    def open(cls, settings: Settings, environ: Mapping[str, str], databases: Databases | None = None) -> Self:
+    def open(
+        cls,
+        settings: Settings,
+        environ: Mapping[str, str],
+        databases: Databases | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> Self:
         """The store that `settings` and `environ` mean, made writable; StockOnly if it needs the stock hook.
 
-        Its database is one of `databases`, if any are given.
+        Its database is one of `databases`, if any are given.  `pause` waits for a while when others write to it, and
+        may raise an error to give up.
 
         To be called by the thread that will write: a remount reaches only that thread and its children.
         """
         location = find_store(settings.text("store", "") or environ.get("NIX_REMOTE", ""), environ)
         make_writable(location.real_store_dir)
-        return cls(location, settings, databases)
+        return cls(location, settings, databases, pause)
 
     @cached_property
     def database(self) -> "Database":
         """The store's database."""
-        return self._databases.take(self._access)
+        database = self._databases.take(self._access)
+        database.pause = self._pause
+        return database
 
     def close(self) -> None:
         """Give the database back and end the temporary roots."""
