@@ -12,6 +12,7 @@ from enum import Enum
 from hook.cli import daemon, nix, place
 from hook.cli.asking import RunningBroker, broker_directory
 from hook.cli.command import state_dir
+from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, conditions
 from hook.cli.holders import holders
 from hook.cli.ping import Pong, ping
 from hook.config import find_config
@@ -76,8 +77,12 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     as_daemon = not served or os.geteuid() == 0
     routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
     disabled = Disabled(private_dir)
-    for machine, pong in zip(machines, ping(machines, routes, host.release), strict=True):
-        yield _check_machine(machine, pong, as_daemon, disabled.reason(machine))
+    pongs = ping(machines, routes, host.release)
+    states = conditions(
+        [None if pong.error else machine for machine, pong in zip(machines, pongs, strict=True)], routes
+    )
+    for machine, pong, state in zip(machines, pongs, states, strict=True):
+        yield _check_machine(machine, pong, as_daemon, disabled.reason(machine), state)
 
 
 def _check_hook(settings: Settings, release: str, served: bool) -> Check:
@@ -187,7 +192,9 @@ def _check_broker() -> Check:
     return Check(subject, Level.OK, "none runs; the next build starts one")
 
 
-def _check_machine(machine: Machine, pong: Pong, as_daemon: bool, disabled: str | None) -> Check:
+def _check_machine(
+    machine: Machine, pong: Pong, as_daemon: bool, disabled: str | None, state: Condition | None
+) -> Check:
     if disabled:
         text = f"{disabled}; " + (f"besides, {pong.error}" if pong.error else f"it works: {pong.says}")
         return Check(pong.machine, Level.NOTE, text, f"nix-ferry machine enable '{machine.uri.text}'")
@@ -198,7 +205,32 @@ def _check_machine(machine: Machine, pong: Pong, as_daemon: bool, disabled: str 
         # What ssh says comes with what helps, where that is known.
         return Check(pong.machine, Level.WRONG, f"{pong.error} ({machine.origin})")
     text = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms"
-    if pong.trusted is False:
-        fix = "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
-        return Check(pong.machine, Level.NOTE, f"{text}; it does not trust you, and takes only signed inputs", fix)
+    doubts = _doubts(machine, pong, state)
+    if state is not None:
+        text += f"; {state.describe()}"
+    if doubts:
+        return Check(pong.machine, Level.NOTE, "; ".join([text, *doubts]), "; ".join(doubts.values()))
     return Check(pong.machine, Level.OK, text)
+
+
+def _doubts(machine: Machine, pong: Pong, state: Condition | None) -> dict[str, str]:
+    """What may not be right about a machine that works, and what helps."""
+    doubts = {}
+    if pong.trusted is False:
+        doubts["it does not trust you, and takes only signed inputs"] = (
+            "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
+        )
+    if state is None:
+        return doubts
+    if claims := state.wrong_claims(machine):
+        doubts[f"its line claims {', '.join(claims)}, which its Nix does not have for the user that logs in"] = (
+            f"take that out of the line ({machine.origin}), or add it to 'extra-platforms' or 'system-features' there"
+        )
+    if abs(state.clock_off_s) > CLOCK_OFF_S:
+        way = "ahead of" if state.clock_off_s > 0 else "behind"
+        doubts[f"its clock is {abs(state.clock_off_s)} s {way} the one here"] = "set the clocks, by NTP for example"
+    if state.free_kib is not None and state.free_kib < LOW_DISK_KIB:
+        doubts[f"its store has only {state.free_kib >> 10} MiB left"] = (
+            "collect garbage there: 'nix-collect-garbage', or 'min-free' in its nix.conf"
+        )
+    return doubts

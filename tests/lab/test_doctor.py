@@ -14,6 +14,10 @@ from tests.lab.test_command import ferry
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 
+one_release = pytest.mark.parametrize("client", ["sid"], ids=["client"], indirect=True)
+"""For what Nix has no part in."""
+
+
 @pytest.fixture
 def healthy(client: Host, twin: Host) -> Host:
     """A client with a daemon, everything right."""
@@ -57,6 +61,7 @@ def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
     assert examine(healthy)["build-hook"][0] == "ok"
 
 
+@one_release
 def test_root_is_told_of_the_daemon_that_others_use(healthy: Host) -> None:
     """Root's own commands need no daemon, and sudo drops what would say otherwise."""
     done = ferry(healthy, "doctor", "--json", env={"NIX_REMOTE": ""})
@@ -150,6 +155,41 @@ def test_a_store_of_an_unknown_format_is_found(healthy: Host) -> None:
     assert (level, "stock hook" in text, "99" in text) == ("note", True, True)
 
 
+def test_a_machine_says_what_it_can_do(healthy: Host, twin: Host) -> None:
+    """Next to what its line claims."""
+    level, text, _ = examine(healthy)[plain(twin)]
+    assert level == "ok"
+    assert re.search(r"; builds x86_64-linux.* with .*big-parallel.*; [0-9.]+ GiB free$", text)
+    line = f"{plain(twin)} x86_64-linux,riscv64-linux - 4 1 big-parallel,unobtainium"
+    level, text, fix = examine(healthy, "--option", "builders", line)[plain(twin)]
+    assert level == "note"
+    assert "its line claims system 'riscv64-linux', feature 'unobtainium', which its Nix does not have" in text
+    assert "'system-features'" in fix
+
+
+@one_release
+def test_a_machine_with_another_time_is_found(healthy: Host, twin: Host) -> None:
+    """Clocks are the kernel's, which all hosts here share: only what it says is wrong."""
+    twin.write_file("/usr/local/bin/date", '#!/bin/sh\nexec /bin/date --date="2 hours ago" "$@"\n', 0o755)
+    try:
+        level, text, fix = examine(healthy)[plain(twin)]
+    finally:
+        twin.run(["rm", "/usr/local/bin/date"])
+    assert (level, fix) == ("note", "set the clocks, by NTP for example")
+    assert re.search(r"its clock is 7\d\d\d s behind the one here", text)
+
+
+@one_release
+def test_a_machine_with_a_full_disk_is_found(healthy: Host, twin: Host) -> None:
+    twin.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", "/nix/store"])
+    try:
+        level, text, fix = examine(healthy)[plain(twin)]
+    finally:
+        twin.run(["umount", "/nix/store"])
+    assert (level, "its store has only 4 MiB left" in text, "nix-collect-garbage" in fix) == ("note", True, True)
+
+
+@one_release
 def test_who_holds_the_slots_is_told(healthy: Host, twin: Host) -> None:
     """Another hook of this host, say, which may hang."""
     assert examine(healthy)["slots"][:2] == ("ok", "all are free")
@@ -165,6 +205,7 @@ def test_who_holds_the_slots_is_told(healthy: Host, twin: Host) -> None:
     assert re.fullmatch(rf"1 of 4 of '{plain(twin)}' \(process \d+, .*\) are busy", text)
 
 
+@one_release
 def test_the_broker_is_told_of_dead_or_alive(healthy: Host) -> None:
     """What a killed one leaves does no harm."""
     assert examine(healthy)["broker"][:2] == ("ok", "none runs; the next build starts one")

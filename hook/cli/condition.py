@@ -1,0 +1,102 @@
+"""What a machine that is reached by ssh says of itself besides Nix's protocol: its clock, its disk, what it can build.
+
+A machine whose login runs nothing but Nix says nothing.  Tested in test_condition.py, and in tests/lab/test_doctor.py.
+"""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from hook.errors import FerryError
+from hook.machines import Machine
+from hook.routes import Routes
+from hook.transport import Command
+
+TIMEOUT_S = 30
+
+CLOCK_OFF_S = 60
+"""What no slow link explains; signatures, caches and `make` begin to be wrong."""
+
+LOW_DISK_KIB = 1 << 20
+
+SCRIPT = """
+echo "nix-ferry clock = $(date +%s)"
+echo "nix-ferry free-kib = $({ df -Pk /nix/store 2>/dev/null || df -Pk /; } | awk 'END { print $4 }')"
+NIX_CONFIG="extra-experimental-features = nix-command"; export NIX_CONFIG
+{ nix config show 2>/dev/null || nix show-config; } 2>/dev/null |
+  sed -n -E 's/^(system|extra-platforms|system-features) =/nix-ferry &/p'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What it said.  `clock_off_s` is how far its clock is ahead of ours, 0 if the time it took explains that."""
+
+    clock_off_s: int
+    free_kib: int | None
+    systems: tuple[str, ...]
+    features: frozenset[str]
+
+    def describe(self) -> str:
+        """All of it, on one line."""
+        free = "" if self.free_kib is None else f"; {self.free_kib / (1 << 20):.1f} GiB free"
+        return f"builds {', '.join(self.systems)} with {', '.join(sorted(self.features)) or 'no features'}{free}"
+
+    def wrong_claims(self, machine: Machine) -> list[str]:
+        """What its line in `builders` says it can do, and it cannot."""
+        systems = [f"system '{system}'" for system in machine.systems if system not in self.systems]
+        claimed = sorted((machine.supported | machine.mandatory) - self.features)
+        return systems + [f"feature '{feature}'" for feature in claimed]
+
+
+def conditions(machines: Sequence[Machine | None], routes: Routes) -> list[Condition | None]:
+    """Ask all of them at once, and nobody where there is None."""
+
+    def one(machine: Machine | None) -> Condition | None:
+        return _ask(machine, routes) if machine else None
+
+    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
+        return list(threads.map(one, machines))
+
+
+def _ask(machine: Machine, routes: Routes) -> Condition | None:
+    try:
+        route = routes.to(machine)
+        if not isinstance(route, Command) or "--" not in route.argv:
+            return None
+        ssh = route.argv[: route.argv.index("--")]
+        start = time.time()
+        done = subprocess.run(
+            [*ssh, "--", "sh"],
+            env=route.environ,
+            input=SCRIPT.encode(),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (FerryError, OSError, subprocess.TimeoutExpired):
+        return None
+    return parse_condition(done.stdout.decode(errors="replace"), start, time.time())
+
+
+def parse_condition(text: str, start: float, end: float) -> Condition | None:
+    """What SCRIPT printed between two times of our clock, among whatever else the login printed; None if it did not."""
+    lines = (line.removeprefix("nix-ferry ") for line in text.splitlines() if line.startswith("nix-ferry "))
+    values = {name.rstrip(): value.split() for name, _, value in (line.partition("=") for line in lines)}
+    clock, free = _number(values.get("clock")), _number(values.get("free-kib"))
+    if clock is None or not values.get("system"):
+        return None
+    # It tells whole seconds.
+    off = clock - end if clock > end else min(0, clock + 1 - start)
+    return Condition(
+        clock_off_s=round(off),
+        free_kib=free,
+        systems=tuple(dict.fromkeys([*values["system"], *values.get("extra-platforms", [])])),
+        features=frozenset(values.get("system-features", [])),
+    )
+
+
+def _number(words: list[str] | None) -> int | None:
+    return int(words[0]) if words and words[0].isascii() and words[0].isdigit() else None

@@ -1,0 +1,67 @@
+"""What a machine says of itself, read from whatever else its login prints, and held against its line in `builders`."""
+
+import subprocess
+import time
+
+import pytest
+
+from hook.cli.condition import SCRIPT, Condition, parse_condition
+from tests.test_schedule import machine
+
+SAID = """Welcome!
+nix-ferry clock = 1000
+nix-ferry free-kib = 3145728
+nix-ferry extra-platforms = i686-linux
+nix-ferry system = x86_64-linux
+nix-ferry system-features = benchmark kvm
+"""
+
+
+def said(start: float = 1000.0, end: float = 1001.0, text: str = SAID) -> Condition:
+    condition = parse_condition(text, start, end)
+    assert condition is not None
+    return condition
+
+
+def test_all_that_it_says_is_read() -> None:
+    """Greetings of a login shell are not."""
+    assert said() == Condition(0, 3 << 20, ("x86_64-linux", "i686-linux"), frozenset({"benchmark", "kvm"}))
+    assert said().describe() == "builds x86_64-linux, i686-linux with benchmark, kvm; 3.0 GiB free"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "off"),
+    [
+        (1000.0, 1000.3, 0),
+        (1000.9, 1003.0, 0),
+        (990.0, 1030.0, 0),
+        (900.0, 910.0, 90),
+        (1101.0, 1102.0, -100),
+    ],
+)
+def test_its_clock_is_off_by_what_the_way_there_cannot_explain(start: float, end: float, off: int) -> None:
+    """Nor the fraction of a second that it does not tell."""
+    assert said(start, end).clock_off_s == off
+
+
+def test_a_line_that_claims_too_much_is_found() -> None:
+    """Systems, and features of either kind."""
+    assert said().wrong_claims(machine("ssh://m i686-linux - 1 1 kvm benchmark")) == []
+    claimed = said().wrong_claims(machine("ssh://m x86_64-linux,riscv64-linux - 1 1 kvm,big-parallel unobtainium"))
+    assert claimed == ["system 'riscv64-linux'", "feature 'big-parallel'", "feature 'unobtainium'"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "This account is for Nix only.", "nix-ferry clock = 12\n", "nix-ferry clock = x\n"]
+)
+def test_a_login_that_runs_nothing_but_nix_says_nothing(text: str) -> None:
+    assert parse_condition(text, 0, 0) is None
+
+
+def test_the_script_runs_without_a_nix() -> None:
+    """And says then what any machine can."""
+    environ = {"PATH": "/usr/bin:/bin"}
+    printed = subprocess.run(["sh"], input=SCRIPT, env=environ, capture_output=True, text=True, check=False).stdout
+    values = dict(line.split(" = ", 1) for line in printed.splitlines() if "clock" in line or "free" in line)
+    assert abs(int(values["nix-ferry clock"]) - time.time()) < 60
+    assert int(values["nix-ferry free-kib"]) > 0
