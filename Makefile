@@ -7,9 +7,10 @@ PYTEST_ARGS ?=
 # Tests wait for other processes a good part of the time.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 FUZZ_SECONDS ?= 60
+CELLS ?= all
 PYTHON_TARGETS := worker serve derivation realisation machines config request greeting
 
-.PHONY: all demo test unit faults bench fuzz sanitize lint native-check clean
+.PHONY: all demo test unit faults chaos bench fuzz sanitize lint native-check clean
 
 all: $(VENV)/ready
 
@@ -33,10 +34,16 @@ test: $(VENV)/ready lint native-check
 unit: $(VENV)/ready
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
 
-# Every fault at every step of a session, in every way; `make test` runs each cell one way only.
+# Every fault at every step of a session, in every way (or, with CELLS=once, in one way); `make test` runs one in four.
 faults: $(VENV)/ready
 	$(RUN)/python -m tests.lab.setup
-	$(RUN)/python -m pytest --numprocesses $(WORKERS) --every-cell tests/faults $(PYTEST_ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --cells $(CELLS) tests/faults $(PYTEST_ARGS); \
+	    status=$$?; $(RUN)/python -m tests.faults.report; exit $$status
+
+# Ten minutes of random kills, where `make test` takes ten seconds.
+chaos: $(VENV)/ready
+	$(RUN)/python -m tests.lab.setup
+	$(RUN)/python -m pytest -s --timeout 1500 --chaos 600x500 tests/lab/test_chaos.py $(PYTEST_ARGS)
 
 # To be run when the help of a command or a key of ferry.toml has changed.
 man: $(VENV)/ready

@@ -25,7 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the build hook of the lab's clients: through a broker, in one process, or stock to test the lab itself; "
         "given more than once, lab tests run with each",
     )
-    parser.addoption("--every-cell", action="store_true", help="run the whole matrix of tests/faults")
+    parser.addoption("--cells", choices=("some", "once", "all"), default="some", help="of the matrix in tests/faults")
+    parser.addoption("--chaos", default="10x60", help="how many seconds and builds (test_chaos)")
 
 
 def pytest_configure() -> None:

@@ -18,7 +18,10 @@ BUILT = "built"
 """The build succeeds, on this machine or on another."""
 
 GIVEN_UP = "given up"
-"""Nix is told that the build failed, or finds out; nothing of it is left."""
+"""Nix is told that the build failed, or finds out."""
+
+EITHER = "either"
+"""One of both, depending on what was read or written before."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,31 @@ class Fault:
 
     name: str
     outcome: str
-    ends_attempt: bool = True
+    ends_attempt: bool = False
     not_at: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
 
-    def promise(self, step: str) -> str:
-        """What must become of the build."""
-        return self.outcome
-
 
 FAULTS = (
-    Fault("hook killed", GIVEN_UP),
-    Fault("broker killed", GIVEN_UP, modes=("broker",)),
-    Fault("ssh killed", BUILT),
-    Fault("sshd killed", BUILT),
-    Fault("remote Nix killed", BUILT, not_at=("connect",)),
+    Fault("hook killed", GIVEN_UP, ends_attempt=True),
+    Fault("broker killed", GIVEN_UP, ends_attempt=True, modes=("broker",)),
+    Fault("ssh killed", BUILT, ends_attempt=True),
+    Fault("sshd killed", BUILT, ends_attempt=True),
+    Fault("remote Nix killed", BUILT, ends_attempt=True, not_at=("connect",)),
+    Fault("machine rebooted", BUILT, ends_attempt=True),
+    Fault("connection reset", BUILT, ends_attempt=True),
+    Fault("packets dropped", BUILT, ends_attempt=True),
+    # Where it has not heard of the build, that counts as a build that is silent for too long.
+    Fault("machine stops reading", EITHER),
+    Fault("machine sends garbage", BUILT, ends_attempt=True),
+    Fault("machine sends half a word", BUILT, ends_attempt=True),
+    Fault("machine sends huge lengths", BUILT, ends_attempt=True),
+    Fault("machine's disk full", BUILT),
+    Fault("disk full here", GIVEN_UP),
+    Fault("writing fails here", GIVEN_UP),
+    Fault("database busy", BUILT),
+    Fault("database corrupt", EITHER),
+    Fault("clock jumps", BUILT),
 )
 
 
@@ -55,8 +68,13 @@ class Cell:
     mode: str
     suite: str
 
+    @property
+    def way(self) -> str:
+        """All of it but the fault."""
+        return f"{self.step}, {self.scheme}, {self.mode}, {self.suite}"
+
     def __str__(self) -> str:
-        return f"{self.fault.name} at {self.step}, {self.scheme}, {self.mode}, {self.suite}".replace(" ", "-")
+        return f"{self.fault.name} at {self.way}".replace(", ", "-").replace(" ", "-")
 
 
 def all_cells(suites: tuple[str, ...]) -> Iterator[Cell]:
@@ -66,11 +84,11 @@ def all_cells(suites: tuple[str, ...]) -> Iterator[Cell]:
             yield Cell(fault, step, scheme, mode, suite)
 
 
-def some_cells(suite: str) -> Iterator[Cell]:
-    """Every fault at every step once, and each of them in all ways, with all others."""
+def some_cells(suite: str, every: int) -> Iterator[Cell]:
+    """One in `every` of the pairs of a fault and a step, in one way each; the ways take turns."""
     for row, fault in enumerate(FAULTS):
         for column, step in enumerate(STEPS):
-            if step not in fault.not_at:
-                scheme = SCHEMES[(row + column) % 2]
-                mode = fault.modes[(row + column // 2) % len(fault.modes)]
-                yield Cell(fault, step, scheme, mode, suite)
+            if step not in fault.not_at and (row + column) % every == 0:
+                turn = row + column // every
+                mode = fault.modes[turn // 2 % len(fault.modes)]
+                yield Cell(fault, step, SCHEMES[turn % 2], mode, suite)

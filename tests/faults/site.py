@@ -1,19 +1,32 @@
 """A client and two machines, the faster of which can be stopped at any step of a session; the other one is well."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.faults import tap
 from tests.faults.matrix import SCHEMES
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import HOOK, PREFIX
 from tests.lab.midway import WARM, is_clean, running
 
 TAP = "/usr/local/bin/fault-tap"
+PRELOAD = "/usr/local/lib/fault-preload.so"
+ROOM = "32m"
+"""For the stores of the client and of the first machine, so that they can be filled quickly."""
+
+LIMITS = {
+    "remote.py": ("QUERY_SILENCE_S", 3.0),
+    "transfer.py": ("UPLOAD_SILENCE_S", 3.0),
+    "transport.py": ("HANDSHAKE_S", 5.0),
+}
+"""Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""
+
 BLOCK = "".join(f"{number:07}\n" for number in range(20_000))
 """Between two marks of a file, more than pipes and the tap have in them."""
 
@@ -42,25 +55,45 @@ database.execute("BEGIN IMMEDIATE")
 print("locked", flush=True)
 sys.stdin.read()
 """
+PATIENT = "PerSourcePenalties no"
+DATABASE = {"db.sqlite": 100, "db.sqlite-wal": 32}
+"""Its files, and how long their headers are."""
+
 BOUND_S = 30.0
 """Within this time a build ends, whatever goes wrong; many times what it takes, for machines with much to do."""
 
 
 class Site:
-    """Three hosts; the methods from `arm` on are about the machine that things go wrong with."""
+    """Three hosts; the methods from `arm` on are about the machine that things go wrong with.
 
-    def __init__(self, client: Host, first: Host, second: Host) -> None:
+    `library` is preload.c, compiled.
+    """
+
+    def __init__(self, client: Host, first: Host, second: Host, library: Path) -> None:
         self.client, self.first, self.second = client, first, second
         self._seed = 0
+        self._holder: subprocess.Popen[str] | None = None
+        self._sound: dict[str, bytes] = {}
+        self._modules = {name: client.read_file(f"{PREFIX}/lib/hook/{name}") for name in LIMITS}
+        for name, (limit, seconds) in LIMITS.items():
+            text, count = re.subn(rf"(?m)^{limit} = .*", f"{limit} = {seconds}", self._modules[name])
+            assert count == 1, name
+            client.write_file(f"{PREFIX}/lib/hook/{name}", text)
+        shutil.copy(library, client.path(PRELOAD))
         for host in (client, first):
             host.write_file(TAP, f"#!/usr/bin/python3 -IS\n{Path(tap.__file__).read_text()}", 0o755)
-        for host in (client, first, second):
             host.path(str(tap.DIRECTORY)).mkdir(exist_ok=True)
-        for machine in (first, second):
-            client.trust(machine)
-        own = client.read_file(f"/root/.ssh/hosts/{first.name}")
-        client.write_file(f"/root/.ssh/hosts/{first.name}", f"{own}  ProxyCommand {TAP} %h %p\n", 0o600)
+            host.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "small", "/nix"])
+        client.trust(second)
         client.write_file("/root/fault.nix", GRAPH)
+        first.stop_sshd()
+        self.boot()
+
+    def _introduce(self) -> None:
+        """Have the client reach the first machine through a tap."""
+        self.client.trust(self.first)
+        own = self.client.read_file(f"/root/.ssh/hosts/{self.first.name}")
+        self.client.write_file(f"/root/.ssh/hosts/{self.first.name}", f"{own}  ProxyCommand {TAP} %h %p\n", 0o600)
 
     def use(self, scheme: str, mode: str) -> None:
         """Build over this protocol from now on, with or without a broker."""
@@ -78,22 +111,13 @@ class Site:
         self.client.path("/root/fault-input").write_text(text)
 
     @contextmanager
-    def building(self) -> Iterator["subprocess.Popen[str]"]:
+    def building(
+        self, environ: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> Iterator["subprocess.Popen[str]"]:
         """The build runs meanwhile."""
         command = ["nix-build", "/root/fault.nix", "--argstr", "seed", str(self._seed), "-j0", "--no-out-link"]
-        with running(self.client, command) as build:
+        with running(self.client, [*command, *options], environ) as build:
             yield build
-
-    @contextmanager
-    def database_locked(self) -> Iterator[None]:
-        """Nobody can write to the client's database meanwhile."""
-        with self.client.popen(["python3", "-ISc", LOCK], stdin=subprocess.PIPE) as holder:
-            try:
-                assert holder.stdout is not None
-                assert holder.stdout.readline() == "locked\n"
-                yield
-            finally:
-                self.client.end(holder)
 
     def wait_for_output(self) -> None:
         """Wait until the output is whole on the client's disk; only registering it is left to do."""
@@ -138,17 +162,106 @@ class Site:
             for file in host.path(str(tap.DIRECTORY)).iterdir():
                 file.unlink()
 
+    def shut_down(self) -> None:
+        """Have every process of the machine vanish, and nobody listen there."""
+        self.first.stop_sshd()
+        _kill_all(self.first)
+
+    def boot(self) -> None:
+        """Have it listen again; its store is as it was left."""
+        # Since OpenSSH 9.8 it locks out an address whose sessions have come to a bad end.
+        known = self.first.run(["/usr/sbin/sshd", "-t", "-o", PATIENT], check=False).returncode == 0
+        self.first.start_sshd(*[PATIENT] * known)
+        self._introduce()
+
+    def fill(self, host: Host) -> None:
+        """Leave no room in the store of a host, until `clear`."""
+        with host.path("/nix/filler").open("wb", buffering=0) as filler:
+            for size in (1 << 20, 1 << 12):
+                with suppress(OSError):
+                    while True:
+                        filler.write(bytes(size))
+
+    def clear(self, host: Host) -> None:
+        """Undo `fill`."""
+        host.path("/nix/filler").unlink(missing_ok=True)
+
+    def flag(self, name: str) -> None:
+        """Have preload.c do something, until `disarm`."""
+        self._file("connect").with_name(name).touch()
+
+    # The client's database
+
+    def lock_database(self) -> None:
+        """Have nobody write to it until it is unlocked."""
+        if self._holder is None:
+            self._holder = self.client.popen(["python3", "-ISc", LOCK], stdin=subprocess.PIPE)
+            assert self._holder.stdout is not None
+            assert self._holder.stdout.readline() == "locked\n"
+
+    def unlock_database_in_time(self) -> None:
+        """Unlock it when a build waits for that."""
+        self.wait_for_output()
+        self.unlock_database()
+
+    def unlock_database(self) -> None:
+        """Undo `lock_database`."""
+        if self._holder is not None:
+            self.client.end(self._holder)
+            # Closes its pipes.
+            self._holder.communicate()
+            self._holder = None
+
+    def corrupt_database(self) -> None:
+        """Overwrite everything in it but its headers."""
+        for name, header_bytes in DATABASE.items():
+            file = self.client.path(f"/nix/var/nix/db/{name}")
+            if file.exists():
+                self._sound[name] = content = file.read_bytes()
+                with file.open("r+b") as damaged:
+                    damaged.seek(header_bytes)
+                    damaged.write(b"\xa5" * (len(content) - header_bytes))
+
+    def mend_database(self) -> None:
+        """Undo `corrupt_database`, after the end of everybody who has it open."""
+        self.client.stop_broker()
+        self.client.wait_idle()
+        for file in self.client.path("/nix/var/nix/db").glob("db.sqlite*"):
+            file.unlink()
+        for name, content in self._sound.items():
+            self.client.path(f"/nix/var/nix/db/{name}").write_bytes(content)
+        self._sound.clear()
+
+    # Between tests
+
     def end_all(self) -> None:
-        """Kill whatever an earlier test may have left behind."""
+        """Undo what an earlier test may have left behind."""
+        self.unlock_database()
         self.disarm()
         for host in (self.client, self.first, self.second):
-            for process in host.processes():
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            _kill_all(host)
+        for host in (self.client, self.first):
+            self.clear(host)
+            # Each test leaves some; without a store everything is as at the beginning.
+            space = os.statvfs(host.path("/nix"))
+            if space.f_bavail < space.f_blocks // 2:
+                host.run(["sh", "-c", "rm -rf /nix/*"])
 
     def close(self) -> None:
         """Leave the hosts as others expect them."""
         self.end_all()
-        self.client.trust(self.first)
+        for name, text in self._modules.items():
+            self.client.write_file(f"{PREFIX}/lib/hook/{name}", text)
         for host in (self.client, self.first, self.second):
             host.wait_idle()
+        for host in (self.client, self.first):
+            host.run(["umount", "/nix"])
+        self.first.stop_sshd()
+        self.first.start_sshd()
+        self.client.trust(self.first)
+
+
+def _kill_all(host: Host) -> None:
+    for process in host.processes():
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

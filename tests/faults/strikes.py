@@ -1,31 +1,62 @@
-"""What goes wrong: a function for each fault of matrix.py, by its name."""
+"""What goes wrong: a Strike for each fault of matrix.py, by its name."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from tests.faults.site import Site
-from tests.lab.host import Host
-from tests.lab.midway import HOOK_PROCESS, kill
+from tests.faults.site import PRELOAD, TAP, Site
+from tests.lab.midway import BROKER, HOOK_PROCESS, REMOTE_NIX, SSH, SSHD_SESSION, kill
 
-SSHD_SESSION = r"sshd(-session|-auth)?: (?!/)"
-REMOTE_NIX = r"nix-(daemon --stdio|store --serve)"
+QUICK = {"NIX_SSHOPTS": "-oServerAliveInterval=1 -oServerAliveCountMax=2"}
+PRELOADED = {"LD_PRELOAD": PRELOAD}
 
-
-def _killing(victim: Callable[[Site], Host], pattern: str) -> Callable[[Site], None]:
-    return lambda site: kill(victim(site), pattern)
-
-
-def _client(site: Site) -> Host:
-    return site.client
+Action = Callable[[Site], object]
 
 
-def _machine(site: Site) -> Host:
-    return site.first
+def nothing(site: Site) -> None:
+    """Nothing."""
 
 
-STRIKES: dict[str, Callable[[Site], None]] = {
-    "hook killed": _killing(_client, HOOK_PROCESS),
-    "broker killed": _killing(_client, r"\S+ \S*nix-ferry-broker"),
-    "ssh killed": _killing(_client, r"ssh[: ]"),
-    "sshd killed": _killing(_machine, SSHD_SESSION),
-    "remote Nix killed": _killing(_machine, REMOTE_NIX),
+@dataclass(frozen=True)
+class Strike:
+    """What happens when the step is reached, when the session goes on, and when the build has ended.
+
+    `act` is what the tap does to the session; the build is run with `environ` and `options`.
+    """
+
+    when_reached: Action = nothing
+    when_going_on: Action = nothing
+    afterwards: Action = nothing
+    act: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+
+def _on_client(pattern: str, number: signal.Signals = signal.SIGKILL) -> Action:
+    return lambda site: kill(site.client, pattern, number)
+
+
+def _on_machine(pattern: str) -> Action:
+    return lambda site: kill(site.first, pattern)
+
+
+STRIKES = {
+    "hook killed": Strike(_on_client(HOOK_PROCESS)),
+    "broker killed": Strike(_on_client(BROKER)),
+    "ssh killed": Strike(_on_client(SSH)),
+    "sshd killed": Strike(_on_machine(SSHD_SESSION)),
+    "remote Nix killed": Strike(_on_machine(REMOTE_NIX)),
+    "machine rebooted": Strike(Site.shut_down, afterwards=Site.boot),
+    "connection reset": Strike(_on_client(rf"\S+ -IS {TAP} ", signal.SIGUSR2)),
+    "packets dropped": Strike(_on_client(rf"\S+ -IS {TAP} ", signal.SIGUSR1), environ=QUICK),
+    "machine stops reading": Strike(act="deaf", options=("--max-silent-time", "1")),
+    "machine sends garbage": Strike(act="garbage"),
+    "machine sends half a word": Strike(act="truncated"),
+    "machine sends huge lengths": Strike(act="oversized"),
+    "machine's disk full": Strike(lambda site: site.fill(site.first), afterwards=lambda site: site.clear(site.first)),
+    "disk full here": Strike(lambda site: site.fill(site.client), afterwards=lambda site: site.clear(site.client)),
+    "writing fails here": Strike(lambda site: site.flag("eio"), environ=PRELOADED),
+    "database busy": Strike(Site.lock_database, Site.unlock_database_in_time, Site.unlock_database),
+    "database corrupt": Strike(Site.corrupt_database, afterwards=Site.mend_database),
+    "clock jumps": Strike(lambda site: site.flag("clock"), environ=PRELOADED),
 }

@@ -4,53 +4,64 @@ Two machines can build; the first choice is the one that things go wrong with.
 """
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.faults.matrix import BUILT, Cell
+from tests.faults.matrix import BUILT, EITHER, GIVEN_UP, Cell
+from tests.faults.report import RESULT
 from tests.faults.site import BOUND_S, Site
-from tests.faults.strikes import STRIKES
+from tests.faults.strikes import STRIKES, Strike
 
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 
 @contextmanager
-def struck(site: Site, cell: Cell) -> Iterator["subprocess.Popen[str]"]:
+def struck(site: Site, cell: Cell, strike: Strike) -> Iterator["subprocess.Popen[str]"]:
     """A build during which it happens."""
-    site.arm(cell.step)
+    site.arm(cell.step, strike.act)
     if cell.fault.ends_attempt:
         site.hold_build(cell.step)
-    with site.building() as build:
+    with site.building(strike.environ, strike.options) as build:
         site.wait_for(cell.step)
-        STRIKES[cell.fault.name](site)
+        strike.when_reached(site)
         site.go_on(cell.step)
+        strike.when_going_on(site)
         yield build
 
 
 @contextmanager
-def struck_before_registering(site: Site, cell: Cell) -> Iterator["subprocess.Popen[str]"]:
+def struck_before_registering(site: Site, cell: Cell, strike: Strike) -> Iterator["subprocess.Popen[str]"]:
     """The same, when the output has come but cannot be registered yet."""
     site.arm("download end")
-    site.arm("register")
-    with site.building() as build:
+    site.arm("register", strike.act)
+    site.go_on("register")
+    with site.building(strike.environ, strike.options) as build:
         site.wait_for("download end")
-        with site.database_locked():
-            site.go_on("download end")
-            site.go_on("register")
-            site.wait_for_output()
-            STRIKES[cell.fault.name](site)
+        site.lock_database()
+        site.go_on("download end")
+        site.wait_for_output()
+        strike.when_reached(site)
+        strike.when_going_on(site)
+        site.unlock_database()
         yield build
 
 
-def test_what_was_promised_happens(site: Site, cell: Cell) -> None:
+def test_what_was_promised_happens(site: Site, cell: Cell, record_property: Callable[[str, object], None]) -> None:
+    strike = STRIKES[cell.fault.name]
     site.use(cell.scheme, cell.mode)
     site.fresh_input()
-    strike = struck_before_registering if cell.step == "register" else struck
-    with strike(site, cell) as build:
+    begin = struck_before_registering if cell.step == "register" else struck
+    with begin(site, cell, strike) as build:
+        started = time.monotonic()
         _, stderr = build.communicate(timeout=BOUND_S)
-    assert (build.returncode == 0) == (cell.fault.promise(cell.step) == BUILT), stderr
+        seconds = time.monotonic() - started
+    strike.afterwards(site)
+    outcome = BUILT if build.returncode == 0 else GIVEN_UP
+    record_property(RESULT, (cell.fault.name, cell.way, outcome, seconds))
+    assert cell.fault.outcome in (outcome, EITHER), stderr
     site.is_clean()
     site.disarm()
     with site.building() as build:

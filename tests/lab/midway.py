@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tests.lab.host import Host
@@ -13,11 +13,19 @@ from tests.lab.host import Host
 HOOK_PROCESS = r"(\S+ )?\S*nix-ferry-(hook|standalone) \d$"
 """The command of our hook as Nix started it, whether it has a broker or not."""
 
+SSH = r"ssh[: ]"
+BROKER = r"\S+ \S*nix-ferry-broker"
+SSHD_SESSION = r"sshd(-session|-auth)?: (?!/)"
+REMOTE_NIX = r"nix-(daemon --stdio|store --serve)"
+"""How the commands of the others begin that take part in a session."""
+
 
 @contextmanager
-def running(client: Host, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def running(
+    client: Host, command: Sequence[str], environ: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A command that does not outlive the block."""
-    child = client.popen(command)
+    child = client.popen(command, env=environ)
     try:
         yield child
     finally:
