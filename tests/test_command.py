@@ -14,6 +14,7 @@ from man.make import commands
 
 PROGRAM = Path(sys.executable).with_name("nix-ferry")
 ARGUMENTS = {
+    "broker": ["--help"],
     "completions": ["bash"],
     "explain": ["/nix/store/none.drv"],
     "install": ["--dry-run"],

@@ -9,14 +9,19 @@ import hook
 from hook.cli import nix
 from hook.cli.command import Program, as_json, command, complete_machine, nix_options, private_dir, warn
 from hook.cli.configuring import completions, config
+from hook.cli.control import broker
 from hook.cli.doctor import Level, examine
 from hook.cli.explain import explain as explain_derivation
+from hook.cli.history import history, show_recent
 from hook.cli.install import install, uninstall
+from hook.cli.log import log
 from hook.cli.machine import machine
+from hook.cli.metrics import metrics
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
 from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
+from hook.cli.status import status
 from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError
 from hook.routes import Routes
@@ -59,12 +64,17 @@ main.add_command(machine)
 main.add_command(uninstall)
 
 
+for each in (status, history, log, metrics, broker):
+    main.add_command(each)
+
+
 @main.command()
-@click.argument("installable")
+@click.argument("installable", required=False)
+@click.option("--recent", is_flag=True, help="What was decided lately, of paths that contain INSTALLABLE, if given.")
 @nix_options
 @as_json
 @command
-def explain(installable: str, options: nix.Options, as_json: bool) -> int:
+def explain(installable: str | None, recent: bool, options: nix.Options, as_json: bool) -> int:
     """Say for every machine why it would or would not build INSTALLABLE.
 
     INSTALLABLE is a derivation (/nix/store/….drv), a file with Nix code, or a flake reference like nixpkgs#hello.
@@ -75,6 +85,10 @@ def explain(installable: str, options: nix.Options, as_json: bool) -> int:
       nix-ferry explain ./default.nix
       nix-ferry explain nixpkgs#hello --option max-jobs 0
     """
+    if recent:
+        return show_recent(installable, as_json=as_json)
+    if installable is None:
+        raise click.UsageError("Missing argument 'INSTALLABLE'.")
     settings = nix.settings(options)
     paths = nix.derivation_paths(installable, options)
     explanations = [explain_derivation(path, settings, os.environ) for path in paths]

@@ -3,8 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 GAP = "  "
 
@@ -14,19 +18,31 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
+def printable(text: str) -> str:
+    """`text` on one line and with nothing that a terminal would obey: some of it comes from other machines."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def make_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """Rows below a header, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        # What a machine says may contain what looks like markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows below a header; cut and coloured for a terminal, whole lines otherwise."""
     if sys.stdout.isatty():
         from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(*header, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            # What a machine says may contain what looks like markup.
-            table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
+        Console().print(make_table(header, rows))
         return
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    for line in (header, *rows):
+    lines = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         click.echo(GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -122,6 +122,23 @@ class Container:
         """Return the commands that are meant to stay."""
         return ()
 
+    def command(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, user: str = "root", terminal: bool = False
+    ) -> list[str]:
+        """Return what to run out here to have `argv` run in there, in a session of its own.
+
+        Its environment is a fixed one plus `environment()` and `env`, never the caller's; with `terminal`, standard
+        input becomes the session's terminal.
+        """
+        home = "/root" if user == "root" else f"/home/{user}"
+        environment = {**BASE_ENVIRONMENT, "HOME": home, "USER": user, **self.environment(), **(env or {})}
+        session = ["setsid", "--ctty"] if terminal else ["setsid"]
+        prefix = ["nsenter", "--target", str(self._pid), *NAMESPACES, "--", *session]
+        prefix += ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+        if user != "root":
+            prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        return [*prefix, *argv]
+
     def popen(
         self,
         argv: Sequence[str],
@@ -132,18 +149,9 @@ class Container:
         stdout: int | IO[bytes] | None = subprocess.PIPE,
         stderr: int | IO[bytes] | None = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
-        """Start a command in a session of its own; it ends with the container at the latest.
-
-        Its environment is a fixed one plus `environment()` and `env`, never the caller's.
-        """
-        home = "/root" if user == "root" else f"/home/{user}"
-        environment = {**BASE_ENVIRONMENT, "HOME": home, "USER": user, **self.environment(), **(env or {})}
-        prefix = ["nsenter", "--target", str(self._pid), *NAMESPACES]
-        prefix += ["--", "setsid", "env", "-i", *(f"{name}={value}" for name, value in environment.items())]
-        if user != "root":
-            prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        """Start a command as `command` says; it ends with the container at the latest."""
         child = subprocess.Popen(
-            [*prefix, *argv],
+            self.command(argv, env=env, user=user),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

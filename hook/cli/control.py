@@ -1,0 +1,132 @@
+"""`nix-ferry broker start|stop|restart`.
+
+Hooks start the broker by themselves, and nothing is lost without one; this is for who changes something about its
+process.  Tested in test_control.py.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+
+import click
+
+from hook.broker import Question
+from hook.cli.asking import RunningBroker, broker_directory
+from hook.cli.command import command
+from hook.errors import FerryError
+
+START_TIMEOUT_S = 15.0
+END_TIMEOUT_S = 10.0
+LOOK_S = 0.05
+
+now_option = click.option("--now", is_flag=True, help="End it at once: its builds fail, and Nix is told.")
+
+
+@click.group()
+def broker() -> None:
+    """Start, stop or restart the broker, which hooks start by themselves."""
+
+
+@broker.command()
+@command
+def start() -> int:
+    """Start the broker, unless it runs. It still ends when it has had nothing to do for a while."""
+    _start(broker_directory(os.environ))
+    return 0
+
+
+@broker.command()
+@now_option
+@command
+def stop(now: bool) -> int:
+    """Have the broker end when its builds are over, and wait for that.
+
+    Ctrl-C ends only the waiting. A build that comes meanwhile starts another broker.
+    """
+    _stop(broker_directory(os.environ), now=now)
+    return 0
+
+
+@broker.command()
+@now_option
+@command
+def restart(now: bool) -> int:
+    """Stop the broker, wait until it has ended, and start another one."""
+    directory = broker_directory(os.environ)
+    _stop(directory, now=now)
+    _start(directory)
+    return 0
+
+
+def _start(directory: str) -> None:
+    if running := RunningBroker.reach(directory):
+        with closing(running):
+            click.echo(f"the broker is running already, as process {running.pid}")
+        return
+    program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "nix-ferry-broker")
+    os.makedirs(directory, 0o700, exist_ok=True)
+    ready, says_ready = os.pipe()
+    try:
+        # In a session of its own: it must not end with this terminal.
+        child = subprocess.Popen(
+            [program, directory, str(says_ready)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=[says_ready],
+        )
+    except OSError as error:
+        raise FerryError(f"cannot start '{program}': {error.strerror}") from None
+    finally:
+        os.close(says_ready)
+    with open(ready, "rb") as answer:
+        listening = answer.read(1) == b"1"
+    if not listening:
+        raise FerryError(f"the broker (process {child.pid}) ended at once; see 'nix-ferry log'")
+    click.echo(f"the broker is running, as process {child.pid}")
+
+
+def _stop(directory: str, *, now: bool) -> None:
+    running = RunningBroker.reach(directory)
+    if running is None:
+        click.echo("no broker is running")
+        return
+    with closing(running):
+        if now:
+            _kill(running.pid)
+        else:
+            _retire(running)
+        click.echo(f"the broker (process {running.pid}) has ended")
+
+
+def _retire(running: RunningBroker) -> None:
+    overview = running.ask(Question.RETIRE)
+    try:
+        if count := len(overview["builds"]):
+            builds = "1 build" if count == 1 else f"{count} builds"
+            click.echo(f"the broker (process {running.pid}) takes no more and ends after {builds}; waiting for that")
+        running.wait_for_its_end()
+    except KeyboardInterrupt:
+        raise FerryError("not waiting any longer; the broker ends by itself") from None
+
+
+def _kill(pid: int) -> None:
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        _wait_for(process, pid)
+    finally:
+        os.close(process)
+
+
+def _wait_for(process: int, pid: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if not poll.poll(END_TIMEOUT_S * 1000):
+        raise FerryError(f"the broker (process {pid}) did not end within {END_TIMEOUT_S:.0f} s")

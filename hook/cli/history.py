@@ -1,0 +1,152 @@
+"""`nix-ferry history` and `nix-ferry explain --recent`: what became of builds, and why each went where it went.
+
+Both read the record (hook/record.py), which a broker that runs brings up to date first.  Tested in test_history.py.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import click
+
+from hook.cli.asking import broker_directory, overview_of
+from hook.cli.command import as_json, command
+from hook.cli.output import print_json, print_table, printable
+from hook.cli.words import derivation_name, duration
+from hook.errors import FerryError
+from hook.ledger import Outcome, Phase
+from hook.record import BUILDS, DECISIONS, Record
+
+BUILD_HEADER = ("WHEN", "DERIVATION", "MACHINE", "OUTCOME", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
+SUMMARY = ("BUILDS", "BUILT", "SUCCESS", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
+DURATIONS = (Phase.WAITING, Phase.SENDING, Phase.BUILDING, Phase.FETCHING)
+"""What the columns from QUEUE on say."""
+
+Entry = Mapping[str, Any]
+
+
+@click.command()
+@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="How many builds.")
+@click.option("--machine", metavar="WORD", help="Only builds on machines whose address contains WORD.")
+@click.option("--summary", is_flag=True, help="Success rates and median durations of all, by machine and derivation.")
+@as_json
+@command
+def history(lines: int, machine: str | None, summary: bool, as_json: bool) -> int:
+    """Show what became of builds that went elsewhere, the last one at the end.
+
+    Outcomes: 'built'; 'failed', the derivation itself; 'error', no machine was left or something was wrong here;
+    'cancelled', Nix gave it up.
+    """
+    builds = [build for build in read(BUILDS) if machine is None or machine in build["machine"]]
+    shown = builds if summary else builds[-lines:]
+    if as_json:
+        print_json(summaries(shown) if summary else shown)
+    elif not shown:
+        click.echo("no build has gone elsewhere yet" if machine is None else "no build has gone to such a machine yet")
+    elif summary:
+        for number, (subject, rows) in enumerate(summary_tables(shown)):
+            if number:
+                click.echo()
+            print_table((subject, *SUMMARY), rows)
+    else:
+        print_table(BUILD_HEADER, [build_row(build) for build in shown])
+    return 0
+
+
+def show_recent(word: str | None, *, as_json: bool) -> int:
+    """Print past decisions, the last one at the end; only about derivations whose path contains `word`, if given."""
+    found = [decision for decision in read(DECISIONS) if word is None or word in decision["derivation"]][-20:]
+    if as_json:
+        print_json(found)
+    elif not found:
+        click.echo("nothing was decided yet" if word is None else f"nothing was decided yet about '{word}'")
+    for number, decision in enumerate(() if as_json else found):
+        if number:
+            click.echo()
+        click.echo(f"{when(decision['at'])} {printable(decision['derivation'])}: {decision['answer']}")
+        for machine in decision["machines"]:
+            click.echo(f"  {printable(machine['machine'])}: {printable(machine['reason'])}")
+    return 0
+
+
+def read(record: Record) -> list[Entry]:
+    """All that is kept, with what the broker has not written yet."""
+    directory = broker_directory(os.environ)
+    overview_of(directory)
+    try:
+        return list(record.read(directory))
+    except OSError as error:
+        raise FerryError(f"cannot read '{error.filename}': {error.strerror}") from None
+
+
+def when(seconds: float) -> str:
+    """A local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def build_row(build: Entry) -> tuple[str, ...]:
+    """Cells for one build."""
+    moved = f" (after {', '.join(build['moved_from'])})" if build["moved_from"] else ""
+    return (
+        when(build["ended"]),
+        derivation_name(build["derivation"]),
+        build["machine"] + moved,
+        build["outcome"] + (f": {build['detail']}" if build["detail"] else ""),
+        *(_duration(build["seconds"].get(phase.value)) for phase in DURATIONS),
+    )
+
+
+def summary_tables(builds: Sequence[Entry]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """By machine and by derivation, each most builds first."""
+    tables = []
+    for subject, groups in summaries(builds).items():
+        rows = [
+            (
+                group[subject],
+                str(group["builds"]),
+                str(group["built"]),
+                "-" if group["success"] is None else f"{group['success']:.0%}",
+                *(_duration(group["median_seconds"][phase.value]) for phase in DURATIONS),
+            )
+            for group in groups
+        ]
+        tables.append((subject.upper(), rows))
+    return tables
+
+
+def summaries(builds: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
+    """The same for programs.  `success` is the share of those that were not cancelled; None if all were."""
+    keys: dict[str, Callable[[Entry], str]] = {
+        "machine": lambda build: str(build["machine"]),
+        "derivation": lambda build: derivation_name(build["derivation"]),
+    }
+    return {
+        subject: [{subject: name, **group} for name, group in _groups(builds, key)] for subject, key in keys.items()
+    }
+
+
+def _groups(builds: Iterable[Entry], key: Callable[[Entry], str]) -> list[tuple[str, dict[str, Any]]]:
+    groups: defaultdict[str, list[Entry]] = defaultdict(list)
+    for build in builds:
+        groups[key(build)].append(build)
+    most_first = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [(name, _summary(group)) for name, group in most_first]
+
+
+def _summary(builds: Sequence[Entry]) -> dict[str, Any]:
+    built = [build for build in builds if build["outcome"] == Outcome.BUILT.value]
+    ended = [build for build in builds if build["outcome"] != Outcome.CANCELLED.value]
+    seconds = {phase.value: [build["seconds"].get(phase.value, 0.0) for build in built] for phase in DURATIONS}
+    return {
+        "builds": len(builds),
+        "built": len(built),
+        "success": len(built) / len(ended) if ended else None,
+        "median_seconds": {name: median(values) if values else None for name, values in seconds.items()},
+    }
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
