@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.lab import install, roots
 from tests.lab.host import Host
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--cells", choices=("some", "once", "all"), default="some", help="of the matrix in tests/faults")
     parser.addoption("--chaos", default="10x60", help="how many seconds and builds (test_chaos)")
+
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

@@ -46,7 +46,6 @@ def directory_of(*entries: bytes) -> bytes:
 # Agreement with the reference
 
 
-@settings(deadline=None)
 @given(trees, st.integers(1, 5000))
 def test_a_dump_is_the_nar_of_the_tree(tree, buffer_bytes):
     """Byte for byte, whatever the size of the buffer: the hash of a store path depends on it."""
@@ -55,7 +54,6 @@ def test_a_dump_is_the_nar_of_the_tree(tree, buffer_bytes):
         assert dump(f"{place}/x", buffer_bytes) == nar(tree)
 
 
-@settings(deadline=None)
 @given(trees, st.lists(st.integers(0, 20000)), st.binary(max_size=9))
 def test_a_restored_tree_is_the_tree_of_the_nar(tree, cuts, rest):
     """In canonical form, whatever pieces the NAR comes in; bytes behind it are left for the next reader."""
@@ -65,7 +63,7 @@ def test_a_restored_tree_is_the_tree_of_the_nar(tree, cuts, rest):
         assert harvest(os.fsencode(place) + b"/x") == tree
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(odd_names, files | symlinks, min_size=1, max_size=2))
 def test_a_nar_may_come_byte_by_byte(tree):
     data = nar(tree)
@@ -74,7 +72,7 @@ def test_a_nar_may_come_byte_by_byte(tree):
         assert harvest(os.fsencode(place) + b"/x") == tree
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(trees, st.data())
 def test_changed_bytes_are_judged_as_by_the_reference(tree, data):
     """Accepted with the same result, refused, or incomplete: never anything in between, and nothing outside."""
@@ -229,7 +227,7 @@ def test_a_directory_swapped_for_a_symlink_is_not_entered(place):
 
 
 @pytest.mark.lab
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(trees)
 def test_stock_reads_and_writes_the_same_nar(tree):
     with scratch() as place:
