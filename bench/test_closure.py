@@ -1,7 +1,9 @@
 """From `# accept` to the start of the build when the machine has all of a large closure, next to stock.
 
 Two hosts with Nix 2.34 and a real sshd between them; 2,000 inputs.  Without a broker all of them are asked about; a
-broker knows from the build before that they are there.  Every run builds another derivation.
+broker knows from the build before that they are there.  What the machine itself needs is measured, too: the time from
+the one request for a build to the start of that build, over a connection that waits for it.  Every run builds another
+derivation.
 """
 
 import subprocess
@@ -23,7 +25,7 @@ from tests.lab.lab import Lab
 SUITE = "sid"
 SYSTEM = "x86_64-linux"
 PATHS = 2000
-ROUNDS = 10
+ROUNDS = 20
 EXPRESSION = f"""
 let
   inputs = builtins.genList (i: builtins.toFile "input-${{toString i}}" "") {PATHS};
@@ -42,15 +44,17 @@ in {{
     system = builtins.currentSystem;
     builder = "/bin/sh";
     args = [ "-c" "echo ${{top}} > $out" ];
-  }}) {3 * ROUNDS + 6};
+  }}) {4 * ROUNDS + 8};
 }}
 """
+REQUEST, JOB = "/run/request", "/run/job"
+MACHINE = "/run/machine.py"
 SIDES = {
     "stock": "/usr/bin/nix __build-remote 4",
     "nix-ferry without a broker": f"{install.PREFIX}/bin/nix-ferry-standalone 4",
+    "the machine alone": f"python3 {MACHINE} {{builder}}",
     "nix-ferry": f"{install.HOOK} 4",
 }
-REQUEST, JOB = "/run/request", "/run/job"
 
 DRIVER = f"""
 import json, subprocess, sys
@@ -78,6 +82,29 @@ for line in sys.stdin:
 """Runs inside the client and plays Nix's part: starts a hook and waits for its accept, or gives it the rest of its job
 and waits for the build to start."""
 
+ASK_MACHINE = f"""
+import subprocess, sys
+sys.path[0] = "{install.PREFIX}/lib"
+from hook.caller import Caller
+from hook.front import Front
+from hook.protocol.worker import WorkerClient
+from hook.store.derivation import parse_derivation
+from hook.stream import Stream
+
+front = Front(Caller.of_this_process("4"))
+front.read_settings()
+request = front.read_request()
+ssh = subprocess.Popen(["ssh", sys.argv[1], "nix-daemon", "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+stream, ids = Stream(ssh.stdout.fileno(), ssh.stdin.fileno(), None, "machine"), {{}}
+client = WorkerClient(stream, lambda event: front.log.relay(ids, event))
+with open(request.drv_path, "rb") as file:
+    derivation = parse_derivation(file.read())
+front.accept("machine")
+job = front.read_job()
+assert client.build_derivation(request.drv_path, derivation, job.inputs).get().ok
+"""
+"""In the place of a hook: nothing but the request itself, over a connection of its own."""
+
 
 class Client:
     """A host whose machine has the closure; builds one derivation after another."""
@@ -98,6 +125,8 @@ class Client:
         w.strings(inputs)
         w.strings(["out"])
         client.path(JOB).write_bytes(w.take())
+        client.write_file(MACHINE, ASK_MACHINE)
+        self._commands = {side: command.format(builder=builder.name) for side, command in SIDES.items()}
         self._driver = client.popen(["python3", "-c", DRIVER], stdin=subprocess.PIPE)
         self._accepted: set[str] = set()
 
@@ -106,7 +135,7 @@ class Client:
         for side in SIDES.keys() - self._accepted:
             request = Request(system=SYSTEM, drv_path=next(self._next), features=frozenset(), am_willing=False)
             self._host.path(REQUEST).write_bytes(self._settings + format_request(request))
-            self._say(f"{side}: {SIDES[side]}")
+            self._say(f"{side}: {self._commands[side]}")
             self._accepted.add(side)
 
     def start(self, side: str) -> None:
