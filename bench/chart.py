@@ -18,11 +18,11 @@ COLOURS = {True: "#2f7d4f", False: "#b3532e"}
 
 
 def newest(directory: Path) -> list[dict[str, Any]]:
-    """The last result of each name, in the order of names."""
+    """The last result of each name, in the order of names; those that compare nothing have no place in a chart."""
     found: dict[str, dict[str, Any]] = {}
     for path in directory.glob("*.json"):
         result = json.loads(path.read_text())
-        if result["date"] >= found.get(result["name"], result)["date"]:
+        if "ratio" in result and result["date"] >= found.get(result["name"], result)["date"]:
             found[result["name"]] = result
     return [found[name] for name in sorted(found)]
 
