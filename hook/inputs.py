@@ -103,4 +103,4 @@ class Inputs:
         if invalid := sorted(set(paths) - infos.keys()):
             raise StoreError(f"path '{invalid[0]}' is not valid")
         # Only paths built by a store itself are its last word about them.
-        return [replace(info, ultimate=False) for info in infos.values()]
+        return [replace(info, ultimate=False) if info.ultimate else info for info in infos.values()]

@@ -109,6 +109,15 @@ def test_only_valid_paths_are_found(database: Database) -> None:
     assert database.path_info(path(1)) is None
 
 
+def test_a_path_is_one_string_however_many_refer_to_it(database: Database) -> None:
+    """The infos of a large closure are mostly references; copies of them would fill the memory of a broker."""
+    count = 3 * BATCH
+    database.register([info(n, *range(max(0, n - 3), n)) for n in range(count)], 1)
+    infos = database.path_infos([path(n) for n in range(count)])
+    strings = {id(text) for found in infos.values() for text in (found.path, *found.references)}
+    assert len(strings) == len(infos) == count
+
+
 def test_a_deep_and_wide_closure_is_complete(database: Database) -> None:
     """A chain longer than any recursion limit, each link with a leaf of its own, found from both of two ends."""
     length = 2 * BATCH

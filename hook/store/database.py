@@ -93,10 +93,12 @@ class Database:
 
     def path_infos(self, paths: Iterable[str]) -> dict[str, PathInfo]:
         """What is registered for those of `paths` that are valid."""
-        batches = list(_batches(set(paths)))
+        # One string a path, however many refer to it: else most of the memory for a large closure would hold copies.
+        names = {path: path for path in paths}
+        batches = list(_batches(names))
 
         def read() -> dict[str, PathInfo]:
-            return {info.path: info for batch in batches for info in self._infos(batch)}
+            return {info.path: info for batch in batches for info in self._infos(batch, names)}
 
         return self.transact("BEGIN", read)
 
@@ -208,7 +210,7 @@ class Database:
     def _select(self, select_in: str, values: Sequence[str] | Sequence[int]) -> list[tuple[Any, ...]]:
         return self._connection.execute(f"{select_in} ({','.join('?' * len(values))})", values).fetchall()
 
-    def _infos(self, paths: Sequence[str]) -> list[PathInfo]:
+    def _infos(self, paths: Sequence[str], names: dict[str, str]) -> list[PathInfo]:
         rows = self._select(
             "SELECT id, path, deriver, hash, narSize, registrationTime, ultimate, sigs, ca"
             " FROM ValidPaths WHERE path IN",
@@ -218,10 +220,10 @@ class Database:
         for referrer, reference in self._select(
             "SELECT referrer, path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer IN", list(references)
         ):
-            references[referrer].append(reference)
+            references[referrer].append(names.setdefault(reference, reference))
         return [
             PathInfo(
-                path=path,
+                path=names[path],
                 deriver=deriver,
                 nar_hash=parse_hash(nar_hash, "sha256"),
                 nar_size=nar_size or 0,
