@@ -11,18 +11,11 @@ from hook.errors import NarError
 from hook.nar import Restorer
 from tests.oracles import File, Invalid, Symlink, entry, harvest, nar, parse_nar, plant, string
 from tests.scratch import dump, no_leaks, node, restore, scratch
+from tests.trees import files, odd_names, symlinks, trees
 from tests.vectors.nar.make import NARS
 
 VECTORS = Path(__file__).parent / "vectors" / "nar"
 STOCK_DEPTH = 63
-
-names = st.binary(min_size=1, max_size=255).filter(lambda n: n not in (b".", b"..") and not {0, 47} & set(n))
-odd_names = st.sampled_from([b"-", b"...", b".hidden", b"\xff\xfe", b"a", b"A", b"a\n", b"\x1b[31m", b"n" * 255])
-files = st.builds(File, st.binary(max_size=40) | st.integers(0, 20000).map(lambda n: b"x" * n), st.booleans())
-symlinks = st.builds(Symlink, st.binary(min_size=1, max_size=300).map(lambda t: t.replace(b"\0", b"0")))
-trees = st.recursive(
-    files | symlinks, lambda child: st.dictionaries(names | odd_names, child, max_size=6), max_leaves=12
-)
 
 
 @pytest.fixture
