@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import Cancelled, StockOnly, StoreError
@@ -130,7 +130,6 @@ def test_a_deep_and_wide_closure_is_complete(database: Database) -> None:
 # Writing
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         PathInfo,

@@ -68,7 +68,7 @@ def agree(client: Host, data: bytes) -> None:
     assert ours == stock
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees)
 def test_any_tree_is_to_us_what_it_is_to_stock(client: Host, tree: Tree) -> None:
     """A NAR that differed by a bit would have another hash, and its store path be refused everywhere."""
