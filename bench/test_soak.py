@@ -31,3 +31,5 @@ def test_soak(tmp_path: Path) -> None:
     assert end.resident_kib <= MOST_KIB
     assert statistics.median(each.resident_kib for each in samples[PARTS // 2 :]) <= middle.resident_kib + GROWTH_KIB
     assert end.descriptors <= middle.descriptors + WARM_DESCRIPTORS
+    assert end.sockets <= middle.sockets
+    assert end.files <= middle.files

@@ -12,6 +12,11 @@ EXIT_FAILED = 1
 """The only failure code the stock hook uses; Nix maps it to a plain failure on every release."""
 
 
+def printable(text: str) -> str:
+    """`text` that others chose, with escapes for whatever could move a terminal's cursor or pass for another line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 class FerryError(Exception):
     """Anything nix-ferry reports to its user instead of a stack trace."""
 

@@ -8,6 +8,8 @@ import os
 import time
 from contextlib import suppress
 
+from hook.errors import printable
+
 LOG_NAME = "broker.log"
 LOG_BYTES = 1 << 20
 """A log larger than this is set aside as `broker.log.1`, in place of the one before."""
@@ -16,7 +18,9 @@ LOG_BYTES = 1 << 20
 def log(text: str) -> None:
     """Write a line with the time; a full disk is no reason to stop working."""
     with suppress(OSError):
-        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode(errors="surrogateescape"))
+        # A stack trace has many lines, and what a machine said in the middle of one is not to drive a terminal.
+        lines = "\n".join(map(printable, text.splitlines()))
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines}\n".encode())
 
 
 def open_log(directory: str, log_bytes: int = LOG_BYTES) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from hook._native import ffi, lib
-from hook.errors import NarError
+from hook.errors import NarError, printable
 
 if TYPE_CHECKING:
     from hook._native import CData
@@ -35,11 +35,6 @@ _INVALID = {
 """Stock's words where stock has some, Nix 2.34."""
 
 
-def _printable(text: str) -> str:
-    """Replace what could move a terminal's cursor or hide in a log; for text that others chose."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 def _raise(error: "CData", root: str, max_depth: int | None) -> NoReturn:
     below = ffi.unpack(error.path, min(error.path_len, ffi.sizeof(error.path)))
     path = root + ("/…" if error.path_len > len(below) else "") + os.fsdecode(below)
@@ -47,10 +42,10 @@ def _raise(error: "CData", root: str, max_depth: int | None) -> NoReturn:
         raise OSError(error.os_error, os.strerror(error.os_error), path)
     text = _INVALID[error.code].format(
         expected=ffi.string(error.expected).decode() if error.expected else "",
-        detail=_printable(os.fsdecode(bytes(ffi.buffer(error.detail, error.detail_len)))),
+        detail=printable(os.fsdecode(bytes(ffi.buffer(error.detail, error.detail_len)))),
         levels=(lib.NAR_DEPTH_CEILING if max_depth is None else max_depth) + 1,
     )
-    raise NarError(f"'{_printable(path)}': {text}")
+    raise NarError(f"'{printable(path)}': {text}")
 
 
 class Dumper:

@@ -1,6 +1,7 @@
 """What one conversation works with: its caller, the settings Nix sent, and what they name, opened."""
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from hook.caller import Caller
 from hook.config import Config, find_config
 from hook.disabled import Disabled
-from hook.errors import StockOnly
+from hook.errors import ConfigurationError, StockOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.notices import Notices
@@ -68,9 +69,7 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
         if not caller.sees(directory):
             raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")
     private_dir = os.path.join(store.state_dir, "nix-ferry")
-    # Here, because whoever needs something below it would make it with the mode of any directory.
-    with suppress(OSError):
-        os.mkdir(private_dir, 0o700)
+    _make_private(private_dir)
     machines, warnings = machines_of(settings, host)
     # One bad line makes the stock hook refuse all of them, so it is given only the good ones.
     disabled = Disabled(private_dir)
@@ -94,6 +93,21 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
         private_dir=private_dir,
         notices=notices,
     )
+
+
+def _make_private(path: str) -> None:
+    """Make the directory of our files, if it can be made; ConfigurationError if other users could change what is in it.
+
+    Here, because whoever needs something below it would make it with the mode of any directory.
+    """
+    with suppress(OSError):
+        os.mkdir(path, 0o700)
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if stat.S_ISLNK(found.st_mode) or found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(f"'{path}' is not used, because other users could change what is in it")
 
 
 def host_of(settings: Settings) -> Host:

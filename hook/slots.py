@@ -17,6 +17,9 @@ from types import TracebackType
 
 from hook.errors import ConfigurationError
 
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+"""Where others may write to the directory, a link would have us create files for them elsewhere."""
+
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 
@@ -152,7 +155,7 @@ class SlotTable:
 
     def _open(self, name: str) -> int:
         try:
-            return os.open(os.path.join(self._directory, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(os.path.join(self._directory, name), FLAGS, 0o600)
         except OSError as error:
             raise self._refused(name, error) from None
 

@@ -77,3 +77,10 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
     for _ in range(3):
         open_log(str(tmp_path), log_bytes=-1)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_machine_said_cannot_drive_a_terminal(tmp_path: Path) -> None:
+    """An administrator reads this file as root, with nothing between it and the terminal."""
+    open_log(str(tmp_path))
+    log("a \x1b]0;title\x07 \udcff b\nnext\rover")
+    assert (tmp_path / "broker.log").read_text().endswith(" a \\x1b]0;title\\x07 \\udcff b\nnext\nover\n")

@@ -218,6 +218,24 @@ def test_one_process_answers_many_requests(bench: Bench) -> None:
     assert bench.outputs_valid()
 
 
+@pytest.mark.parametrize("trap", ["link", "open", "foreign"])
+def test_a_private_directory_that_others_could_change_is_not_used(bench: Bench, tmp_path: Path, trap: str) -> None:
+    """It holds the host keys that were pinned, and sockets that lead to machines."""
+    private = bench.store.state / "nix-ferry"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    if trap == "link":
+        private.symlink_to(theirs)
+    else:
+        private.mkdir()
+        private.chmod(0o777 if trap == "open" else 0o700)
+        os.chown(private, 12345 if trap == "foreign" else -1, -1)
+    outcome = bench.ask(bench.machine("ok"))
+    assert outcome.answers == ["# decline-permanently"]
+    assert "other users could change what is in it" in outcome.messages
+    assert list(theirs.iterdir()) == []
+
+
 # Bad input
 
 

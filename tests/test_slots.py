@@ -207,6 +207,16 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_no_link_is_followed(table: SlotTable, tmp_path: Path) -> None:
+    """Stock's directory may be open to others: root must not create a file wherever they want."""
+    directory = tmp_path / "current-load"
+    directory.mkdir()
+    (directory / f"{STEM}-0").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="cannot lock"):
+        table.probe(STEM, 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_failing_lock_is_reported(table: SlotTable, monkeypatch: pytest.MonkeyPatch) -> None:
     """File systems without locks exist; treating them as busy would postpone for ever."""
 

@@ -14,3 +14,5 @@ def test_a_broker_holds_no_more_after_many_builds(tmp_path: Path) -> None:
         first, *_, last = Soak(bench).run(BUILDS, parts=4)
     assert last.resident_kib <= MOST_KIB
     assert last.descriptors <= first.descriptors + WARM_DESCRIPTORS
+    assert last.sockets <= first.sockets
+    assert last.files <= first.files

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hook.cli.output import printable
 from hook.cli.status import News, build_rows, headline, machine_rows
+from hook.errors import printable
 
 DRV = "/nix/store/00000000000000000000000000000001-hello.drv"
 
@@ -102,4 +102,4 @@ def test_a_pipe_gets_a_line_for_each_change() -> None:
 
 def test_what_others_say_does_not_command_the_terminal() -> None:
     """A machine's last words are shown as they are."""
-    assert printable("\x1b[2Jgone\r\nü\x9b") == r"\x1b[2Jgone\x0d\x0aü\x9b"
+    assert printable("\x1b[2Jgone\r\nü\x9b") == r"\x1b[2Jgone\r\nü\x9b"

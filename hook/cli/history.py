@@ -14,9 +14,9 @@ import click
 
 from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import as_json, command
-from hook.cli.output import print_json, print_table, printable
+from hook.cli.output import print_json, print_table
 from hook.cli.words import derivation_name, duration
-from hook.errors import FerryError
+from hook.errors import FerryError, printable
 from hook.ledger import Outcome, Phase
 from hook.record import BUILDS, DECISIONS, Record
 

@@ -11,8 +11,7 @@ import click
 
 from hook.cli.asking import broker_directory
 from hook.cli.command import command
-from hook.cli.output import printable
-from hook.errors import FerryError
+from hook.errors import FerryError, printable
 from hook.journal import LOG_NAME
 
 LOOK_S = 0.5

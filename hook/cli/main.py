@@ -23,7 +23,7 @@ from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
 from hook.cli.status import status
 from hook.config import find_config
-from hook.errors import EXIT_FAILED, FerryError
+from hook.errors import EXIT_FAILED, FerryError, printable
 from hook.routes import Routes
 from hook.services import host_of, machines_of
 
@@ -144,9 +144,8 @@ def doctor(options: nix.Options, as_json: bool) -> int:
         wrong |= check.level is Level.WRONG
         checks.append(check.to_json())
         if not as_json:
-            click.echo(
-                f"{click.style(f'{check.level.value:5}', fg=COLOURS[check.level])}  {check.subject}: {check.text}"
-            )
+            level = click.style(f"{check.level.value:5}", fg=COLOURS[check.level])
+            click.echo(f"{level}  {check.subject}: {printable(check.text)}")
             if check.fix:
                 click.echo(f"       → {check.fix}")
     if as_json:

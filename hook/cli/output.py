@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hook.errors import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,11 +18,6 @@ GAP = "  "
 def print_json(value: object) -> None:
     """One JSON document."""
     click.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
-def printable(text: str) -> str:
-    """`text` on one line and with nothing that a terminal would obey: some of it comes from other machines."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def make_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":

@@ -24,17 +24,22 @@ THREADS_AT_REST = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process holds."""
+    """What a process holds, and how many files there are in its directories."""
 
     resident_kib: int
     threads: int
     descriptors: int
+    sockets: int
+    files: int
 
     @classmethod
-    def of(cls, pid: int) -> "Sample":
+    def of(cls, pid: int, *directories: Path) -> "Sample":
         lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         status = {words[0]: words[1] for words in lines if len(words) > 1}
-        return cls(int(status["VmRSS:"]), int(status["Threads:"]), len(os.listdir(f"/proc/{pid}/fd")))
+        held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        sockets = sum(name.startswith("socket:") for name in held)
+        files = sum(len(names) for directory in directories for _, _, names in os.walk(directory))
+        return cls(int(status["VmRSS:"]), int(status["Threads:"]), len(held), sockets, files)
 
 
 class Soak:
@@ -42,6 +47,9 @@ class Soak:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        temporary = bench.hook_state / "tmp"
+        temporary.mkdir()
+        self._environ = bench.environ() | {"TMPDIR": str(temporary)}
         self._machine = bench.machine("careless").replace(" - 2 ", f" - {SLOTS} ")
         self._outputs = [f"/nix/store/{number:032}-soak" for number in range(CALLERS)]
         self._drvs = [
@@ -64,14 +72,14 @@ class Soak:
         assert broker is not None
         # Nix is answered before the thread has ended.
         wait_until(lambda: Sample.of(broker).threads <= THREADS_AT_REST, "the end of the last thread")
-        return Sample.of(broker)
+        return Sample.of(broker, self._bench.hook_state, self._bench.store.state)
 
     def _build(self, number: int, times: int) -> None:
         bench, output = self._bench, self._outputs[number]
         data = bench.preamble([self._machine]) + bench.request(self._drvs[number]) + bench.job(["out"])
         for _ in range(times):
             done = subprocess.run(
-                [HOOK, "3"], check=False, input=data, capture_output=True, env=bench.environ(), timeout=60
+                [HOOK, "3"], check=False, input=data, capture_output=True, env=self._environ, timeout=60
             )
             assert done.returncode == 0, done.stderr.decode()
             bench.store.delete(output)
