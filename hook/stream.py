@@ -22,6 +22,9 @@ STDERR_AT_ONCE_BYTES = 1 << 20
 """At least what a pipe holds: all that was said before somebody asked is taken in, and a child that never stops talking
 keeps nobody from noticing the rest of the world."""
 
+LOOK_S = 0.25
+"""How often somebody who never has to wait looks whether it is still wanted: each look costs other threads a moment."""
+
 GIVEN_UP = "Nix has given up this build"
 
 COLOURS = "\x1b[0123456789;m"
@@ -71,6 +74,7 @@ class Stream:
         self._end = 0
         self._pending = bytearray()
         self._eof = False
+        self._next_look = 0.0
         for fd in (read_fd, write_fd, stderr_fd):
             if fd is not None:
                 os.set_blocking(fd, False)
@@ -199,8 +203,10 @@ class Stream:
         # Here, too: a peer that sends without a pause is never waited for.
         if self.watch is not None:
             self.watch()
-        if self.hangup_fd is not None and _is_readable(self.hangup_fd, 0):
-            raise Cancelled(GIVEN_UP)
+        if self.hangup_fd is not None and time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + LOOK_S
+            if _is_readable(self.hangup_fd, 0):
+                raise Cancelled(GIVEN_UP)
         if self._start == self._end:
             self._start = self._end = 0
         elif self._end == BUFFER_BYTES:
@@ -249,6 +255,7 @@ class Stream:
         watch_s = None if self.watch is None else self.watch()
         wait_s = min((limit for limit in (self.silence_s, watch_s) if limit is not None), default=None)
         ready = poll.poll(None if wait_s is None else wait_s * 1000)
+        self._next_look = time.monotonic() + LOOK_S
         if not ready and wait_s == self.silence_s:
             raise ConnectionLost(f"no sign of life for {self.silence_s:g} s", Trouble.TIMED_OUT)
         for fd, _ in ready:
