@@ -1,12 +1,20 @@
 """Changing a file of `builders`: what is not meant stays, byte by byte, and what results is read as Nix reads it."""
 
-import os
-import stat
 from pathlib import Path
 
 import pytest
 
-from hook.cli.machinesfile import file_of, place_of, read_file, with_line, with_replaced, without, write_file
+from hook.cli.machinesfile import (
+    addition,
+    file_of,
+    place_of,
+    refuse_made,
+    removal,
+    replacement,
+    with_line,
+    with_replaced,
+    without,
+)
 from hook.errors import FerryError
 from hook.machines import Machine, parse_machines
 
@@ -91,44 +99,20 @@ def test_a_machine_of_the_setting_itself_has_no_place() -> None:
         place_of("builders")
 
 
-def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
-    """Through links, and with the mode it had; nothing else is left in its directory."""
-    real, link = tmp_path / "real" / "machines", tmp_path / "machines"
-    real.parent.mkdir()
-    link.symlink_to(real)
-    write_file(str(link), "a\r\n")
-    assert stat.S_IMODE(real.stat().st_mode) == 0o644
-    assert read_file(str(link)) == "a\r\n"
-    real.chmod(0o640)
-    before = real.stat().st_ino
-    write_file(str(link), "b\n")
-    assert (real.read_text(), stat.S_IMODE(real.stat().st_mode), link.is_symlink()) == ("b\n", 0o640, True)
-    assert real.stat().st_ino != before
-    assert os.listdir(real.parent) == ["machines"]
-
-
-def test_what_cannot_be_written_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing beside it."""
-    path = tmp_path / "machines"
-    path.write_text("a\n")
-
-    def full(fd: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FerryError, match=r"cannot write '.*/machines': No space left on device"):
-        write_file(str(path), "b\n")
-    assert (path.read_text(), os.listdir(tmp_path)) == ("a\n", ["machines"])
-
-
 def test_a_file_of_nixos_is_left_alone(tmp_path: Path) -> None:
     link = tmp_path / "machines"
+    refuse_made(str(link))
     link.symlink_to("/nix/store/00000000000000000000000000000000-machines")
     with pytest.raises(FerryError, match=r"nix\.buildMachines"):
-        write_file(str(link), "")
+        refuse_made(str(link))
 
 
-def test_a_file_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert read_file(str(tmp_path / "none")) == ""
-    with pytest.raises(FerryError, match="Is a directory"):
-        read_file(str(tmp_path))
+def test_changes_are_of_what_the_file_says_now(tmp_path: Path) -> None:
+    """A file that is not there yet is made."""
+    path = tmp_path / "machines"
+    addition(str(path), "ssh-ng://a").make()
+    addition(str(path), "ssh-ng://b").make()
+    replacement(f"{path}:1", "ssh-ng://a", "ssh-ng://c - - 2").make()
+    assert path.read_text() == "ssh-ng://c - - 2\nssh-ng://b\n"
+    removal(f"{path}:2", "ssh-ng://b").make()
+    assert path.read_text() == "ssh-ng://c - - 2\n"

@@ -5,14 +5,18 @@ Tested in test_install.py.
 
 import difflib
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import click
 
 from hook.errors import FerryError
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Write without asking.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be written.")
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -57,6 +61,25 @@ class Change:
                 _replace(target, self.after.encode(errors="surrogateescape"))
         except OSError as error:
             raise FerryError(f"cannot write '{self.path}': {error.strerror}") from None
+
+
+def make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
+    """Show the changes and make them, unless there is to be none; whether they were made."""
+    for change in changes:
+        for line in change.diff():
+            click.echo(line)
+    if dry_run:
+        return False
+    for change in changes:
+        change.check()
+    if not yes and not sys.stdin.isatty():
+        raise FerryError("there is no terminal to ask on: give --yes to write this, or --dry-run to only see it")
+    if not yes:
+        click.confirm("Write this?", abort=True)
+    for change in changes:
+        change.make()
+        click.echo(f"{'removed' if change.after is None else 'wrote'} '{change.path}'")
+    return True
 
 
 def read_text(path: str) -> str | None:

@@ -14,7 +14,7 @@ from hook.cli.asking import RunningBroker, broker_directory
 from hook.cli.command import state_dir
 from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, conditions
 from hook.cli.holders import holders
-from hook.cli.ping import Pong, ping
+from hook.cli.ping import Pong, own_store, ping
 from hook.config import find_config
 from hook.disabled import Disabled
 from hook.errors import FerryError, StockOnly
@@ -77,7 +77,7 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     as_daemon = not served or os.geteuid() == 0
     routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
     disabled = Disabled(private_dir)
-    pongs = ping(machines, routes, host.release)
+    pongs = ping(machines, routes, host.release, own_store(settings, os.environ))
     states = conditions(
         [None if pong.error else machine for machine, pong in zip(machines, pongs, strict=True)], routes
     )

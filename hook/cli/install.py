@@ -6,22 +6,18 @@ all that `uninstall` removes.  Tested in test_install.py, and with real daemons 
 
 import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
 
 from hook.cli import daemon, nix, place
-from hook.cli.change import Change, read_text
+from hook.cli.change import Change, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line
 from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
 
 RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", place.UNIT))
 
-yes_option = click.option("--yes", "-y", is_flag=True, help="Write without asking.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be written.")
 restart_option = click.option("--restart", is_flag=True, help="Restart the Nix daemon without asking.")
 
 
@@ -60,7 +56,7 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
     if not change:
         click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
         return EXIT_OK
-    if not _make([change], yes=yes, dry_run=dry_run):
+    if not make([change], yes=yes, dry_run=dry_run):
         return EXIT_OK
     if not target.in_unit:
         value = place.effective(place.environment_of_builds(target.served)).text("build-hook")
@@ -91,7 +87,7 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     if not changes:
         click.echo("nothing to change: 'nix-ferry install' has written nothing here")
         return EXIT_OK
-    if _make(changes, yes=yes, dry_run=dry_run):
+    if make(changes, yes=yes, dry_run=dry_run):
         _restart(served, unasked=restart, never=yes)
     return EXIT_OK
 
@@ -120,25 +116,6 @@ def _unit_change(target: Target) -> Change:
             return Change(place.DROP_IN, None, None)
         raise FerryError(f"{place.UNIT} sets NIX_CONFIG already: add '{target.line}' to it")
     return Change(place.DROP_IN, before, f"{CREATED}\n{place.drop_in(target.hook)}")
-
-
-def _make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
-    """Show the changes and make them, unless there is to be none; whether they were made."""
-    for change in changes:
-        for line in change.diff():
-            click.echo(line)
-    if dry_run:
-        return False
-    for change in changes:
-        change.check()
-    if not yes and not sys.stdin.isatty():
-        raise FerryError("there is no terminal to ask on: give --yes to write this, or --dry-run to only see it")
-    if not yes:
-        click.confirm("Write this?", abort=True)
-    for change in changes:
-        change.make()
-        click.echo(f"{'removed' if change.after is None else 'wrote'} '{change.path}'")
-    return True
 
 
 def _restart(served: bool, *, unasked: bool, never: bool) -> None:

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from hook.cli import machinesfile, nix
-from hook.cli.command import as_json, command, complete_machine, nix_options, state_dir, warn
+from hook.cli import nix
+from hook.cli.addmachine import Adding, Wanted
+from hook.cli.change import dry_run_option, yes_option
+from hook.cli.command import as_json, command, complete_machine, nix_options, private_dir, state_dir, warn
+from hook.cli.machinesfile import refuse_made, removal
 from hook.cli.output import print_json, print_table
 from hook.disabled import Disabled
 from hook.errors import FerryError
@@ -122,6 +125,39 @@ def list_(options: nix.Options, as_json: bool) -> int:
 
 
 @machine.command()
+@click.argument("target", metavar="[USER@]HOST[:PORT]")
+@click.option("--key", metavar="FILE", help="The private key to log in with; without one, ~/.ssh/nix-ferry is made.")
+@click.option("--port", "-p", type=click.IntRange(1, 65535), help="The port of its sshd.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(min=1), help="How many builds at once; by default a core and 2 GiB each."
+)
+@yes_option
+@dry_run_option
+@nix_options
+@command
+def add(
+    target: str, key: str | None, port: int | None, jobs: int | None, yes: bool, dry_run: bool, options: nix.Options
+) -> int:
+    """Have Nix build on HOST: all that it takes, step by step.
+
+    Makes a key, shows the machine's host key and pins it, copies the key there (ssh asks for the password, once), and
+    checks that Nix can log in without a question. Then asks the machine what it can do, compares its speed with this
+    host's, writes its line into the file of 'builders', and proves it by a build.
+
+    May be repeated: what is done already stays, and the line is replaced. With a Nix daemon, run it as root.
+    """
+    settings = nix.settings(options)
+    host = host_of(settings)
+    machines, warnings = machines_of(settings, host)
+    warn(warnings)
+    if port is not None:
+        target = f"{target}:{port}"
+    wanted = Wanted(target, key, jobs, yes, dry_run)
+    Adding(wanted, settings, host, machines, os.environ, private_dir()).run()
+    return 0
+
+
+@machine.command()
 @click.argument("name", shell_complete=complete_machine)
 @nix_options
 @command
@@ -133,10 +169,12 @@ def remove(name: str, options: nix.Options) -> int:
     # One at a time: the next one's place is known only when this one is gone.
     for old in [each.text for each in known(options).named(name)]:
         each = next(each for each in known(options).machines if each.text == old)
-        path, number = machinesfile.place_of(each.origin)
-        machinesfile.write_file(path, machinesfile.without(machinesfile.read_file(path), number, each.text))
+        change = removal(each.origin, each.text)
+        refuse_made(change.path)
+        change.check()
+        change.make()
         disabled().remove(each)
-        click.echo(f"removed from {path}: {each.text}")
+        click.echo(f"removed from {change.path}: {each.text}")
     return 0
 
 

@@ -5,8 +5,8 @@ Tested in test_machinesfile.py.
 
 import os
 import re
-import tempfile
 
+from hook.cli.change import Change, read_text
 from hook.errors import FerryError
 
 
@@ -22,6 +22,32 @@ def place_of(origin: str) -> tuple[str, int]:
     if not colon:
         raise FerryError("it is not in a file but in 'builders' itself: change it in nix.conf")
     return path, int(number)
+
+
+def addition(path: str, line: str) -> Change:
+    """One more line at the end of `path`."""
+    before = read_text(path)
+    return Change(path, before, with_line(before or "", line))
+
+
+def replacement(origin: str, machine: str, line: str) -> Change:
+    """`line` in the place of `machine`, which was read from `origin`."""
+    path, number = place_of(origin)
+    before = read_text(path)
+    return Change(path, before, with_replaced(before or "", number, machine, line))
+
+
+def removal(origin: str, machine: str) -> Change:
+    """No `machine`, which was read from `origin`."""
+    path, number = place_of(origin)
+    before = read_text(path)
+    return Change(path, before, without(before or "", number, machine))
+
+
+def refuse_made(path: str) -> None:
+    """FerryError if `path` is not there to be changed."""
+    if os.path.realpath(path).startswith("/nix/store/"):
+        raise FerryError(f"'{path}' is made by NixOS; change 'nix.buildMachines' in its configuration instead")
 
 
 def with_line(text: str, line: str) -> str:
@@ -51,53 +77,6 @@ def without(text: str, number: int, machine: str) -> str:
         separator = "" if not before or not after else " " if after.startswith("#") else " ; "
         lines[number - 1] = before + separator + after
     return "\n".join(lines)
-
-
-def read_file(path: str) -> str:
-    """The text of a file of `builders`; empty if there is none."""
-    try:
-        # Line ends stay as they are.
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise FerryError(f"cannot read '{path}': {error.strerror}") from None
-
-
-def write_file(path: str, text: str) -> None:
-    """Have `path` contain `text`, at once and for whoever could read it before.  FerryError if it is not ours."""
-    path = os.path.realpath(path)
-    if path.startswith("/nix/store/"):
-        raise FerryError(f"'{path}' is made by NixOS; change 'nix.buildMachines' in its configuration instead")
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".machines-")
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.write(text)
-                file.flush()
-                _adopt(fd, path)
-                os.fsync(fd)
-            os.rename(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
-    except OSError as error:
-        advice = "; run this as root" if isinstance(error, PermissionError) else ""
-        raise FerryError(f"cannot write '{path}': {error.strerror}{advice}") from None
-
-
-def _adopt(fd: int, path: str) -> None:
-    """Owner and mode of the file that is replaced; readable for all if there was none."""
-    try:
-        before = os.stat(path)
-    except FileNotFoundError:
-        os.fchmod(fd, 0o644)
-        return
-    if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-        os.fchown(fd, before.st_uid, before.st_gid)
-    os.fchmod(fd, before.st_mode & 0o7777)
 
 
 def _find(line: str, machine: str) -> tuple[int, int]:

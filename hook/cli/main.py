@@ -19,6 +19,7 @@ from hook.cli.machine import machine
 from hook.cli.metrics import metrics
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import HEADER as PING_HEADER
+from hook.cli.ping import own_store
 from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
 from hook.cli.status import status
@@ -123,7 +124,7 @@ def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
         raise FerryError("no machine of 'builders' matches" if known else "no machine is configured in 'builders'")
     config, complaints = find_config(os.environ)
     routes = Routes(settings, host.release, os.environ, private_dir(), os.getpid(), config.connect_timeout_s)
-    pongs = ping_machines(chosen, routes, host.release)
+    pongs = ping_machines(chosen, routes, host.release, own_store(settings, os.environ))
     if as_json:
         print_json(pongs_to_json(pongs))
     else:

@@ -1,16 +1,20 @@
 """`nix-ferry ping`: connect to machines as a build would, and say how long each step took or what is wrong."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
+from hook.ownstore import refuse_own
 from hook.protocol.worker import WorkerClient
 from hook.release import Release
 from hook.remote import Remote
 from hook.routes import Routes
+from hook.settings import Settings
+from hook.store.location import StoreLocation, find_store
 from hook.trust import with_advice
 
 TRUST = {True: "yes", False: "no", None: "unknown"}
@@ -47,17 +51,27 @@ class Pong:
 HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")
 
 
-def ping(machines: Sequence[Machine], routes: Routes, release: Release) -> list[Pong]:
-    """Ask all machines at once."""
+def ping(machines: Sequence[Machine], routes: Routes, release: Release, ours: StoreLocation | None) -> list[Pong]:
+    """Ask all machines at once, also whether they are the store that is `ours`."""
 
     def one(machine: Machine) -> Pong:
-        return _ping(machine, routes, release)
+        return _ping(machine, routes, release, ours)
 
     with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
         return list(threads.map(one, machines))
 
 
-def _ping(machine: Machine, routes: Routes, release: Release) -> Pong:
+def own_store(settings: Settings, environ: Mapping[str, str]) -> StoreLocation | None:
+    """The store that builds of this host are for; None if it is not for this user to look into."""
+    uri = settings.text("store", "auto")
+    try:
+        location = find_store("local" if uri in ("", "auto", "daemon") else uri, environ)
+    except FerryError:
+        return None
+    return location if os.access(location.state_dir, os.R_OK | os.W_OK) else None
+
+
+def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocation | None) -> Pong:
     name = machine.uri.render(release)
     start = time.perf_counter()
     try:
@@ -67,6 +81,8 @@ def _ping(machine: Machine, routes: Routes, release: Release) -> Pong:
             connected = time.perf_counter()
             remote.client.query_valid_paths([], substitute=False)
             answered = time.perf_counter()
+            if ours is not None:
+                refuse_own(remote, ours.store_dir, ours.state_dir)
         finally:
             remote.close()
     except MachineError as error:

@@ -140,7 +140,7 @@ class Host(Container):
     def start_sshd(self, *options: str) -> None:
         """Listen for ssh on a free port (`port`); only keys given by `trust` get in, as any user.
 
-        `options` are further lines of sshd_config.
+        `options` are further lines of sshd_config, which count before ours.
         """
         if not self.path(HOST_KEY).exists():
             self.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", HOST_KEY])
@@ -148,13 +148,13 @@ class Host(Container):
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         config = [
+            *options,
             f"HostKey {HOST_KEY}",
             f"ListenAddress 127.0.0.1:{self.port}",
             "AuthorizedKeysFile /etc/ssh/authorized_keys",
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "UsePAM no",
-            *options,
         ]
         self.write_file("/etc/ssh/sshd_config", "\n".join(config) + "\n")
         self.path("/run/sshd").mkdir(exist_ok=True)

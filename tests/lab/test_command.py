@@ -127,6 +127,17 @@ def test_a_ping_says_what_is_wrong_with_a_machine(client: Host, twin: Host, hook
     assert ferry(client, "ping", twin.name).returncode == 0
 
 
+def test_a_machine_that_is_this_very_store_is_found(client: Host, twin: Host, hook: str | None) -> None:
+    """As by a build, which would wait for itself; the doctor says it in the same words."""
+    connect(client, twin, hook)
+    client.run(["nix-store", "--init"])
+    machine = ("--option", "builders", "ssh-ng://localhost - - 4")
+    done = ferry(client, "ping", *machine, check=False)
+    assert done.returncode == 1
+    assert "it is this very store" in verdicts(done.stdout)["ssh-ng://localhost"]
+    assert "it is this very store" in ferry(client, "doctor", *machine, check=False).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,10 +1,15 @@
 """`nix-ferry machine`: machines added, removed and taken out of use, next to what Nix then does with them."""
 
 import json
+import os
+import pty
 import shlex
+from collections.abc import Iterator
 
+import pexpect.fdpexpect
 import pytest
 
+from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
@@ -16,6 +21,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 MACHINES = "/etc/nix/machines"
 SAID = "/root/said"
+OTHER_HOST_KEY = (
+    "c3NoLWVkMjU1MTkgQUFBQUMzTnphQzFsWkRJMU5URTVBQUFBSUhuQlNOd1RwWktEd1V4a1ZoR1o3clFlVElrQ1hwS0pyNmlNNFd6NG1WOXk="
+)
+"""One that no machine here has."""
 newest = pytest.mark.parametrize("client", ["sid"], indirect=True)
 """For what is the same on every release."""
 
@@ -123,3 +132,184 @@ def test_only_who_runs_the_builds_can_disable_a_machine(client: Host) -> None:
     assert states(client)["ssh-ng://b1"] == ("enabled", 0)
     shown = ferry(client, "machine", "list", user="alice").stdout.splitlines()
     assert shown[1].split() == ["ssh-ng://b1", "x86_64-linux", "?/1", "1", "-", "enabled", "builders"]
+
+
+# Adding
+
+
+PASSWORD = "correct horse"
+SSHD = ("PasswordAuthentication yes", "PermitRootLogin yes", "AuthorizedKeysFile .ssh/authorized_keys")
+KEY = "/root/.ssh/nix-ferry"
+NIX_FERRY = "/opt/nix-ferry/bin/nix-ferry"
+
+
+def box(suite: str) -> Iterator[Host]:
+    """A machine that lets in root and `builder`, whom its Nix trusts, by their password."""
+    with Host("box", roots.root(suite)) as host:
+        host.add_user("builder")
+        host.run(["chpasswd"], input=f"root:{PASSWORD}\nbuilder:{PASSWORD}\n")
+        host.start_sshd(*SSHD)
+        host.configure(trusted_users="root builder", system_features="big-parallel kvm", sandbox="false")
+        # Whether the real machine has it must not matter.
+        host.run(["sh", "-c", "[ ! -e /dev/kvm ] || mount --bind /etc/hostname /dev/kvm"])
+        host.run(["nix-store", "--init"])
+        host.start_daemon()
+        yield host
+
+
+@pytest.fixture
+def old_box() -> Iterator[Host]:
+    """One that refuses a login as often as it likes."""
+    yield from box("bookworm")
+
+
+@pytest.fixture(params=["bookworm", "sid"])
+def any_box(request: pytest.FixtureRequest) -> Iterator[Host]:
+    yield from box(request.param)
+
+
+@pytest.fixture
+def ours(client: Host) -> Host:
+    """A client that knows nobody yet."""
+    client.run(["rm", "-rf", "/root/.ssh", MACHINES])
+    client.configure(hook=HOOK)
+    return client
+
+
+class Terminal:
+    """`nix-ferry machine add` at a terminal of the client."""
+
+    def __init__(self, client: Host, *arguments: str) -> None:
+        self._client = client
+        ours, theirs = pty.openpty()
+        command = ["setsid", "--ctty", "--wait", NIX_FERRY, "machine", "add", *arguments]
+        self._child = client.popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        self._terminal = pexpect.fdpexpect.fdspawn(ours, timeout=60, encoding="utf-8", codec_errors="replace")
+        self.said = ""
+
+    def answer(self, question: str, answer: str) -> None:
+        self._terminal.expect(question)
+        self.said += self._terminal.before
+        self._terminal.sendline(answer)
+
+    def end(self) -> int:
+        """What is left to say; returns the exit status."""
+        self._terminal.expect(pexpect.EOF)
+        self.said += self._terminal.before
+        self._terminal.close()
+        return self._child.wait(30)
+
+
+def address(user: str, host: Host) -> str:
+    return f"{user}@127.0.0.1:{host.port}"
+
+
+@newest
+@pytest.mark.parametrize("user", ["root", "builder"])
+def test_a_machine_is_added_with_three_answers(ours: Host, any_box: Host, user: str) -> None:
+    """Key, host key, login, line and proof; then Nix builds there, and nothing is asked any more."""
+    target = address(user, any_box)
+    terminal = Terminal(ours, target)
+    terminal.answer("Is that the host key of .*: ", "y")
+    terminal.answer("assword: ", PASSWORD)
+    terminal.answer("Write this.*: ", "y")
+    assert terminal.end() == 0, terminal.said
+    fingerprint = any_box.run(["ssh-keygen", "-lf", "/etc/ssh/host_key.pub"]).stdout.split()[1]
+    assert f"ssh-ed25519 {fingerprint}" in terminal.said
+    assert "but a build there cannot use /dev/kvm: left out" in terminal.said
+    assert f"built something on 'ssh-ng://{target}'" in terminal.said
+
+    line = ours.read_file(MACHINES).split()
+    assert line[0] == f"ssh-ng://{target}"
+    assert line[1].split(",")[0] == "x86_64-linux"
+    assert (line[2], int(line[3]) > 0, float(line[4]) > 0, line[5:7]) == (KEY, True, True, ["big-parallel", "-"])
+    assert not ours.path("/root/.ssh/known_hosts").exists()
+    built = ours.run(nix_build("from-source", seed=f"added-{user}"))
+    assert f"on 'ssh-ng://{target}'" in built.stdout + built.stderr
+
+    before = ours.read_file(MACHINES)
+    again = ferry(ours, "machine", "add", target, "--yes").stdout
+    assert "pinned already" in again
+    assert "accepts the key, without a question" in again
+    assert len(ours.read_file(MACHINES).splitlines()) == 1
+    assert ours.read_file(MACHINES).split()[:3] == before.split()[:3]
+    assert any_box.run(["sh", "-c", f"grep -c ^ ~{user}/.ssh/authorized_keys"]).stdout == "1\n"
+
+
+@newest
+def test_a_dry_run_changes_nothing(ours: Host, old_box: Host) -> None:
+    """Neither before the machine lets us in nor afterwards."""
+    target = address("root", old_box)
+    first = ferry(ours, "machine", "add", target, "--dry-run").stdout
+    assert "/root/.ssh/nix-ferry, which would be made" in first
+    assert "the key would be copied to 'root@127.0.0.1'" in first
+    assert not ours.path("/root/.ssh/nix-ferry").exists()
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
+    old_box.write_file("/root/.ssh/authorized_keys", ours.read_file("/root/key.pub"), 0o600)
+    second = ferry(ours, "machine", "add", target, "--dry-run", "--key", "/root/key", "--jobs", "7").stdout
+    assert f"+ssh-ng://{target} x86_64-linux" in second
+    assert " /root/key 7 " in second
+    assert not ours.path(MACHINES).exists()
+
+
+@newest
+def test_what_was_done_before_a_failure_is_said(ours: Host, old_box: Host) -> None:
+    """A wrong password, three times; the next run goes on, here with the right one."""
+    target = address("root", old_box)
+    terminal = Terminal(ours, target, "--yes")
+    for _ in range(3):
+        terminal.answer("assword: ", "wrong")
+    assert terminal.end() == 1
+    last = terminal.said.splitlines()[-1]
+    assert last.startswith("error: the key could not be copied to 'root@127.0.0.1'; add this line")
+    assert last.endswith(f"(done before that: made the key '{KEY}')")
+    old_box.configure(trusted_users="root", allowed_users="nobody")
+    terminal = Terminal(ours, target, "--yes")
+    terminal.answer("assword: ", PASSWORD)
+    assert terminal.end() == 0, terminal.said
+
+
+@newest
+def test_a_line_that_does_not_hold_is_taken_back(ours: Host, old_box: Host) -> None:
+    """This Nix lets only those build whom it trusts; the file is as before, with its comment."""
+    old_box.configure(trusted_users="root")
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
+    old_box.write_file("/home/builder/.ssh/authorized_keys", ours.read_file("/root/key.pub"))
+    old_box.run(["chown", "-R", "builder:", "/home/builder/.ssh"])
+    ours.write_file(MACHINES, "# mine\n")
+    failed = ferry(ours, "machine", "add", address("builder", old_box), "--key", "/root/key", "--yes", check=False)
+    assert failed.returncode == 1
+    assert "error: a build there failed: " in failed.stderr
+    assert "trusted-users" in failed.stderr
+    assert f"undone:   '{MACHINES}' is as it was" in failed.stdout
+    assert ours.read_file(MACHINES) == "# mine\n"
+
+
+@newest
+def test_what_cannot_be_right_ends_before_anything_is_sent(ours: Host, old_box: Host) -> None:
+    """One line each: another host key than the pinned one, a key with a passphrase, or none, or a host that is none."""
+    target = address("root", old_box)
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", "/root/locked"])
+    ours.write_file(MACHINES, f"ssh-ng://{target} - - 1 1 - - {OTHER_HOST_KEY}\n")
+    cases = {
+        (target, "--yes"): "but SHA256:",
+        (target, "--key", "/root/locked", "--yes"): "the key '/root/locked' has a passphrase",
+        (target, "--key", "/root/none", "--yes"): "there is no key '/root/none'; without --key one is made",
+        (
+            "nowhere.invalid",
+            "--yes",
+        ): "cannot see the host key of 'nowhere.invalid': its name cannot be resolved: ssh: Could not",
+        ("127.0.0.1:1", "--yes"): "cannot see the host key of '127.0.0.1': it refused the connection: ",
+        ("-oProxyCommand=x", "--yes"): "host name '-oProxyCommand=x' must not start with '-'",
+    }
+    for arguments, said in cases.items():
+        refused = (
+            ferry(ours, "machine", "add", "--", *arguments[:1], check=False)
+            if arguments[0][0] == "-"
+            else ferry(ours, "machine", "add", *arguments, check=False)
+        )
+        assert refused.returncode == 1
+        assert said in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert not old_box.path("/root/.ssh").exists()
