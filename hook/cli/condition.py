@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from hook.cli.shell import shell_command
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
-from hook.transport import Command
 
 TIMEOUT_S = 30
 
@@ -63,14 +63,13 @@ def conditions(machines: Sequence[Machine | None], routes: Routes) -> list[Condi
 
 def _ask(machine: Machine, routes: Routes) -> Condition | None:
     try:
-        route = routes.to(machine)
-        if not isinstance(route, Command) or "--" not in route.argv:
+        shell = shell_command(machine, routes, "sh")
+        if shell is None:
             return None
-        ssh = route.argv[: route.argv.index("--")]
         start = time.time()
         done = subprocess.run(
-            [*ssh, "--", "sh"],
-            env=route.environ,
+            shell.argv,
+            env=shell.environ,
             input=SCRIPT.encode(),
             capture_output=True,
             timeout=TIMEOUT_S,

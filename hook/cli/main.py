@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -18,10 +19,10 @@ from hook.cli.log import log
 from hook.cli.machine import machine
 from hook.cli.metrics import metrics
 from hook.cli.output import print_json, print_table
-from hook.cli.ping import HEADER as PING_HEADER
-from hook.cli.ping import own_store
+from hook.cli.ping import header, own_store
 from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
+from hook.cli.speed import measure
 from hook.cli.status import status
 from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError, printable
@@ -112,10 +113,11 @@ def explain(installable: str | None, recent: bool, options: nix.Options, as_json
 
 @main.command()
 @click.argument("machines", nargs=-1, metavar="[MACHINE]...", shell_complete=complete_machine)
+@click.option("--speed", is_flag=True, help="Also measure what ssh carries each way, which takes some seconds each.")
 @nix_options
 @as_json
 @command
-def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
+def ping(machines: Sequence[str], speed: bool, options: nix.Options, as_json: bool) -> int:
     """Connect to machines as a build would: all of them, or those whose address contains MACHINE."""
     host = host_of(settings := nix.settings(options))
     known, warnings = machines_of(settings, host)
@@ -125,11 +127,15 @@ def ping(machines: Sequence[str], options: nix.Options, as_json: bool) -> int:
     config, complaints = find_config(os.environ)
     routes = Routes(settings, host.release, os.environ, private_dir(), os.getpid(), config.connect_timeout_s)
     pongs = ping_machines(chosen, routes, host.release, own_store(settings, os.environ))
+    if speed:
+        # One after the other: they share the link of this host.
+        pairs = zip(chosen, pongs, strict=True)
+        pongs = [pong if pong.error else replace(pong, speed=measure(machine, routes)) for machine, pong in pairs]
     if as_json:
         print_json(pongs_to_json(pongs))
     else:
         warn([*complaints, *warnings])
-        print_table(PING_HEADER, [pong.row() for pong in pongs])
+        print_table(header(speed=speed), [pong.row(speed=speed) for pong in pongs])
     return EXIT_FAILED if any(pong.error for pong in pongs) else 0
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from hook.cli.speed import HEADER as SPEED_HEADER
+from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.ownstore import refuse_own
@@ -34,6 +36,8 @@ class Pong:
     protocol: str = ""
     nix: str = ""
     trusted: bool | None = None
+    speed: Speed | None = None
+    """If it was asked for."""
     error: str = ""
 
     @property
@@ -41,14 +45,17 @@ class Pong:
         """Its Nix and protocol, as far as it told them."""
         return (f"Nix {self.nix}, " if self.nix else "") + f"protocol {self.protocol}"
 
-    def row(self) -> tuple[str, ...]:
-        """Cells of a table."""
+    def row(self, *, speed: bool = False) -> tuple[str, ...]:
+        """Cells of a table, with those for speed or without."""
+        speeds = (self.speed or Speed()).row() if speed else ()
         if self.error:
-            return self.machine, "-", "-", "-", self.error
-        return self.machine, _ms(self.connect_s), _ms(self.request_s), TRUST[self.trusted], self.says
+            return self.machine, "-", "-", "-", *speeds, self.error
+        return self.machine, _ms(self.connect_s), _ms(self.request_s), TRUST[self.trusted], *speeds, self.says
 
 
-HEADER = ("MACHINE", "CONNECT", "REQUEST", "TRUSTED", "SAYS")
+def header(*, speed: bool = False) -> tuple[str, ...]:
+    """What stands above the cells."""
+    return "MACHINE", "CONNECT", "REQUEST", "TRUSTED", *(SPEED_HEADER if speed else ()), "SAYS"
 
 
 def ping(machines: Sequence[Machine], routes: Routes, release: Release, ours: StoreLocation | None) -> list[Pong]:

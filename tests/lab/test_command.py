@@ -114,6 +114,20 @@ def test_programs_get_json(client: Host, twin: Host, hook: str | None) -> None:
     assert all(0 <= pong["request_s"] < pong["connect_s"] for pong in pongs)
 
 
+@pytest.mark.parametrize("client", ["sid"], indirect=True)
+def test_a_ping_measures_the_link(client: Host, twin: Host, hook: str | None) -> None:
+    """Each way by ssh; a machine that cannot be reached, or not by ssh, has no speed."""
+    connect(client, twin, hook)
+    machines = f"{plain(twin)} - - 4 ; ssh-ng://nowhere.invalid ; /srv/store"
+    speed = ("ping", "--speed", "--option", "builders", machines)
+    pongs = json.loads(ferry(client, *speed, "--json", check=False).stdout)
+    assert [pong["speed"] for pong in pongs[1:]] == [None, {"upload": None, "download": None}]
+    assert all(rate > 1 << 20 for rate in pongs[0]["speed"].values())
+    shown = ferry(client, *speed, check=False).stdout.splitlines()
+    assert shown[0].split() == ["MACHINE", "CONNECT", "REQUEST", "TRUSTED", "UPLOAD", "DOWNLOAD", "SAYS"]
+    assert [line.count("MiB/s") for line in shown[1:]] == [2, 0, 0]
+
+
 def test_a_ping_says_what_is_wrong_with_a_machine(client: Host, twin: Host, hook: str | None) -> None:
     """The good ones are shown as well; the status tells that not all are."""
     connect(client, twin, hook)
