@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hook.cli.shell import shell_command
+from hook.cli.shell import CAPABILITIES, shell_command
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
@@ -21,12 +21,10 @@ CLOCK_OFF_S = 60
 
 LOW_DISK_KIB = 1 << 20
 
-SCRIPT = """
+SCRIPT = f"""
 echo "nix-ferry clock = $(date +%s)"
-echo "nix-ferry free-kib = $({ df -Pk /nix/store 2>/dev/null || df -Pk /; } | awk 'END { print $4 }')"
-NIX_CONFIG="extra-experimental-features = nix-command"; export NIX_CONFIG
-{ nix config show 2>/dev/null || nix show-config; } 2>/dev/null |
-  sed -n -E 's/^(system|extra-platforms|system-features) =/nix-ferry &/p'
+echo "nix-ferry free-kib = $({{ df -Pk /nix/store 2>/dev/null || df -Pk /; }} | awk 'END {{ print $4 }}')"
+({CAPABILITIES}) | sed 's/^/nix-ferry /'
 """
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hook.cli.shell import CAPABILITIES
 from hook.errors import MachineError
 
 TASK = "let f = n: if n < 2 then n else f (n - 1) + f (n - 2); in f 29"
@@ -22,11 +23,9 @@ KIB_A_JOB = 2 << 20
 """A job is given two gigabytes of memory, without which large compilations fail."""
 
 SCRIPT = f"""
-NIX_CONFIG="extra-experimental-features = nix-command"; export NIX_CONFIG
 echo "cores = $(getconf _NPROCESSORS_ONLN 2>/dev/null || nproc)"
 echo "memory-kib = $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo 2>/dev/null)"
-{{ nix config show </dev/null 2>/dev/null || nix show-config </dev/null; }} |
-  grep -E '^(system|extra-platforms|system-features) = '
+{CAPABILITIES}
 for round in {" ".join(map(str, range(ROUNDS)))}; do
   echo task
   (nix-instantiate --eval -E {shlex.quote(TASK)} </dev/null >/dev/null; times)
