@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Sample:
     def of(cls, pid: int, *directories: Path) -> "Sample":
         lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         status = {words[0]: words[1] for words in lines if len(words) > 1}
-        held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        held = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            # One that was closed meanwhile is not held.
+            with suppress(FileNotFoundError):
+                held.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
         sockets = sum(name.startswith("socket:") for name in held)
         files = sum(len(names) for directory in directories for _, _, names in os.walk(directory))
         return cls(int(status["VmRSS:"]), int(status["Threads:"]), len(held), sockets, files)
