@@ -36,10 +36,10 @@ LAYERS = [
     {"log", "caller", "journal", "places", "record", "ledger"},
     {"slots", "schedule", "health", "known", "limits", "uploads", "disabled"},
     {"machines"},
-    {"release", "storeuri", "trust"},
+    {"storeuri", "trust"},
     {"protocol", "closure"},
     {"store"},
-    {"nar", "settings", "config"},
+    {"nar", "settings", "config", "release"},
     {"errors", "trouble", "_native"},
 ]
 """From top to bottom; a module imports from its own layer or from those below."""

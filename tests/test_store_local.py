@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.errors import StockOnly, StoreError
+from hook.errors import NarError, StockOnly, StoreError
+from hook.nar import Dumper, Restorer
 from hook.settings import Settings
 from hook.store.info import PathInfo, format_hash
 from hook.store.local import LocalStore
@@ -122,6 +123,29 @@ def test_kept_attributes_are_those_of_the_settings(nix: NixStore) -> None:
     assert "security.selinux" in nix.open().restore_options()["kept_xattrs"]
     opened = LocalStore.open(Settings({"ignored-acls": "user.a user.b"}), nix.environ)
     assert opened.restore_options()["kept_xattrs"] == ["user.a", "user.b"]
+
+
+@pytest.mark.parametrize(("setting", "refused"), [("json-log-path", 64), ("fsync-store-paths", None)])
+def test_the_nix_that_runs_us_decides_how_deep_a_tree_may_be(
+    nix: NixStore, tmp_path: Path, setting: str, refused: int | None
+) -> None:
+    """One that such a Nix could not read is not brought into its store; its release shows in its settings."""
+    options = LocalStore.open(Settings({setting: "" if setting == "json-log-path" else "false"}), nix.environ)
+    for levels in (63, 64):
+        tree = tmp_path / f"tree-{levels}"
+        (tree / "/".join("d" * (levels - 1))).mkdir(parents=True)
+        (tree / "/".join("d" * (levels - 1)) / "file").touch()
+        with (
+            Dumper(str(tree)) as dumper,
+            Restorer(str(tmp_path / f"restored-{levels}"), **options.restore_options()) as restorer,
+        ):
+            nar = bytearray(1 << 20)
+            size = dumper.read_into(nar)
+            if levels == refused:
+                with pytest.raises(NarError, match="exceeds maximum depth of 64"):
+                    restorer.feed(memoryview(nar)[:size])
+            else:
+                assert restorer.feed(memoryview(nar)[:size]) == size
 
 
 # Prepare

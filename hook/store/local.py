@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from hook.errors import StockOnly, StoreError
+from hook.release import Release, release_of
 from hook.settings import Settings
 from hook.store.databases import Access, Databases
 from hook.store.derivation import Derivation, parse_derivation
@@ -31,9 +32,17 @@ IGNORED_ACLS = "security.csm security.selinux system.nfs4_acl"
 """Nix's default of the setting `ignored-acls`."""
 
 
+DEPTH_LIMITED: Release = (2, 30)
+"""From here on Nix refuses deep NARs, at least in its last patch releases; before, too few of its releases do."""
+
+MAX_DEPTH = 63
+"""Of a node below the root.  What is deeper, such a Nix could neither verify nor copy.  Source: nar.md."""
+
+
 class RestoreOptions(TypedDict):
     """How to restore a NAR into this store: keyword arguments of `hook.nar.Restorer`."""
 
+    max_depth: int | None
     fsync: bool
     kept_xattrs: Sequence[str]
 
@@ -58,6 +67,7 @@ class LocalStore:
         self._access = Access(
             location.state_dir, settings.flag("use-sqlite-wal", True), settings.flag("fsync-metadata", True)
         )
+        self._max_depth = MAX_DEPTH if release_of(settings) >= DEPTH_LIMITED else None
         self._fsync_paths = settings.flag("fsync-store-paths", False)
         self._sync = settings.flag("sync-before-registering", False)
         self._optimise = settings.flag("auto-optimise-store", False)
@@ -127,7 +137,7 @@ class LocalStore:
 
     def restore_options(self) -> RestoreOptions:
         """How this store wants its files written."""
-        return {"fsync": self._fsync_paths, "kept_xattrs": self._kept_xattrs}
+        return {"max_depth": self._max_depth, "fsync": self._fsync_paths, "kept_xattrs": self._kept_xattrs}
 
     @contextmanager
     def locked(
