@@ -534,6 +534,17 @@ def test_a_broker_is_started_with_nothing_of_the_hook_but_its_environment(nix: N
     assert facts["session"] not in (pid, os.getsid(0))
 
 
+def test_what_other_programs_python_is_told_does_not_reach_the_broker(nix: Nix, programs: Bin, tmp_path: Path) -> None:
+    """In a shell for developing something in Python, PYTHONPATH leads to that."""
+    (tmp_path / "hook.py").write_text("raise SystemExit(13)\n")
+    programs.real("nix-ferry-broker")
+    assert nix.start(environ={"PYTHONPATH": str(tmp_path)}).end() == (0, [])
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(programs.directory / "broker.sock"))
+        pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_hooks_that_start_together_share_one_broker(nix: Nix, programs: Bin) -> None:
     """Nix starts one hook for every build it has."""
     programs.real("nix-ferry-broker")

@@ -87,6 +87,17 @@ static int connect_broker(const struct sockaddr_un *address, bool *hangs)
     return -1;
 }
 
+/* Drop from the environment what other programs' Python is told: ours would look for its modules there first.  The
+ * variables of a build come with its greeting. */
+static void forget_python(void)
+{
+    char **kept = environ;
+    for (char **each = environ; *each; each++)
+        if (strncmp(*each, "PYTHON", 6) != 0)
+            *kept++ = *each;
+    *kept = NULL;
+}
+
 /* Runs in a process of its own: become the broker, with nothing of the hook's but its environment. */
 static _Noreturn void become_broker(const char *directory, int ready)
 {
@@ -104,6 +115,7 @@ static _Noreturn void become_broker(const char *directory, int ready)
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
     close_range(4, UINT_MAX, 0);
+    forget_python();
     execl(path, path, directory, "3", (char *)NULL);
     _exit(1);
 }
