@@ -34,7 +34,7 @@ def settings(options: Options = (), environ: Mapping[str, str] = os.environ) -> 
     for command in SHOW_SETTINGS:
         try:
             values = json.loads(_run("nix", [*FEATURES, *command, "--json"], options, environ))
-            return Settings({name: _text(entry["value"]) for name, entry in values.items()})
+            return Settings({name: _text(name, entry["value"]) for name, entry in values.items()})
         except NixError as error:
             refused = error
     raise refused
@@ -58,9 +58,13 @@ def derivation_paths(installable: str, options: Options = ()) -> list[str]:
     return _run("nix", [*FEATURES, "path-info", "--derivation", installable], options).split()
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
     """A value in the form in which Nix sends it to its hooks."""
+    if name == "external-builders":
+        return json.dumps(value)
     match value:
+        case None:
+            return ""
         case bool():
             return "true" if value else "false"
         case list():

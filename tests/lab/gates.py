@@ -29,7 +29,8 @@ class Gates:
 
     def inputs(self) -> int:
         """Return how many builds have their inputs there."""
-        return len(list(self._store.glob("*-input-of-*")))
+        # Beside one that is on its way lies a lock file.
+        return len([path for path in self._store.glob("*-input-of-*") if path.suffix != ".lock"])
 
     def log(self) -> list[str]:
         """Return `+ name` for each build that started and `- name` for each that went through its gate, in order."""
