@@ -77,11 +77,28 @@ class _Input:
         return rest
 
 
+class Preamble:
+    """What a conversation began with, and what that meant: the hooks of one command all begin with the same.
+
+    One for all threads: it is replaced as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[bytes, Settings] = b"", Settings({})
+
+    def read(self, input: _Input) -> Settings | None:  # noqa: A002 - what it is
+        """The settings, if they begin what has come; nothing is consumed otherwise."""
+        data, settings = self._last
+        return settings if data and input.skip(data) else None
+
+    def keep(self, settings: Settings) -> None:
+        """These were sent last."""
+        # Nix sends them sorted, as this does.
+        self._last = format_settings(settings), settings
+
+
 class Front:
     """One conversation with the Nix process that started the hook."""
-
-    _last_preamble: tuple[bytes, Settings] | None = None
-    """What a conversation began with, and what that means: the hooks of one command all begin with the same."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
@@ -94,11 +111,14 @@ class Front:
         """Whether the parent closed its end between two requests; waits for one or the other."""
         return self._input.at_end()
 
-    def read_settings(self) -> Settings:
-        """The preamble; Nix sends it together with the first request, so it is waiting for an answer already."""
+    def read_settings(self, last: Preamble | None = None) -> Settings:
+        """The preamble; Nix sends it together with the first request, so it is waiting for an answer already.
+
+        It is not parsed again if it is the same as `last`, which is kept up to date.
+        """
         self.caller.enter(State.QUESTION)
-        if (last := Front._last_preamble) and self._input.skip(last[0]):
-            return last[1]
+        if last and (known := last.read(self._input)) is not None:
+            return known
         values: dict[str, str] = {}
         while self._reader.flag():
             name = self._reader.text()
@@ -106,8 +126,8 @@ class Front:
             if len(values) > MAX_SETTINGS:
                 raise RequestError("the settings do not end")
         settings = Settings(values)
-        # Nix sends them sorted, as this does.
-        Front._last_preamble = format_settings(settings), settings
+        if last:
+            last.keep(settings)
         return settings
 
     def read_request(self) -> Request:

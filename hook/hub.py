@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hook.front import Preamble
 from hook.health import Health
 from hook.ledger import Ledger
 from hook.places import LookAhead
@@ -26,6 +27,7 @@ class Hub:
     look_ahead: LookAhead
     uploads: Uploads
     databases: Databases
+    preamble: Preamble | None
     ledger: Ledger
     sharing: "Sharing | None"
     lasting: bool
@@ -46,6 +48,7 @@ def new_hub(*, lasting: bool) -> Hub:
         look_ahead=LookAhead(queue.freed),
         uploads=Uploads(shared=lasting),
         databases=Databases() if lasting else Databases(max_idle=0),
+        preamble=Preamble() if lasting else None,
         ledger=Ledger(time.time),
         sharing=sharing,
         lasting=lasting,

@@ -68,7 +68,7 @@ class Session:
         """Answer requests until one is accepted and built, or Nix has no more."""
         if self._front.at_end():
             return EXIT_OK
-        settings = self._front.read_settings()
+        settings = self._front.read_settings(self._hub.preamble)
         request = self._front.read_request()
         try:
             self._services = open_services(settings, self._caller, self._hub.databases, self._log)

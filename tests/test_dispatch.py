@@ -121,6 +121,7 @@ class Desk:
             self.look_ahead,
             uploads,
             Databases(),
+            None,
             Ledger(time.time),
             self.sharing,
             self.lasting,

@@ -11,7 +11,7 @@ import pytest
 
 from hook.caller import Caller
 from hook.errors import RequestError
-from hook.front import Front, format_request, format_settings
+from hook.front import Front, Preamble, format_request, format_settings
 from hook.schedule import Request
 from hook.settings import Settings
 
@@ -52,6 +52,23 @@ def test_a_recorded_conversation_is_read_to_its_end(release: str) -> None:
         assert [path[-10:] for path in job.inputs] == ["-input.txt"]
         assert job.wanted == {"dev", "out"}
         assert front.at_end()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_settings_that_come_again_are_not_parsed_again(release: str) -> None:
+    """What follows them is read as ever; other settings are other settings, also after these."""
+    recorded, last = (VECTORS / f"{release}-ok.stdin").read_bytes(), Preamble()
+    with front_on(recorded) as (front, _):
+        settings, request = front.read_settings(last), front.read_request()
+    other = settings.replace(max_jobs="17")
+    changed = format_settings(other) + format_request(request)
+    before = settings
+    for data, expected, known in ((recorded, settings, True), (changed, other, False), (recorded, settings, False)):
+        with front_on(data) as (front, _):
+            found = front.read_settings(last)
+            assert (found == expected, found is before) == (True, known)
+            assert front.read_request() == request
+            before = found
 
 
 @pytest.mark.parametrize("release", RELEASES)
