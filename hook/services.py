@@ -30,10 +30,10 @@ class Services:
     caller: Caller
     config: Config
     settings: Settings
-    stock_settings: Settings
-    """The same, as far as the stock hook can take them."""
     host: Host
     machines: tuple[Machine, ...]
+    left_out: bool
+    """Whether `builders` has lines that cannot be used."""
     limits: Limits
     store: LocalStore
     slots: SlotTable
@@ -49,6 +49,17 @@ class Services:
     def machines_substitute(self) -> bool:
         """Whether a machine first fetches what it can from elsewhere."""
         return self.settings.flag("builders-use-substitutes", False)
+
+    def stock_settings(self) -> Settings:
+        """The settings for the stock hook: without lines that it cannot take, and without machines that are disabled.
+
+        One bad line makes it refuse all of them.
+        """
+        disabled = Disabled(self.private_dir)
+        good = [machine for machine in self.machines if disabled.since(machine) is None]
+        if not self.left_out and len(good) == len(self.machines):
+            return self.settings
+        return self.settings.replace(builders="\n".join(format_machine(each, self.host.release) for each in good))
 
     def close(self) -> None:
         """Close the store."""
@@ -71,10 +82,6 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     private_dir = os.path.join(store.state_dir, "nix-ferry")
     _make_private(private_dir)
     machines, warnings = machines_of(settings, host)
-    # One bad line makes the stock hook refuse all of them, so it is given only the good ones.
-    disabled = Disabled(private_dir)
-    good = [machine for machine in machines if disabled.since(machine) is None]
-    good_lines = "\n".join(format_machine(machine, host.release) for machine in good)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
     notices = Notices(private_dir, caller.parent_pid)
     for warning in complaints + warnings + unknown:
@@ -84,9 +91,9 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
         caller=caller,
         config=config,
         settings=settings,
-        stock_settings=settings.replace(builders=good_lines) if warnings or good != machines else settings,
         host=host,
         machines=tuple(machines),
+        left_out=bool(warnings),
         limits=limits_of(settings),
         store=store,
         slots=SlotTable(store.state_dir),

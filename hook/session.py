@@ -80,9 +80,11 @@ class Session:
                 closing(Dispatcher(self._hub, self._services, self._log)) as self._dispatcher,
                 closing(self._told),
             ):
-                self._hub.ledger.meet(self._services.private_dir, self._dispatcher.machines())
                 while True:
-                    if accepted := self._answer(request):
+                    accepted = self._answer(request)
+                    # Not before: Nix waited for that.
+                    self._hub.ledger.meet(self._services.private_dir, self._dispatcher.machines())
+                    if accepted:
                         status = self._carry_out(accepted)
                         # A machine's remarks while outputs are copied are part of the log, too.
                         self._caller.settle_log()
@@ -91,7 +93,7 @@ class Session:
                         return EXIT_OK
                     request = self._front.read_request()
         except StockOnly as reason:
-            return self._hand_over(self._services.stock_settings, request, reason)
+            return self._hand_over(self._services.stock_settings(), request, reason)
         finally:
             # A broker does it later, when nobody waits.
             if not self._hub.lasting:

@@ -104,7 +104,7 @@ class Desk:
             caller=self.caller,
             config=self.config,
             settings=settings,
-            stock_settings=settings,
+            left_out=False,
             host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, RELEASE),
             machines=tuple(machines),
             limits=limits_of(settings),
