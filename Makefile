@@ -78,7 +78,7 @@ lint: $(VENV)/ready
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/python -m pytest bench --collect-only --quiet --no-summary >/dev/null
+	$(RUN)/python -m pytest bench --collect-only -qq
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info hook/*.so native/_native.c
