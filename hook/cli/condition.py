@@ -3,13 +3,12 @@
 A machine whose login runs nothing but Nix says nothing.  Tested in test_condition.py, and in tests/lab/test_doctor.py.
 """
 
-import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES, shell_command
+from hook.cli.shell import CAPABILITIES, run, shell_command
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
@@ -65,17 +64,10 @@ def _ask(machine: Machine, routes: Routes) -> Condition | None:
         if shell is None:
             return None
         start = time.time()
-        done = subprocess.run(
-            shell.argv,
-            env=shell.environ,
-            input=SCRIPT.encode(),
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except (FerryError, OSError, subprocess.TimeoutExpired):
+        done = run(shell.argv, shell.environ, SCRIPT, machine.uri.text, TIMEOUT_S)
+    except (FerryError, OSError):
         return None
-    return parse_condition(done.stdout.decode(errors="replace"), start, time.time())
+    return parse_condition(done.stdout, start, time.time())
 
 
 def parse_condition(text: str, start: float, end: float) -> Condition | None:

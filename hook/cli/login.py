@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from hook.cli.shell import run
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.sharing import FIRST_OPTION
@@ -136,18 +137,7 @@ class Login:
     def _run(self, command: str, script: str = "", options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         argv = [*self._argv(options), "--", command]
         try:
-            return subprocess.run(
-                argv,
-                env={**self._environ, "SSH_ASKPASS_REQUIRE": "never"},
-                input=script,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise MachineError(f"'{self.name}' did not answer within {TIMEOUT_S:.0f} s", Trouble.TIMED_OUT) from None
+            return run(argv, {**self._environ, "SSH_ASKPASS_REQUIRE": "never"}, script, self.name, TIMEOUT_S)
         except OSError as error:
             raise FerryError(f"cannot run 'ssh': {error.strerror}") from None
 
