@@ -65,6 +65,15 @@ def test_a_machine_without_nix_says_so(text: str) -> None:
         parse_survey(text)
 
 
+@pytest.mark.parametrize("name", ["kvm;ssh-ng://evil", "kvm#", "@/etc/passwd", 'x";throw"', "kvm,big", "\x1b[2J"])
+@pytest.mark.parametrize("setting", ["system", "extra-platforms", "system-features"])
+def test_a_name_that_would_be_more_than_one_is_refused(setting: str, name: str) -> None:
+    """It is to stand in a machines file, where `;` begins another machine, and in a Nix expression."""
+    lines = [f"{setting} = {name}" if line.startswith(f"{setting} =") else line for line in DASH.splitlines()]
+    with pytest.raises(MachineError, match="it names a system or feature that cannot be one: "):
+        parse_survey("\n".join(lines))
+
+
 @pytest.mark.parametrize(("cores", "memory_gib", "jobs"), [(8, 64, 8), (8, 8, 4), (8, 1, 1), (8, 0, 8), (1, 64, 1)])
 def test_each_job_needs_a_core_and_memory(cores: int, memory_gib: int, jobs: int) -> None:
     """Memory that is not told of limits nothing."""

@@ -32,6 +32,9 @@ for round in {" ".join(map(str, range(ROUNDS)))}; do
 done
 """
 
+NAME = re.compile(r"[\w.+-]+", re.ASCII)
+"""A system or a feature.  What it says becomes part of a line in which `;` begins another machine."""
+
 CPU_TIME = re.compile(r"(\d+)m([\d.]+)s")
 
 KVM = """
@@ -86,9 +89,12 @@ def parse_survey(text: str) -> Survey:
     if not values.get("system") or not times:
         raise MachineError("it does not tell its Nix settings: is 'nix' in PATH of a non-interactive login there?")
     systems = dict.fromkeys([values["system"], *values.get("extra-platforms", "").split()])
+    features = values.get("system-features", "").split()
+    if strange := [name for name in (*systems, *features) if not NAME.fullmatch(name)]:
+        raise MachineError(f"it names a system or feature that cannot be one: {strange[0]!r}")
     return Survey(
         systems=tuple(systems),
-        features=frozenset(values.get("system-features", "").split()),
+        features=frozenset(features),
         cores=_number(values.get("cores", "")) or 1,
         memory_kib=_number(values.get("memory-kib", "")),
         task_s=min(times),
