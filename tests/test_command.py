@@ -72,3 +72,13 @@ def test_without_a_nix_each_command_ends_with_a_line(words: Sequence[str], tmp_p
     assert done.returncode in (0, 1, 2)
     assert done.stdout or done.stderr
     assert done.returncode == 2 or len(done.stderr.splitlines()) <= 1
+
+
+def test_an_error_that_others_have_worded_moves_no_cursor(tmp_path: Path) -> None:
+    """Most are what a machine said, and may be meant for the terminal."""
+    (tmp_path / "nix").write_text("#!/bin/sh\nprintf 'error: \\033[2Jall is well' >&2; exit 1\n")
+    (tmp_path / "nix").chmod(0o755)
+    done = run(["ping"], "", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("\\x1b[2Jall is well\n")
+    assert "\x1b" not in done.stderr

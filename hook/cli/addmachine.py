@@ -20,7 +20,7 @@ from hook.cli.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.ping import Pong, own_store, ping
 from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
 from hook.config import find_config
-from hook.errors import FerryError, MachineError
+from hook.errors import FerryError, MachineError, printable
 from hook.machines import Machine, format_machine
 from hook.routes import Routes
 from hook.schedule import Host
@@ -282,4 +282,4 @@ def _is_at(machine: Machine, user: str | None, host: str, port: int | None) -> b
 
 
 def _say(step: str, text: str) -> None:
-    click.echo(f"{step + ':':10}{text}")
+    click.echo(f"{step + ':':10}{printable(text)}")

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 import click
 
 from hook.cli import nix
-from hook.errors import EXIT_FAILED, FerryError
+from hook.errors import EXIT_FAILED, FerryError, printable
 from hook.services import host_of, machines_of
 
 P = ParamSpec("P")
@@ -30,7 +30,7 @@ class Program(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            click.echo(f"error: {error}", err=True)
+            _echo("error: ", str(error))
             # What could not be written would be tried once more at the end, with a stack trace.
             with suppress(OSError), open(os.devnull, "wb") as null:
                 os.dup2(null.fileno(), sys.stdout.fileno())
@@ -55,7 +55,7 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
         try:
             sys.exit(function(*args, **kwargs))
         except FerryError as error:
-            click.echo(f"error: {error}", err=True)
+            _echo("error: ", str(error))
             sys.exit(EXIT_FAILED)
 
     return run
@@ -75,7 +75,12 @@ def complete_machine(context: click.Context, parameter: click.Parameter, typed: 
 def warn(warnings: Sequence[str]) -> None:
     """Say what may be wrong, beside what a command reports."""
     for warning in warnings:
-        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+        _echo(click.style("warning: ", fg="yellow"), warning)
+
+
+def _echo(what: str, text: str) -> None:
+    """Say something in which a machine may have had a say."""
+    click.echo(what + "\n".join(map(printable, text.splitlines())), err=True)
 
 
 def state_dir() -> str:
