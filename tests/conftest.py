@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fakes.bench import Bench
 from tests.lab import install, roots
 from tests.lab.host import Host
 from tests.lab.lab import Lab
@@ -57,6 +58,20 @@ def _chooses(item: pytest.Item, name: str) -> bool:
 
 def _hooks(config: pytest.Config) -> Sequence[str]:
     return config.getoption("hooks") or ("ferry",)
+
+
+@pytest.fixture(params=["standalone", "broker"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """Scripted machines, and real hooks with a broker and without."""
+    with Bench(tmp_path, broker=request.param == "broker") as bench:
+        yield bench
+
+
+@pytest.fixture
+def brokered(tmp_path: Path) -> Iterator[Bench]:
+    """The same, with a broker only."""
+    with Bench(tmp_path, broker=True) as bench:
+        yield bench
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,9 @@
 Whole sessions against scripted machines, as in test_session.py; real daemons follow in tests/lab and tests/parity.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.fakes.bench import Bench
-
-
-@pytest.fixture(params=[False, True], ids=["standalone", "broker"])
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=request.param) as made:
-        yield made
 
 
 def uploaded(texts: list[str]) -> list[str]:

@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -24,18 +23,6 @@ LARGE = b"x" * (8 << 20)
 POINTS = ["silent", *(f"hang-{step}" for step in (
     "query_valid_paths", "add_multiple_to_store", "build_derivation", "query_path_info", "nar_from_path"
 )), "rant-add_multiple_to_store", "rant-build_derivation"]  # fmt: skip
-
-
-@pytest.fixture(params=["standalone", "broker"])
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=request.param == "broker") as bench:
-        yield bench
-
-
-@pytest.fixture
-def brokered(tmp_path: Path) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=True) as bench:
-        yield bench
 
 
 @pytest.fixture

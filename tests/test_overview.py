@@ -1,8 +1,6 @@
 """What is told of builds while they happen and afterwards, by real hooks, with and without a broker."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +9,6 @@ from hook.cli.asking import overview_of
 from hook.record import BUILDS, DECISIONS
 from tests.fakes.bench import Bench
 from tests.lab.container import wait_until
-
-
-@pytest.fixture(params=["standalone", "broker"])
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=request.param == "broker") as bench:
-        yield bench
-
-
-@pytest.fixture
-def brokered(tmp_path: Path) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=True) as bench:
-        yield bench
 
 
 def name(machine: str) -> str:

@@ -6,7 +6,6 @@ one has arrived.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,6 @@ CONNECT = ["add_temp_root"]
 
 BUILD = ["build_derivation", "query_path_info", "nar_from_path"]
 """All that a build needs whose inputs are there."""
-
-
-@pytest.fixture(params=["standalone", "broker"])
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=request.param == "broker") as bench:
-        yield bench
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=True) as bench:
-        yield bench
 
 
 def test_a_build_and_its_only_output_take_one_round_trip(bench: Bench) -> None:
@@ -51,18 +38,18 @@ def test_of_several_outputs_first_the_infos_and_then_the_nars_are_asked_for_toge
 
 
 @pytest.mark.parametrize("behaviour", ["ok", "nix-2.8"])
-def test_what_was_brought_there_or_built_there_is_known_to_be_there(broker: Bench, behaviour: str) -> None:
+def test_what_was_brought_there_or_built_there_is_known_to_be_there(brokered: Bench, behaviour: str) -> None:
     """The next build over a connection reads both, and asks about neither."""
-    machine = broker.machine(behaviour)
-    first, built = broker.store.add_derivation("first")
-    second, path = broker.store.add_derivation("second")
-    assert broker.build(machine, drv_path=first).status == 0
-    broker.asked()
-    data = broker.preamble([machine]) + broker.request(second) + broker.job(inputs=[built])
-    assert broker.hook(data).status == 0
-    assert broker.store.content(path) == path
-    assert broker.asked() == BUILD
-    assert broker.connections() == 1
+    machine = brokered.machine(behaviour)
+    first, built = brokered.store.add_derivation("first")
+    second, path = brokered.store.add_derivation("second")
+    assert brokered.build(machine, drv_path=first).status == 0
+    brokered.asked()
+    data = brokered.preamble([machine]) + brokered.request(second) + brokered.job(inputs=[built])
+    assert brokered.hook(data).status == 0
+    assert brokered.store.content(path) == path
+    assert brokered.asked() == BUILD
+    assert brokered.connections() == 1
 
 
 def test_a_lone_hook_knows_nothing(tmp_path: Path) -> None:
@@ -76,19 +63,19 @@ def test_a_lone_hook_knows_nothing(tmp_path: Path) -> None:
             assert asked[-4:] == ["add_multiple_to_store", *BUILD]
 
 
-def test_an_input_that_was_collected_there_is_brought_again_unnoticed(broker: Bench) -> None:
+def test_an_input_that_was_collected_there_is_brought_again_unnoticed(brokered: Bench) -> None:
     """Its user has neither to know that the machine collects garbage nor that something was remembered."""
-    machine = broker.machine("collects-garbage")
-    first, _ = broker.store.add_derivation("first")
-    second, path = broker.store.add_derivation("second")
-    expected = broker.build(machine, drv_path=first)
-    broker.asked()
-    outcome = broker.build(machine, drv_path=second)
+    machine = brokered.machine("collects-garbage")
+    first, _ = brokered.store.add_derivation("first")
+    second, path = brokered.store.add_derivation("second")
+    expected = brokered.build(machine, drv_path=first)
+    brokered.asked()
+    outcome = brokered.build(machine, drv_path=second)
     assert outcome.status == 0
-    assert broker.store.content(path) == path
+    assert brokered.store.content(path) == path
     assert outcome.messages == expected.messages.replace(first, second)
     # What was asked with the build that failed may be read late, or not at all: that connection is closed.
-    asked = Counter(broker.asked())
+    asked = Counter(brokered.asked())
     assert (asked["build_derivation"], asked["query_valid_paths"], asked["add_multiple_to_store"]) == (2, 2, 1)
 
 
@@ -102,16 +89,16 @@ def test_a_build_that_fails_with_all_inputs_there_is_not_repeated(bench: Bench) 
 
 
 @pytest.mark.parametrize("behaviour", ["build-fails", "cannot-build", "refuse-build_derivation"])
-def test_after_a_failure_no_answer_is_taken_for_another_one(broker: Bench, behaviour: str) -> None:
+def test_after_a_failure_no_answer_is_taken_for_another_one(brokered: Bench, behaviour: str) -> None:
     """The daemon goes on to answer what was asked with the build, and breaks off."""
-    failing, _ = broker.store.add_derivation("failing")
-    machine = broker.machine(behaviour)
+    failing, _ = brokered.store.add_derivation("failing")
+    machine = brokered.machine(behaviour)
     for _ in range(2):
-        outcome = broker.build(machine, drv_path=failing)
+        outcome = brokered.build(machine, drv_path=failing)
         assert outcome.status == 1
         assert "not valid" not in outcome.messages
-    assert broker.connections() >= 2
-    assert broker.build(machine.replace(behaviour, "ok"), drv_path=failing).status == 0
+    assert brokered.connections() >= 2
+    assert brokered.build(machine.replace(behaviour, "ok"), drv_path=failing).status == 0
 
 
 def test_an_output_that_became_valid_during_the_build_is_left_alone(bench: Bench, tmp_path: Path) -> None:
@@ -146,18 +133,18 @@ def test_an_output_that_became_valid_during_the_build_is_left_alone(bench: Bench
 
 
 @pytest.mark.parametrize("name", ["tiny", "single"])
-def test_a_machine_that_was_asked_for_what_it_failed_to_build_is_connected_to_anew(broker: Bench, name: str) -> None:
+def test_a_machine_that_was_asked_for_what_it_failed_to_build_is_connected_to_anew(brokered: Bench, name: str) -> None:
     """It remembers that the output is not there, whoever has built it since."""
-    drv_path = broker.store.drv_path if name == "tiny" else broker.store.add_derivation(name)[0]
-    machine = broker.machine("build-fails")
+    drv_path = brokered.store.drv_path if name == "tiny" else brokered.store.add_derivation(name)[0]
+    machine = brokered.machine("build-fails")
     for _ in range(2):
-        assert broker.build(machine, drv_path=drv_path).status == 1
-    assert broker.connections() == 2
+        assert brokered.build(machine, drv_path=drv_path).status == 1
+    assert brokered.connections() == 2
 
 
-def test_limits_are_set_once_on_a_connection(broker: Bench) -> None:
+def test_limits_are_set_once_on_a_connection(brokered: Bench) -> None:
     """They belong to what makes two connections different."""
     for name in ("first", "second"):
-        drv_path, _ = broker.store.add_derivation(name)
-        assert broker.build(broker.machine("ok"), drv_path=drv_path, timeout="77").status == 0
-    assert broker.asked().count("set_options") == 1
+        drv_path, _ = brokered.store.add_derivation(name)
+        assert brokered.build(brokered.machine("ok"), drv_path=drv_path, timeout="77").status == 0
+    assert brokered.asked().count("set_options") == 1

@@ -7,19 +7,12 @@ lab.  Every test also looks at what must hold whatever happened: no slot held, n
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hook.protocol.wire import Writer
 from tests.fakes.bench import HOOK, Bench
-
-
-@pytest.fixture(params=["standalone", "broker"])
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Bench(tmp_path, broker=request.param == "broker") as bench:
-        yield bench
 
 
 def test_a_build_is_accepted_built_and_registered(bench: Bench) -> None:
