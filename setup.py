@@ -33,7 +33,7 @@ class BuildScripts(build_scripts):
         options = ["-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, f'-DFERRY_VERSION="{VERSION}"']
         command = [compiler, *options, "-o", os.path.join(self.build_dir, SHIM), *SOURCES]
         try:
-            # Nix waits for it to be loaded, and without libraries to find that takes half the time.
+            # Nix waits for it to be loaded, which goes faster without libraries to find: 1.0 ms instead of 1.2 to 1.8.
             self.spawn([*command, "-static"])
         except ExecError:
             self.spawn(command)
