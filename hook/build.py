@@ -70,7 +70,8 @@ class Builder:
                 result = building.get()
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}", trouble_of(str(error))) from None
-        if result.status in WITHOUT_INPUTS and self._doubted is None:
+        full = is_disk_full(result.message)
+        if result.status in WITHOUT_INPUTS and not full and self._doubted is None:
             self._doubted = BuildFailed(result.message)
             raise InputsDoubted(result.message)
         built()
@@ -85,7 +86,7 @@ class Builder:
                 remote.retire()
             # The log and messages take different ways: a failure must not be shown before its last words.
             self._services.caller.settle_log()
-            if is_disk_full(result.message):
+            if full:
                 raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
             raise BuildFailed(result.message)
 

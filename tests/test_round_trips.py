@@ -88,6 +88,14 @@ def test_a_build_that_fails_with_all_inputs_there_is_not_repeated(bench: Bench) 
     assert not bench.outputs_valid()
 
 
+def test_a_build_that_a_full_disk_ends_moves(bench: Bench) -> None:
+    """Nix gives no other status to what its database has no room for than to inputs that are not there."""
+    outcome = bench.build(bench.machine("lacks-large,cannot-register"), bench.machine("ok"))
+    assert outcome.status == 0
+    assert "was lost (its disk is full:" in outcome.messages
+    assert bench.outputs_valid()
+
+
 @pytest.mark.parametrize("behaviour", ["build-fails", "cannot-build", "refuse-build_derivation"])
 def test_after_a_failure_no_answer_is_taken_for_another_one(brokered: Bench, behaviour: str) -> None:
     """The daemon goes on to answer what was asked with the build, and breaks off."""

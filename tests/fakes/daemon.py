@@ -308,6 +308,9 @@ class Daemon:
         if "cannot-build" in self.behaviour:
             self.failure(BuildStatus.MISC_FAILURE, "cannot build such a thing")
             return
+        if "cannot-register" in self.behaviour:
+            self.failure(BuildStatus.MISC_FAILURE, "error: committing transaction: database or disk is full")
+            return
         self.end_of_build(BuildStatus.BUILT)
         if not all(outputs.values()):
             outputs = self.float(sorted(outputs, reverse=True))
