@@ -202,17 +202,24 @@ def disable(name: str, options: nix.Options) -> int:
 def drain(name: str, wait: bool, options: nix.Options) -> int:
     """Disable NAME, and say what is still built there: what to do before it is restarted.
 
-    Everything is as with 'disable'. With --wait it returns when the last build there has ended.
+    Everything is as with 'disable'. With --wait it returns when the last build there has ended, or with an error when
+    NAME is enabled again before. Ctrl-C ends only the waiting.
     """
     found = known(options)
     machines = found.named(name)
     for each in machines:
         _disable(found, each)
-    running = _say_running(found, machines)
-    while wait and running:
-        time.sleep(LOOK_S)
-        if _running(found, machines) != running:
-            running = _say_running(found, machines)
+    try:
+        running = _say_running(found, machines)
+        while wait and running:
+            time.sleep(LOOK_S)
+            for each in machines:
+                if disabled().since(each) is None:
+                    raise FerryError(f"'{found.address(each)}' was enabled again; not waiting any longer")
+            if _running(found, machines) != running:
+                running = _say_running(found, machines)
+    except KeyboardInterrupt:
+        raise FerryError("not waiting any longer; what was disabled stays so") from None
     return 0
 
 

@@ -1,4 +1,4 @@
-"""An executable `nix` that tells its release and where `build-hook` is set, by the rules of that release.
+"""An executable `nix` that tells its release, where `build-hook` is set, by the rules of that release, and its options.
 
 RELEASE in its environment is what it claims to be.  Run with the arguments that hook/cli/nix.py gives.
 """
@@ -36,11 +36,17 @@ def build_hook() -> str:
     return DEFAULT
 
 
+def options(argv: list[str]) -> dict[str, str]:
+    """The settings that its command line gives."""
+    return {argv[at + 1]: argv[at + 2] for at, word in enumerate(argv) if word == "--option"}
+
+
 def main() -> None:
     if "--version" in sys.argv:
         print(f"nix (Nix) {os.environ['RELEASE']}")
     else:
-        print(json.dumps({"build-hook": {"value": build_hook()}, "store": {"value": "auto"}}))
+        settings = {"build-hook": build_hook(), "store": "auto", "system": "x86_64-linux", **options(sys.argv)}
+        print(json.dumps({name: {"value": value} for name, value in settings.items()}))
 
 
 if __name__ == "__main__":
