@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 CELLS ?= all
 PYTHON_TARGETS := worker serve derivation realisation machines config request greeting
 
-.PHONY: all demo test unit faults chaos bench fuzz sanitize lint native-check clean
+.PHONY: all demo shells test unit faults chaos bench fuzz sanitize lint native-check clean
 
 all: $(VENV)/ready
 
@@ -27,11 +27,15 @@ $(VENV)/ready: pyproject.toml setup.py $(NATIVE)
 demo: $(VENV)/ready
 	$(RUN)/python -m tests.lab.demo
 
-test: $(VENV)/ready lint native-check
+# What completions are tested in.
+shells:
+	.ci/packages bash=bash fish=fish zsh=zsh
+
+test: $(VENV)/ready shells lint native-check
 	$(RUN)/python -m tests.lab.setup
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --hook ferry --hook standalone $(PYTEST_ARGS)
 
-unit: $(VENV)/ready
+unit: $(VENV)/ready shells
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
 
 # Every fault at every step of a session, in every way (or, with CELLS=once, in one way); `make test` runs one in four.
@@ -45,7 +49,7 @@ chaos: $(VENV)/ready
 	$(RUN)/python -m tests.lab.setup
 	$(RUN)/python -m pytest -s --timeout 1500 --chaos 600x500 tests/lab/test_chaos.py $(PYTEST_ARGS)
 
-# To be run when the help of a command or a key of ferry.toml has changed.
+# To be run when a command, its help or a key of ferry.toml has changed.
 man: $(VENV)/ready
 	$(RUN)/python -m man.make
 
@@ -69,7 +73,7 @@ fuzz: $(VENV)/ready
 	done
 
 # What CI has no time for: the Python tests on a module with sanitizers, and the C tests under valgrind.
-sanitize: native-check
+sanitize: native-check shells
 	.ci/packages valgrind=valgrind
 	$(MAKE) -C native valgrind
 	.ci/sanitize -q --numprocesses $(WORKERS) $(PYTEST_ARGS)

@@ -11,6 +11,11 @@ from setuptools.errors import ExecError
 VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
 SHIM = "nix-ferry-hook"
 SOURCES = ["native/shim/shim.c", "native/shim/reach.c"]
+COMPLETIONS = {
+    "share/bash-completion/completions": "nix-ferry",
+    "share/fish/vendor_completions.d": "nix-ferry.fish",
+    "share/zsh/site-functions": "_nix-ferry",
+}
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
 
 
@@ -41,7 +46,10 @@ class BuildScripts(build_scripts):
 
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
-    data_files=[(f"share/man/man{page[-1]}", [page]) for page in sorted(map(str, Path("man").glob("*.[158]")))],
+    data_files=[
+        *((f"share/man/man{page[-1]}", [page]) for page in sorted(map(str, Path("man").glob("*.[158]")))),
+        *((directory, [f"completions/{name}"]) for directory, name in COMPLETIONS.items()),
+    ],
     cmdclass={"build_scripts": BuildScripts},
     # Any entry makes setuptools run build_scripts; the list itself is made above.
     scripts=SOURCES[:1],

@@ -1,7 +1,8 @@
-"""The man pages and the README's table of keys, made from what the program itself knows: `make man`.
+"""The man pages, completions and the README's table of keys, made from what the program itself knows: `make man`.
 
 nix-ferry.1 from the command's own help, ferry.toml.5 from hook/config.py; nix-ferry-hook.8 is written by hand.
-tests/test_man.py says when they are out of date.
+Completions are what `nix-ferry completions` prints; a shell finds each by its name.  tests/test_man.py says when any
+of it is out of date.
 """
 
 import inspect
@@ -11,13 +12,16 @@ from pathlib import Path
 import click
 
 import hook
-from hook.cli.configuring import written
+from hook.cli.configuring import script, written
 from hook.cli.main import main as nix_ferry
 from hook.config import KEYS
 
 HERE = Path(__file__).parent
+COMPLETIONS = HERE.parent / "completions"
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- keys: made by `make man` -->\n", "<!-- end of keys -->"
+
+SCRIPTS = {"bash": "nix-ferry", "fish": "nix-ferry.fish", "zsh": "_nix-ferry"}
 
 SEE_ALSO = {
     "nix-ferry": ["nix-ferry-hook (8)", "ferry.toml (5)", "nix.conf (5)", "ssh_config (5)"],
@@ -31,6 +35,7 @@ def pages() -> dict[Path, str]:
         HERE / "nix-ferry.1": "\n".join(command_page()) + "\n",
         HERE / "ferry.toml.5": "\n".join(config_page()) + "\n",
         README: with_keys(README.read_text()),
+        **{COMPLETIONS / name: script(nix_ferry, shell) for shell, name in SCRIPTS.items()},
     }
 
 

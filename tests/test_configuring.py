@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from hook.cli.completing import VARIABLE
 from hook.cli.configuring import SHELLS
 from hook.cli.main import main
 
@@ -47,41 +48,62 @@ def test_a_shell_gets_a_script_that_asks_us(shell: str) -> None:
     assert f"_NIX_FERRY_COMPLETE={shell}_complete" in ferry("completions", shell).stdout
 
 
-def test_commands_are_completed() -> None:
-    """As that script would ask."""
-    asked = {"_NIX_FERRY_COMPLETE": "bash_complete", "COMP_WORDS": "nix-ferry doc", "COMP_CWORD": "1"}
-    done = CliRunner().invoke(main, [], prog_name="nix-ferry", env=asked)
-    assert done.stdout == "plain,doctor\n"
-
-
 MACHINES = "ssh-ng://fast-box x86_64-linux ; ssh://slow-box"
 
 
+def offered(*words: str) -> list[str]:
+    """What is offered for the last of `words`, as click tells it to bash."""
+    asked = {VARIABLE: "bash_complete", "COMP_WORDS": " ".join(["nix-ferry", *words]), "COMP_CWORD": str(len(words))}
+    done = CliRunner().invoke(main, [], prog_name="nix-ferry", env=asked)
+    assert (done.stderr, done.exit_code) == ("", 0)
+    return done.stdout.split()
+
+
+def test_commands_are_completed() -> None:
+    assert offered("doc") == ["plain,doctor"]
+
+
+@pytest.fixture
+def nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Nix that knows its settings."""
+    settings = {"builders": {"value": MACHINES}, "cores": {"value": 0}, "connect-timeout": {"value": 0}}
+    nix = tmp_path / "nix"
+    nix.write_text(f"#!/bin/sh\necho '{json.dumps(settings)}'\n")
+    nix.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
 @pytest.mark.parametrize(
-    ("typed", "offered"),
+    ("typed", "machines"),
     [
         ("", ["fast-box", "slow-box"]),
         ("f", ["fast-box"]),
         ("ssh", ["ssh-ng://fast-box", "ssh://slow-box"]),
         ("ssh-", ["ssh-ng://fast-box"]),
+        ("//s", ["//slow-box"]),
     ],
 )
-def test_machines_are_completed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, offered: list[str]
-) -> None:
-    """By the host's name, which is what people type, or by the address."""
-    nix = tmp_path / "nix"
-    nix.write_text(f"#!/bin/sh\necho '{json.dumps({'builders': {'value': MACHINES}})}'\n")
-    nix.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    asked = {"_NIX_FERRY_COMPLETE": "bash_complete", "COMP_WORDS": f"nix-ferry ping {typed}", "COMP_CWORD": "2"}
-    done = CliRunner().invoke(main, [], prog_name="nix-ferry", env=asked)
-    assert done.stdout.split() == [f"plain,{machine}" for machine in offered]
+@pytest.mark.usefixtures("nix")
+def test_machines_are_completed(typed: str, machines: list[str]) -> None:
+    """By the host's name, which people type, or by the address; of that, bash passes on what follows a colon."""
+    assert offered("ping", typed) == [f"plain,{machine}" for machine in machines]
+    assert offered("history", "--machine", typed) == [f"plain,{machine}" for machine in machines]
 
 
-def test_without_nix_no_machine_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nix")
+def test_settings_are_completed() -> None:
+    """After each --option the name; not the value, of which nothing is known."""
+    assert offered("doctor", "--option", "co") == ["plain,connect-timeout", "plain,cores"]
+    assert offered("doctor", "--option", "cores", "co") == []
+    assert offered("doctor", "--option", "cores", "1", "--option", "cor") == ["plain,cores"]
+
+
+def test_files_are_for_the_shell_to_complete() -> None:
+    assert offered("explain", "./x") == ["file,./x"]
+
+
+def test_without_nix_nothing_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell that completes is no place for an error."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    asked = {"_NIX_FERRY_COMPLETE": "bash_complete", "COMP_WORDS": "nix-ferry ping x", "COMP_CWORD": "2"}
-    done = CliRunner().invoke(main, [], prog_name="nix-ferry", env=asked)
-    assert (done.stdout.strip(), done.stderr, done.exit_code) == ("", "", 0)
+    assert offered("ping", "x") == []
+    assert offered("ping", "--option", "x") == []

@@ -9,14 +9,19 @@ from typing import Any, ParamSpec
 
 import click
 
-from hook.cli import nix
+from hook.cli.completing import complete_setting
 from hook.errors import EXIT_FAILED, FerryError, printable
-from hook.services import host_of, machines_of
 
 P = ParamSpec("P")
 
 nix_options = click.option(
-    "--option", "options", type=(str, str), multiple=True, metavar="NAME VALUE", help="Give Nix this setting."
+    "--option",
+    "options",
+    type=(str, str),
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Give Nix this setting.",
+    shell_complete=complete_setting,
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -59,17 +64,6 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
             sys.exit(EXIT_FAILED)
 
     return run
-
-
-def complete_machine(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Hosts and addresses of 'builders' that begin with what was typed; addresses only if it looks like one."""
-    try:
-        host = host_of(settings := nix.settings())
-        uris = [machine.uri for machine in machines_of(settings, host)[0]]
-    except FerryError:
-        return []
-    names = {uri.host for uri in uris} if not typed.startswith("ssh") else {uri.text for uri in uris}
-    return sorted(name for name in names if name.startswith(typed))
 
 
 def warn(warnings: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hook.cli.command import as_json, command
+from hook.cli.completing import VARIABLE
 from hook.cli.output import print_json, print_table
 from hook.config import KEYS, Value, config_path, read_values
 from hook.errors import EXIT_OK
@@ -54,18 +55,29 @@ def written(value: Value) -> str:
 @click.pass_context
 @command
 def completions(context: click.Context, shell: str) -> int:
-    """Print what completes nix-ferry's commands, options and machines in a SHELL.
+    """Print what lets a shell complete nix-ferry's commands, options, machines and settings.
+
+    It is also installed, in share/ beside the bin/ of nix-ferry, where a shell finds it below /usr or /usr/local. The
+    shell calls nix-ferry by its name, so that has to be in PATH.
 
     \b
     Examples:
-      nix-ferry completions bash > /etc/bash_completion.d/nix-ferry
-      nix-ferry completions zsh > /usr/local/share/zsh/site-functions/_nix-ferry
-      nix-ferry completions fish > ~/.config/fish/completions/nix-ferry.fish
+      eval "$(nix-ferry completions bash)"         in ~/.bashrc: for this user, from the next shell on
+      eval "$(nix-ferry completions zsh)"          in ~/.zshrc, behind compinit
+      nix-ferry completions fish | source          in ~/.config/fish/config.fish
     """
+    click.echo(script(context.find_root().command, shell))
+    return EXIT_OK
+
+
+def script(program: click.Command, shell: str) -> str:
+    """What `shell` has to read to complete `program`, which is nix-ferry."""
     from click import shell_completion
 
     # Not what asks the shell for its version: it may run elsewhere, or not be installed yet.
     complete: type[ShellComplete] = getattr(shell_completion, f"{shell.capitalize()}Complete")
-    program = complete(context.find_root().command, {}, "nix-ferry", "_NIX_FERRY_COMPLETE")
-    click.echo(program.source_template % program.source_vars())
-    return EXIT_OK
+    asked = complete(program, {}, "nix-ferry", VARIABLE)
+    # In a file that zsh loads by itself, click's condition holds for the first key only; the second would do nothing.
+    return str(asked.source_template % asked.source_vars()).replace(
+        "$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _nix-ferry"
+    )

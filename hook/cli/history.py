@@ -14,6 +14,7 @@ import click
 
 from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import as_json, command
+from hook.cli.completing import complete_machine
 from hook.cli.output import print_json, print_table
 from hook.cli.words import derivation_name, duration
 from hook.errors import FerryError, printable
@@ -30,7 +31,12 @@ Entry = Mapping[str, Any]
 
 @click.command()
 @click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="How many builds.")
-@click.option("--machine", metavar="WORD", help="Only builds on machines whose address contains WORD.")
+@click.option(
+    "--machine",
+    metavar="WORD",
+    help="Only builds on machines whose address contains WORD.",
+    shell_complete=complete_machine,
+)
 @click.option("--summary", is_flag=True, help="Success rates and median durations of all, by machine and derivation.")
 @as_json
 @command

@@ -8,7 +8,8 @@ import click
 
 import hook
 from hook.cli import nix
-from hook.cli.command import Program, as_json, command, complete_machine, nix_options, private_dir, warn
+from hook.cli.command import Program, as_json, command, nix_options, private_dir, warn
+from hook.cli.completing import complete_file, complete_machine
 from hook.cli.configuring import completions, config
 from hook.cli.control import broker
 from hook.cli.doctor import Level, examine
@@ -71,7 +72,7 @@ for each in (status, history, log, metrics, broker):
 
 
 @main.command()
-@click.argument("installable", required=False)
+@click.argument("installable", required=False, shell_complete=complete_file)
 @click.option("--recent", is_flag=True, help="What was decided lately, of paths that contain INSTALLABLE, if given.")
 @nix_options
 @as_json
