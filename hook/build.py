@@ -57,9 +57,10 @@ class Builder:
         if self._untrusting(remote) is not None:
             self._inputs.upload_derivation(remote, self._drv_path, before)
 
-    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
-        """Build every output that is not valid here; calls `built` when the machine is free for another build.
+    def run(self, remote: Remote, job: Job, built: Callable[[], object], arrived: Callable[[], object]) -> None:
+        """Build every output that is not valid here.
 
+        Calls `built` when the machine is free for another build, `arrived` when all outputs are here to be registered.
         InputsDoubted, at most once: to be made ready and run again over a new connection.
         """
         building = self._start(remote, job)
@@ -77,7 +78,7 @@ class Builder:
         built()
         log_settled = remote.client.settle_log()
         if result.ok:
-            self._outputs.fetch(remote, job.wanted, result, ahead)
+            self._outputs.fetch(remote, job.wanted, result, ahead, arrived)
         log_settled.get()
         if not result.ok:
             if ahead.infos:

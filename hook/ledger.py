@@ -26,6 +26,12 @@ class Phase(Enum):
     SENDING = "sending inputs"
     BUILDING = "building"
     FETCHING = "fetching outputs"
+    REGISTERING = "registering"
+    """All have arrived; they are made valid together."""
+
+
+COMING = (Phase.FETCHING, Phase.REGISTERING)
+"""When bytes come from the machine; before, they go there."""
 
 
 class Outcome(Enum):
@@ -114,9 +120,7 @@ class Ledger:
 
     def under_way(self) -> list[Build]:
         """Builds that are going on, the oldest first."""
-        with self._lock:
-            builds = [conversation.snapshot() for conversation in self._current.values()]
-        return sorted((build for build in builds if build is not None), key=lambda build: build.since)
+        return self.standing()[0]
 
     def answers(self) -> dict[str, int]:
         """How often each answer was given."""
@@ -124,9 +128,15 @@ class Ledger:
             return dict(self._answers)
 
     def totals(self) -> dict[str, Total]:
-        """By machine."""
+        """By machine, of builds that are over."""
+        return self.standing()[1]
+
+    def standing(self) -> tuple[list[Build], dict[str, Total]]:
+        """Both at one moment: each build is counted in exactly one of them."""
         with self._lock:
-            return deepcopy(dict(self._totals))
+            builds = [conversation.snapshot() for conversation in self._current.values()]
+            totals = deepcopy(dict(self._totals))
+        return sorted((build for build in builds if build is not None), key=lambda build: build.since), totals
 
     def flush(self, directory: str) -> None:
         """Write what is to be kept to files in `directory`."""
@@ -155,9 +165,10 @@ class Ledger:
             self._answers[answer] += 1
             self._decisions.append(decision)
 
-    def ended(self, build: Build, outcome: Outcome, detail: str) -> None:
+    def ended(self, conversation: "Conversation", build: Build, outcome: Outcome, detail: str) -> None:
         """One more build is over."""
         with self._lock:
+            self._current.pop(id(conversation), None)
             for machine in build.moved_from:
                 self._totals[machine].builds[Outcome.MOVED] += 1
             total = self._totals[build.machine]
@@ -233,7 +244,7 @@ class Conversation:
         build = self._build
         if build is not None and self._promised:
             self._settle(build)
-            self._ledger.ended(build, outcome, detail)
+            self._ledger.ended(self, build, outcome, detail)
         self.drop()
 
     def close(self) -> None:
@@ -247,7 +258,7 @@ class Conversation:
             return None
         sent, received = build.sent_bytes, build.received_bytes
         more = max(self._copied_bytes() - self._counted_bytes, 0)
-        sent, received = (sent, received + more) if build.phase is Phase.FETCHING else (sent + more, received)
+        sent, received = (sent, received + more) if build.phase in COMING else (sent + more, received)
         return Build(
             build.drv_path,
             build.machine,
@@ -262,7 +273,7 @@ class Conversation:
         """Account for the time and the bytes of the phase that ends now."""
         now, copied = self._clock(), self._copied_bytes()
         build.seconds[build.phase] += now - build.phase_since
-        if build.phase is Phase.FETCHING:
+        if build.phase in COMING:
             build.received_bytes += copied - self._counted_bytes
         else:
             build.sent_bytes += copied - self._counted_bytes

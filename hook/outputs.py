@@ -5,6 +5,7 @@ machine may name any path of the right name that the content it sends hashes to,
 fetched are the stock hook's, see the build-hook protocol, section 8.  Tested in test_outputs.py.
 """
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -56,19 +57,26 @@ class Outputs:
             ahead.nars[missing[0]] = remote.client.nar_from_path(missing[0])
         return ahead
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
-        """Make every output valid, `wanted` or not, as `remote` has built it."""
+    def fetch(
+        self,
+        remote: Remote,
+        wanted: AbstractSet[str],
+        result: BuildResult,
+        ahead: Ahead,
+        arrived: Callable[[], object],
+    ) -> None:
+        """Make every output valid, `wanted` or not, as `remote` has built it; `arrived` is called before they are."""
         if missing := ahead.infos.keys() - self._store.database.valid_among(ahead.infos.keys()):
-            self._copy(remote, missing, ahead)
+            self._copy(remote, missing, ahead, arrived)
 
-    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead) -> None:
+    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead, arrived: Callable[[], object]) -> None:
         with step(self._log, f"copying outputs from '{remote.name}'"):
             try:
                 # All are asked for before the first is waited for.
                 asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
                 infos = self._in_order([self._info(path, answer.get()) for path, answer in asked.items()])
                 remote.known.add(paths)
-                Copier(remote, self._store, self._log).download(infos, ahead.nars)
+                Copier(remote, self._store, self._log).download(infos, ahead.nars, arrived)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
 
@@ -111,7 +119,14 @@ class FloatingOutputs(Outputs):
         """Nothing: the paths are not known yet."""
         return Ahead()
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
+    def fetch(
+        self,
+        remote: Remote,
+        wanted: AbstractSet[str],
+        result: BuildResult,
+        ahead: Ahead,
+        arrived: Callable[[], object],
+    ) -> None:
         """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
         built = [self._realisation(name, result) for name in sorted(wanted - self._realisations.known())]
         if not built:
@@ -119,7 +134,7 @@ class FloatingOutputs(Outputs):
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
         with self._store.locked(paths, self._announce_wait, self._pause):
-            self._copy(remote, paths - self._store.database.valid_among(paths), ahead)
+            self._copy(remote, paths - self._store.database.valid_among(paths), ahead, arrived)
             self._realisations.register(built)
 
     def _realisation(self, name: str, result: BuildResult) -> Realisation:

@@ -20,7 +20,7 @@ from hook.slots import SlotTable
 
 def overview(hub: Hub) -> dict[str, Any]:
     """Everything, as JSON has it; times are seconds since 1970."""
-    builds = hub.ledger.under_way()
+    builds, totals = hub.ledger.standing()
     connected = Counter(build.machine for build in builds if build.phase is not Phase.CONNECTING)
     idle = hub.pool.idle()
     return {
@@ -31,7 +31,7 @@ def overview(hub: Hub) -> dict[str, Any]:
         "machines": [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()],
         "builds": _builds(builds),
         "answers": hub.ledger.answers(),
-        "totals": [_total(machine, total) for machine, total in sorted(hub.ledger.totals().items())],
+        "totals": [_total(machine, total) for machine, total in sorted(totals.items())],
     }
 
 

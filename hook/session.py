@@ -266,7 +266,7 @@ class Session:
             place.release()
             self._told.enter(Phase.FETCHING)
 
-        build.builder.run(remote, job, built)
+        build.builder.run(remote, job, built, lambda: self._told.enter(Phase.REGISTERING))
 
     def _make_ready(self, build: Accepted, place: Place, job: Job) -> tuple[Place, "Remote"]:
         """Bring the inputs to a machine and have a slot there; the slot may come first elsewhere."""

@@ -175,12 +175,14 @@ class Copier:
                 self._client.abandon_upload()
                 raise
 
-    def download(self, infos: Sequence[PathInfo], asked: Mapping[str, Answer[None]]) -> None:
+    def download(
+        self, infos: Sequence[PathInfo], asked: Mapping[str, Answer[None]], arrived: Callable[[], object]
+    ) -> None:
         """Fetch `infos`, references first, verify each and register all of them in one transaction.
 
-        NARs that were `asked` for already come first.  Nothing is registered unless everything arrived; what a failed
-        transfer left on disk is invalid and overwritten by the next attempt.  A path that became valid meanwhile is
-        left alone.
+        NARs that were `asked` for already come first.  Nothing is registered unless everything has arrived, which
+        `arrived` is told; what a failed transfer left on disk is invalid and overwritten by the next attempt.  A path
+        that became valid meanwhile is left alone.
         """
         with (progress := CopyProgress(self._log, infos)).activity:
             destinations = {info.path: self._prepare(info) for info in infos}
@@ -193,6 +195,7 @@ class Copier:
                     with self._importing(info):
                         self._receive_path(info, destination, next(nars))
                 progress.path_done()
+            arrived()
             self._store.commit(imported)
 
     def _send(self, sink: Sink, operation: Upload, progress: CopyProgress) -> None:

@@ -55,10 +55,11 @@ def test_a_build_is_told_of_as_it_goes_on(world: World) -> None:
     build = world.build()
     assert (build.machine, build.phase, build.phase_since) == ("ssh://b2", Phase.SENDING, 1002.0)
     assert (build.sent_bytes, build.received_bytes) == (34, 0)
-    told.enter(Phase.FETCHING)
-    world.copied += 7
-    build = world.build()
-    assert (build.machine, build.sent_bytes, build.received_bytes) == ("ssh://b2", 34, 7)
+    for phase, received in ((Phase.FETCHING, 7), (Phase.REGISTERING, 14)):
+        told.enter(phase)
+        world.copied += 7
+        build = world.build()
+        assert (build.phase, build.machine, build.sent_bytes, build.received_bytes) == (phase, "ssh://b2", 34, received)
 
 
 def test_a_build_that_is_over_is_kept_with_the_time_of_each_phase(world: World) -> None:
@@ -98,7 +99,8 @@ def test_a_build_that_is_over_is_kept_with_the_time_of_each_phase(world: World) 
             "moved_from": ["ssh://b1"],
         }
     ]
-    totals = world.ledger.totals()
+    builds, totals = world.ledger.standing()
+    assert builds == []
     assert totals["ssh://b1"].builds == {Outcome.MOVED: 1}
     assert totals["ssh://b2"].builds == {Outcome.BUILT: 1}
     assert totals["ssh://b2"].seconds[Phase.FETCHING] == 5

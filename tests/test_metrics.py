@@ -39,6 +39,7 @@ OVERVIEW: dict[str, Any] = {
                 "sending inputs": 1.0,
                 "building": 9.0,
                 "fetching outputs": 2.0,
+                "registering": 0.1,
             },
             "sent_bytes": 10,
             "received_bytes": 20,

@@ -39,7 +39,7 @@ def test_a_build_leaves_a_line_with_what_it_cost(bench: Bench) -> None:
     assert (over["derivation"], over["machine"]) == (bench.store.drv_path, name(good))
     assert (over["outcome"], over["detail"], over["moved_from"]) == ("built", "", [])
     assert over["began"] <= over["ended"]
-    assert {"connecting", "sending inputs", "building", "fetching outputs"} <= over["seconds"].keys()
+    assert {"connecting", "sending inputs", "building", "fetching outputs", "registering"} <= over["seconds"].keys()
     assert sum(over["seconds"].values()) == pytest.approx(over["ended"] - over["began"], abs=0.01)
     assert over["sent_bytes"] == bench.store.nar_size(bench.store.source)
     assert over["received_bytes"] == sum(bench.store.nar_size(path) for path in bench.store.outputs.values())
