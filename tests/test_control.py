@@ -166,7 +166,17 @@ def test_status_and_metrics_show_what_was_built(bench: Bench) -> None:
     name = machine.partition(" ")[0]
     shown = said(bench, "status").splitlines()
     assert shown[0].endswith("; no build is under way")
-    assert shown[2].split() == ["MACHINE", "STATE", "SLOTS", "CONNECTIONS", "BUILT", "FAILED", "LOST"]
-    assert shown[3].split() == [name, "works", "0/2", "0", "used,", "1", "idle", "1", "0", "0"]
+    assert shown[2].split() == [
+        "MACHINE",
+        "STATE",
+        "SLOTS",
+        "CONNECTIONS",
+        "SENDING",
+        "FETCHING",
+        "BUILT",
+        "FAILED",
+        "LOST",
+    ]
+    assert shown[3].split() == [name, "works", "0/2", "0/1", "-", "-", "1", "0", "0"]
     assert f'nix_ferry_builds_total{{machine="{name}",outcome="built"}} 1' in said(bench, "metrics").splitlines()
     assert said(bench, "history").splitlines()[1].split()[2:5] == ["tiny", name, "built"]

@@ -2,8 +2,12 @@
 
 from typing import Any
 
-from hook.cli.status import News, build_rows, headline, machine_rows
-from hook.errors import printable
+import pytest
+
+from hook.cli import status
+from hook.cli.rates import Rates
+from hook.cli.status import NO_BROKER, News, build_rows, headline, machine_rows
+from hook.errors import FerryError, printable
 
 DRV = "/nix/store/00000000000000000000000000000001-hello.drv"
 
@@ -18,6 +22,8 @@ def build(phase: str = "building", since: float = 100.0, **more: Any) -> dict[st
         "phase_since": since + 10,
         "sent_bytes": 1000,
         "received_bytes": 0,
+        "sent_bytes_per_s": 0.0,
+        "received_bytes_per_s": 0.0,
         **more,
     }
 
@@ -33,12 +39,15 @@ def machine(**more: Any) -> dict[str, Any]:
         "builds_ahead": 0,
         "connections_used": 1,
         "connections_idle": 3,
+        "sent_bytes_per_s": 0.0,
+        "received_bytes_per_s": 0.0,
         **more,
     }
 
 
 def overview(*builds: dict[str, Any], machines: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    totals = [{"machine": "ssh://b1", "builds": {"built": 5, "failed": 1, "error": 2, "moved": 1, "cancelled": 9}}]
+    outcomes = {"built": 5, "failed": 1, "error": 2, "moved": 1, "cancelled": 9}
+    totals = [{"machine": "ssh://b1", "builds": outcomes, "sent_bytes": 0, "received_bytes": 0}]
     return {
         "version": "0.1.0",
         "pid": 7,
@@ -52,9 +61,11 @@ def overview(*builds: dict[str, Any], machines: tuple[dict[str, Any], ...] = ())
 
 
 def test_a_build_is_a_row() -> None:
-    """What it is at, for how long, what was copied, and since when it goes on."""
-    assert build_rows(overview(build(position=None))) == [
-        ("hello", "ssh://b1", "building", "1 min 30 s", "1.0 KB", "0 B", "1 min 40 s")
+    """What it is at, for how long, what was copied and how fast, and since when it goes on."""
+    fast = build("fetching outputs", received_bytes_per_s=2e6)
+    assert build_rows(overview(build(position=None), fast)) == [
+        ("hello", "ssh://b1", "building", "1 min 30 s", "1.0 KB", "0 B", "1 min 40 s"),
+        ("hello", "ssh://b1", "fetching outputs", "1 min 30 s", "1.0 KB", "0 B, 2.0 MB/s", "1 min 40 s"),
     ]
 
 
@@ -68,11 +79,12 @@ def test_a_build_that_waits_says_how_many_are_before_it() -> None:
 
 
 def test_a_machine_is_a_row() -> None:
-    """Its state with the reason, slots with those that are lent, and what it has done."""
+    """Its state with the reason, slots with those that are lent, how fast it takes and gives, and what it has done."""
+    busy = machine(sent_bytes_per_s=1234.0)
     failed = machine(machine="ssh://b2", state="failed", reason="no route", slots_used=None, slots_lent=1)
-    assert machine_rows(overview(machines=(machine(), failed))) == [
-        ("ssh://b1", "works", "2/4", "1 used, 3 idle", "5", "1", "3"),
-        ("ssh://b2", "failed: no route", "?/4, 1 lent", "1 used, 3 idle", "0", "0", "0"),
+    assert machine_rows(overview(machines=(busy, failed))) == [
+        ("ssh://b1", "works", "2/4", "1/4", "1.2 KB/s", "-", "5", "1", "3"),
+        ("ssh://b2", "failed: no route", "?/4, 1 lent", "1/4", "-", "-", "0", "0", "0"),
     ]
 
 
@@ -94,10 +106,47 @@ def test_a_pipe_gets_a_line_for_each_change() -> None:
         "12:00:00 hello: connecting on 'ssh://b1'",
     ]
     assert news.since_last(overview(build("connecting", since=101.0))) == ["12:00:00 hello: over"]
-    (gone, over) = news.since_last(None)
-    assert gone.startswith("12:00:00 no broker is running")
-    assert over == "12:00:00 hello: over"
-    assert news.since_last(None) == []
+    assert news.since_last(NO_BROKER) == [f"12:00:00 {NO_BROKER}", "12:00:00 hello: over"]
+    assert news.since_last(NO_BROKER) == []
+
+
+def test_a_broker_that_is_replaced_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it leaves it may hang up on whoever asks, which ends nothing."""
+    answers = iter([overview(build()), FerryError("it has hung up"), None, {**overview(build()), "pid": 8}])
+
+    def answer(directory: str) -> dict[str, Any] | None:
+        match next(answers):
+            case FerryError() as error:
+                raise error
+            case dict() | None as told:
+                return told
+        raise AssertionError
+
+    monkeypatch.setattr(status, "overview_of", answer)
+    monkeypatch.setattr(status, "WATCH_S", 0)
+    news = News(lambda: "12:00:00")
+    looks = status.looks("/nowhere")
+    lines = [[line.removeprefix("12:00:00 ") for line in news.since_last(next(looks))] for _ in range(4)]
+    assert lines == [
+        [headline(overview(build())), "hello: building on 'ssh://b1'"],
+        ["it has hung up", "hello: over"],
+        [NO_BROKER],
+        [headline({**overview(build()), "pid": 8}), "hello: building on 'ssh://b1'"],
+    ]
+
+
+def test_one_look_takes_a_moment_only_while_something_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no speed at one moment."""
+    still = overview(build("building"))
+    sending = overview(build("sending inputs"), machines=(machine(),))
+    later = {**sending, "now": 202.0, "builds": [build("sending inputs", sent_bytes=9000)]}
+    answers = iter([still, sending, later])
+    monkeypatch.setattr(status, "overview_of", lambda directory: next(answers))
+    monkeypatch.setattr(status, "WATCH_S", 0)
+    assert status.look_once("/nowhere") == Rates().rated(still)
+    rated = status.look_once("/nowhere")
+    assert rated is not None
+    assert [each["sent_bytes_per_s"] for each in (*rated["builds"], *rated["machines"])] == [4000.0, 4000.0]
 
 
 def test_what_others_say_does_not_command_the_terminal() -> None:

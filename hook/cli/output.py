@@ -20,15 +20,18 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
-def make_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    """Rows below a header, for a terminal."""
+def make_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = True) -> "Table":
+    """Rows below a header, for a terminal; what does not fit goes to more lines, or is cut."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # Not columns that cannot wrap: those are all cut by the same share, instead of the widest.
+    for title in header:
+        table.add_column(Text(title, no_wrap=not wrap))
     for row in rows:
         # What a machine says may contain what looks like markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell), no_wrap=not wrap) for cell in row))
     return table
 
 

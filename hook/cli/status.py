@@ -9,26 +9,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import as_json, command
-from hook.cli.output import make_table, print_json, print_table
-from hook.cli.words import derivation_name, duration, size
+from hook.cli.live import Screen, show
+from hook.cli.output import print_json, print_table
+from hook.cli.rates import Rates, is_copying
+from hook.cli.words import derivation_name, duration, rate, size
+from hook.errors import FerryError, printable
 from hook.overview import nothing
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 WATCH_S = 1.0
 NO_BROKER = "no broker is running: the next build that could go elsewhere starts one"
 
-MACHINES = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "BUILT", "FAILED", "LOST")
+MACHINES = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "SENDING", "FETCHING", "BUILT", "FAILED", "LOST")
 BUILDS = ("DERIVATION", "MACHINE", "PHASE", "FOR", "SENT", "FETCHED", "ELAPSED")
 
 Overview = Mapping[str, Any]
+Look = Overview | str
+"""What a broker says, or why none says anything."""
 
 
 @click.command()
@@ -38,65 +40,81 @@ Overview = Mapping[str, Any]
 def status(watch: bool, as_json: bool) -> int:
     """Show what the broker is doing: machines, slots, connections, and builds with what they are at.
 
+    Of slots and connections it tells how many are in use and how many there are; of what is copied, how much, and how
+    fast it went in the last seconds. A build that waits says how many are before it.
+
     --watch shows it every second; in a pipe, it prints a line whenever a build begins, comes to another phase or ends,
-    or with --json a line of JSON every second.
+    or with --json a line of JSON every second. It goes on when the broker ends, and with the next one.
+
+    \b
+    Examples:
+      nix-ferry status                     once
+      nix-ferry status --watch             a live view, until Ctrl-C
+      nix-ferry status --watch | tee log   a line for each change
+      nix-ferry status --json | jq '.builds[] | {derivation, phase, position, sent_bytes_per_s}'
     """
     directory = broker_directory(os.environ)
     if not watch:
-        _show(overview_of(directory), as_json=as_json)
+        _show(look_once(directory), as_json=as_json)
         return 0
     with suppress(KeyboardInterrupt):
         if as_json:
-            for overview in _looks(directory):
-                click.echo(json.dumps(overview or nothing(), sort_keys=True))
+            for look in looks(directory):
+                click.echo(json.dumps(nothing() if isinstance(look, str) else look, sort_keys=True))
         elif sys.stdout.isatty():
-            _watch(directory)
+            show(map(screen, looks(directory)))
         else:
             news = News()
-            for overview in _looks(directory):
-                for line in news.since_last(overview):
+            for look in looks(directory):
+                for line in news.since_last(look):
                     click.echo(line)
     return 0
 
 
-def _looks(directory: str) -> Iterator[Overview | None]:
-    """What the broker says, every second."""
+def look_once(directory: str) -> Overview | None:
+    """What the broker says; while something is copied, a moment later, with how fast that goes."""
+    overview = overview_of(directory)
+    if overview is None:
+        return None
+    rates = Rates()
+    rated = rates.rated(overview)
+    if is_copying(overview):
+        time.sleep(WATCH_S)
+        if later := overview_of(directory):
+            rated = rates.rated(later)
+    return rated
+
+
+def looks(directory: str) -> Iterator[Look]:
+    """What the broker says, every second; one that is leaving, or of another version, ends nothing."""
+    rates = Rates()
     while True:
-        yield overview_of(directory)
+        try:
+            overview = overview_of(directory)
+            yield NO_BROKER if overview is None else rates.rated(overview)
+        except FerryError as error:
+            yield error.one_line
         sys.stdout.flush()
         time.sleep(WATCH_S)
-
-
-def _watch(directory: str) -> None:
-    """A live view as large as the terminal is at each moment."""
-    from rich.live import Live
-
-    with Live(screen=True, auto_refresh=False) as live:
-        for overview in _looks(directory):
-            live.update(_view(overview), refresh=True)
-
-
-def _view(overview: Overview | None) -> "RenderableType":
-    from rich.console import Group
-    from rich.text import Text
-
-    if overview is None:
-        return Text(NO_BROKER)
-    machines = make_table(MACHINES, machine_rows(overview))
-    return Group(Text(headline(overview)), Text(), machines, Text(), make_table(BUILDS, build_rows(overview)))
 
 
 def _show(overview: Overview | None, *, as_json: bool) -> None:
     if as_json:
         print_json(overview or nothing())
-    elif overview is None:
-        click.echo(NO_BROKER)
-    else:
-        click.echo(headline(overview))
-        for header, rows in ((MACHINES, machine_rows(overview)), (BUILDS, build_rows(overview))):
-            if rows:
-                click.echo()
-                print_table(header, rows)
+        return
+    first, sections = screen(overview or NO_BROKER)
+    click.echo(first)
+    for header, rows in sections:
+        if rows:
+            click.echo()
+            print_table(header, rows)
+
+
+def screen(look: Look) -> Screen:
+    """All there is to show."""
+    if isinstance(look, str):
+        return printable(look), ()
+    return headline(look), ((MACHINES, machine_rows(look)), (BUILDS, build_rows(look)))
 
 
 def headline(overview: Overview) -> str:
@@ -120,7 +138,9 @@ def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
                 machine["machine"],
                 machine["state"] + (f": {machine['reason']}" if machine["reason"] else ""),
                 f"{used}/{machine['slots']}{lent}",
-                f"{machine['connections_used']} used, {machine['connections_idle']} idle",
+                f"{machine['connections_used']}/{machine['connections_used'] + machine['connections_idle']}",
+                rate(machine["sent_bytes_per_s"]) or "-",
+                rate(machine["received_bytes_per_s"]) or "-",
                 str(builds.get("built", 0)),
                 str(builds.get("failed", 0)),
                 str(builds.get("moved", 0) + builds.get("error", 0)),
@@ -138,12 +158,18 @@ def build_rows(overview: Overview) -> list[tuple[str, ...]]:
             build["machine"],
             phase(build),
             duration(now - build["phase_since"]),
-            size(build["sent_bytes"]),
-            size(build["received_bytes"]),
+            _copied(build, "sent_bytes"),
+            _copied(build, "received_bytes"),
             duration(now - build["since"]),
         )
         for build in overview["builds"]
     ]
+
+
+def _copied(build: Mapping[str, Any], direction: str) -> str:
+    """How much, and how fast if it goes on."""
+    speed = rate(build[f"{direction}_per_s"])
+    return size(build[direction]) + (f", {speed}" if speed else "")
 
 
 def phase(build: Mapping[str, Any]) -> str:
@@ -158,15 +184,16 @@ class News:
     def __init__(self, clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S")) -> None:
         self._clock = clock
         self._known: dict[tuple[str, float], str] = {}
-        self._runs: bool | None = None
+        self._broker: object = None
 
-    def since_last(self, overview: Overview | None) -> list[str]:
+    def since_last(self, look: Look) -> list[str]:
         """A line for each build that began, came to another phase or ended; and one when the broker comes or goes."""
         lines = []
-        if (overview is not None) is not self._runs:
-            self._runs = overview is not None
-            lines.append(NO_BROKER if overview is None else headline(overview))
-        builds = overview["builds"] if overview is not None else []
+        broker = printable(look) if isinstance(look, str) else look["pid"]
+        if broker != self._broker:
+            self._broker = broker
+            lines.append(screen(look)[0])
+        builds = [] if isinstance(look, str) else look["builds"]
         now = {(build["derivation"], build["since"]): f"{phase(build)} on '{build['machine']}'" for build in builds}
         for key, state in now.items():
             if self._known.get(key) != state:

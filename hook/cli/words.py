@@ -27,3 +27,8 @@ def size(count: int) -> str:
     while amount >= 999.5 and step + 1 < len(STEPS):
         amount, step = amount / 1000, step + 1
     return f"{amount:.0f} {STEPS[step]}" if amount >= 9.95 or step == 0 else f"{amount:.1f} {STEPS[step]}"
+
+
+def rate(bytes_per_s: float) -> str:
+    """How fast something is copied; empty if nothing is."""
+    return f"{size(round(bytes_per_s))}/s" if bytes_per_s >= 1 else ""

@@ -48,6 +48,8 @@ def build(directory: Path) -> Path:
         script.chmod(0o755)
     for program in tree.glob("lib/*.data/scripts/*"):
         program.rename(tree / "bin" / program.name).chmod(0o755)
+    for shared in tree.glob("lib/nix_ferry-*.data/data/share"):
+        shared.rename(tree / "share")
     return tree.rename(finished)
 
 

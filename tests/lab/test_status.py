@@ -56,6 +56,11 @@ def test_a_build_is_shown_while_it_runs_and_when_it_is_over(client: Host, twin: 
         terminal.expect(r"\n {75}\r")
         gates.let_through("a")
         terminal.expect("no build is under way")
+        # The view outlives the broker.
+        ferry(client, "broker", "restart")
+        pid = json.loads(ferry(client, "status", "--json"))["pid"]
+        assert pid != told["pid"]
+        terminal.expect(f"process {pid}, for")
         terminal.interrupt()
         status, rest = terminal.finish()
     # The screen from before is back, with the cursor and without a stack trace.
@@ -70,6 +75,11 @@ def test_a_build_is_shown_while_it_runs_and_when_it_is_over(client: Host, twin: 
     assert f"{build['derivation']}: accept" in recent
     assert f"{plain(twin)}: chosen: load 0/1, 0 of 4 slots busy" in recent
     assert "listening" in ferry(client, "log")
+    # As a shell finds them that has the directories above in its path.
+    completions = f"{PREFIX}/share/bash-completion/completions/nix-ferry"
+    asked = f"PATH={PREFIX}/bin:$PATH; . {completions}; COMP_WORDS=(nix-ferry stat) COMP_CWORD=1"
+    asked += '; _nix_ferry_completion nix-ferry; echo "${COMPREPLY[@]}"'
+    assert client.run(["bash", "-c", asked]).stdout == "status\n"
 
 
 def test_an_ordinary_user_is_told_who_may_look(client: Host, gates: Gates) -> None:
