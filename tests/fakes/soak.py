@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hook.cli.asking import overview_of
 from hook.store.derivation import DerivationOutput, format_derivation
 from tests.fakes.bench import HOOK, Bench
 from tests.lab.container import wait_until
@@ -75,6 +76,8 @@ class Soak:
     def _at_rest(self) -> Sample:
         broker = self._bench.broker_pid()
         assert broker is not None
+        # Asked, it writes its record; otherwise it depends on the clock whether these files are there.
+        assert overview_of(str(self._bench.hook_state / "nix-ferry"))
         # Nix is answered before the thread has ended.
         wait_until(lambda: Sample.of(broker).threads <= THREADS_AT_REST, "the end of the last thread")
         return Sample.of(broker, self._bench.hook_state, self._bench.store.state)
