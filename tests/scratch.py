@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import itertools
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 
 from hook.nar import Dumper, Restorer
+from hook.store.remove import remove_tree
 from tests.oracles import Tree, nar, string
 
 
@@ -19,16 +18,7 @@ def scratch() -> Iterator[str]:
     try:
         yield path
     finally:
-        subprocess.run(["chmod", "-R", "u+rwX", path], check=True)
-        subprocess.run(["rm", "-rf", path], check=True)
-
-
-@contextlib.contextmanager
-def no_leaks() -> Iterator[None]:
-    """Leaves as many descriptors open as there were."""
-    before = os.listdir("/proc/self/fd")
-    yield
-    assert os.listdir("/proc/self/fd") == before
+        remove_tree(path)
 
 
 def read_all(dumper: Dumper, buffer: bytearray) -> bytes:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from hook.errors import NarError
 from hook.nar import Restorer
+from tests.leaks import no_leaks
 from tests.oracles import File, Invalid, Symlink, entry, harvest, nar, parse_nar, plant, string
-from tests.scratch import dump, no_leaks, node, restore, scratch
+from tests.scratch import dump, node, restore, scratch
 from tests.trees import files, odd_names, symlinks, trees
 from tests.vectors.nar.make import NARS
 

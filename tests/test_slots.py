@@ -16,6 +16,7 @@ from hook.errors import ConfigurationError
 from hook.slots import LONGEST_PAUSE_S, Slot, SlotTable
 from tests import stockhook
 from tests.lab.host import Host
+from tests.leaks import descriptors, no_leaks
 
 STEM = "ssh-ng:__b1"
 
@@ -62,11 +63,6 @@ def taken(table: SlotTable, max_jobs: int) -> Slot:
     assert slot is not None
     assert load == 0
     return slot
-
-
-def open_descriptors() -> list[int]:
-    """This process's descriptors, less the one that reads the list."""
-    return [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +126,7 @@ def test_no_child_inherits_a_lock(table: SlotTable, tmp_path: Path) -> None:
     """A left-over ssh would keep the slot busy for ever."""
     with table.selection(), table.upload_lock("ssh://b1", 1):
         slot, _ = table.probe(STEM, 1)
-        opened = [fd for fd in open_descriptors() if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path))]
+        opened = [fd for fd, path in descriptors().items() if path.startswith(str(tmp_path))]
         assert len(opened) == 3
         assert not any(os.get_inheritable(fd) for fd in opened)
     assert slot is not None
@@ -225,10 +221,9 @@ def test_a_failing_lock_is_reported(table: SlotTable, monkeypatch: pytest.Monkey
 
     with table.selection():
         monkeypatch.setattr(fcntl, "flock", refuse)
-        before = open_descriptors()
-        with pytest.raises(ConfigurationError, match=f"cannot lock '{STEM}-0' in .*: No locks available"):
+        expected = f"cannot lock '{STEM}-0' in .*: No locks available"
+        with no_leaks(), pytest.raises(ConfigurationError, match=expected):
             table.probe(STEM, 1)
-        assert open_descriptors() == before
 
 
 def test_a_machine_whose_name_is_too_long_for_a_slot_is_named(table: SlotTable) -> None:
