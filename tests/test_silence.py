@@ -6,8 +6,10 @@ are in tests/lab/test_dead_links.py.
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,14 @@ import pytest
 from hook import inputs, remote, transport
 from hook.caller import Caller
 from hook.conversation import serve
+from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
 from tests.fakes.bench import Bench, Outcome
 
-SHORT_S = 1.0
+SHORT_S = 0.3
+QUIET_S = 2.0
+"""More than a daemon that is at work is kept waiting by a busy machine."""
+
 LARGE = b"x" * (8 << 20)
 """More than the pipes on the way take."""
 
@@ -40,7 +46,23 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield bench
 
 
-def converse(bench: Bench, *machines: str, **environ: str) -> Outcome:
+class Watched(Health):
+    """Tells when a machine is given up."""
+
+    def __init__(self, given_up: Callable[[], None]) -> None:
+        super().__init__(time.monotonic)
+        self._given_up = given_up
+
+    def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        super().failed(machine, reason, first_pause_s)
+        self._given_up()
+
+    def doubt(self, machine: Hashable) -> None:
+        super().doubt(machine)
+        self._given_up()
+
+
+def converse(bench: Bench, *machines: str, given_up: Callable[[], None] = lambda: None, **environ: str) -> Outcome:
     """One conversation about the store's derivation, with a large input."""
     large = bench.store.add(LARGE, "large")
     data = bench.preamble(machines) + bench.request() + bench.job(inputs=[large])
@@ -50,7 +72,7 @@ def converse(bench: Bench, *machines: str, **environ: str) -> Outcome:
         to_us.seek(0)
         null = files.enter_context(open(os.devnull, "wb"))
         caller = Caller(to_us.fileno(), from_us.fileno(), null.fileno(), "4", bench.environ() | environ, os.getppid())
-        status = serve(caller, new_hub(lasting=False))
+        status = serve(caller, replace(new_hub(lasting=False), health=Watched(given_up)))
         from_us.seek(0)
         return Outcome(status, from_us.read().decode().splitlines())
 
@@ -61,7 +83,8 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
 ) -> None:
     """It neither reads, nor sends, nor goes away."""
     monkeypatch.setattr(*STEPS[step], SHORT_S)
-    outcome = converse(bench, bench.machine(step, speed=9), bench.machine("ok"))
+    # The other one has all the time it takes.
+    outcome = converse(bench, bench.machine(step, speed=9), bench.machine("ok"), given_up=monkeypatch.undo)
     assert outcome.status == 0
     expected = "not ready after" if STEPS[step][0] is transport else "no sign of life for"
     assert f"{expected} {SHORT_S:g} s" in outcome.messages
@@ -72,7 +95,8 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
 def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is silent for longer than it took to give up another machine, which was asked something."""
     for module, name in STEPS.values():
-        monkeypatch.setattr(module, name, SHORT_S)
+        if module is not transport:
+            monkeypatch.setattr(module, name, QUIET_S)
     life, gate = tmp_path / "life", tmp_path / "gate"
     for pipe in (life, gate):
         os.mkfifo(pipe)
@@ -88,7 +112,8 @@ def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
         thread.start()
         with life.open() as daemon:
             assert daemon.readline() == "waiting\n"
-            lost = converse(other, other.machine("hang-query_valid_paths", speed=9), other.machine("ok"))
+            machines = other.machine("hang-query_valid_paths", speed=9), other.machine("ok")
+            lost = converse(other, *machines, given_up=monkeypatch.undo)
             assert "no sign of life" in lost.messages
             gate.write_text("")
             thread.join()
