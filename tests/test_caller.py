@@ -37,7 +37,7 @@ def test_the_log_is_settled_when_it_has_been_read(log_pipe: tuple[int, int]) -> 
     waiter.join(0.05)
     assert waiter.is_alive()
     assert os.read(log_pipe[0], len(LOG)) == LOG
-    waiter.join(5)
+    waiter.join(30)
     assert not waiter.is_alive()
 
 

@@ -1,10 +1,9 @@
 """Nix's side of the pipe, with bytes recorded from three Nix releases."""
 
 import os
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,20 @@ def front_on(data: bytes) -> Iterator[tuple[Front, int]]:
     """A front that reads `data` and then end of file; yields it with the read end of its replies."""
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
-    writer = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"],
-                              stdin=subprocess.PIPE, stdout=in_write)  # fmt: skip
-    os.close(in_write)
+
+    def send() -> None:
+        with open(in_write, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            pipe.write(data)
+
+    # A pipe may hold less than that.
+    writer = threading.Thread(target=send)
+    writer.start()
     try:
-        assert writer.stdin is not None
-        writer.stdin.write(data)
-        writer.stdin.close()
         yield Front(Caller(in_read, out_write, -1, "3", {}, os.getpid())), out_read
     finally:
         for fd in (in_read, out_read, out_write):
             os.close(fd)
-        writer.wait()
+        writer.join()
 
 
 @pytest.mark.parametrize("release", RELEASES)

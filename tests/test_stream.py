@@ -80,7 +80,7 @@ def test_what_was_written_goes_out_before_we_wait_for_the_answer(peer: Peer) -> 
 
 def test_a_peer_that_talks_while_we_upload_does_not_block_us(peer: Peer) -> None:
     """The daemon reports in the middle of an upload; if nobody read that, both sides would wait for ever."""
-    peer.stream.silence_s = 20
+    peer.stream.silence_s = 60
     noise = b"n" * (BUFFER_BYTES - 1)
     upload = b"u" * (1 << 20)
     received = bytearray()
@@ -141,7 +141,7 @@ def test_the_end_of_standard_error_is_kept(peer: Peer) -> None:
 
 def test_standard_error_is_drained_while_we_wait(peer: Peer) -> None:
     """A child that blocks because its standard error is full would look like a dead machine."""
-    peer.stream.silence_s = 20
+    peer.stream.silence_s = 60
 
     def child() -> None:
         for _ in range(100):
@@ -208,6 +208,7 @@ def test_a_deadline_holds_whatever_the_peer_says(flood: Stream) -> None:
 def test_last_words_without_an_end_are_not_waited_for(peer: Peer) -> None:
     """Each of them comes before the time allowed since the one before is over."""
     stop = threading.Event()
+    os.write(peer.stderr, b"soon\n")
 
     def murmur() -> None:
         while not stop.wait(0.01):

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from hook import transport
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine, parse_machines
 from hook.transport import Command, Connection, command_for
 from hook.trouble import Trouble
+from tests.leaks import no_leaks
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
 PINNED = base64.b64encode(f"{KEY} root@b1\n".encode()).decode()
@@ -27,6 +29,9 @@ OURS = (
     *("-oConnectTimeout=7", "-oServerAliveInterval=15", "-oServerAliveCountMax=3", "-oControlPersist=60"),
 )
 """On every command line, after NIX_SSHOPTS and before what the line of `builders` asks for."""
+
+GUARD_S = 60
+"""Longer than anything takes that a test waits for."""
 
 DAEMON = ("nix-daemon", "--stdio")
 SERVE = ("nix-store", "--serve", "--write")
@@ -257,14 +262,6 @@ def test_the_child_gets_no_descriptor_but_its_three() -> None:
         os.close(leak)
 
 
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-
-
-def descriptors() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
-
-
 SILENT = "trap '' TERM HUP INT; while :; do read line || :; done"
 
 
@@ -272,15 +269,14 @@ SILENT = "trap '' TERM HUP INT; while :; do read line || :; done"
 @pytest.mark.parametrize("explained", [False, True])
 def test_close_leaves_neither_child_nor_descriptor(script: str, explained: bool) -> None:
     """Thousands of connections in one process; also of a child that ignores every polite signal."""
-    before = (children(), descriptors())
-    with connected(script) as connection:
+    with no_leaks(), connected(script) as connection:
         if explained:
             connection.explain(ProtocolError("too old"))
-    assert (children(), descriptors()) == before
 
 
-def test_close_lets_the_child_end_its_own_children() -> None:
+def test_close_lets_the_child_end_its_own_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ssh ends a ProxyCommand: killed at once it could not, and some of these never notice."""
+    monkeypatch.setattr(transport, "GRACE_S", GUARD_S)
     with connected("tail -f /dev/null & trap 'kill $!; wait $!; exit' TERM; echo $!; wait") as connection:
         helper = b""
         while not helper.endswith(b"\n"):
@@ -294,7 +290,6 @@ def test_a_process_out_of_descriptors_keeps_neither_child_nor_descriptor(
     spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hundred builds of a broker; a child that nobody knows would stay for ever."""
-    before = (children(), descriptors())
     left = [os.dup] * spare
 
     def dup(fd: int) -> int:
@@ -303,16 +298,13 @@ def test_a_process_out_of_descriptors_keeps_neither_child_nor_descriptor(
         return left.pop()(fd)
 
     monkeypatch.setattr(os, "dup", dup)
-    with pytest.raises(MachineError, match="cannot run 'cat': Too many open files"):
+    with no_leaks(), pytest.raises(MachineError, match="cannot run 'cat': Too many open files"):
         Connection(Command(("cat",), dict(os.environ)), "b1")
-    assert (children(), descriptors()) == before
 
 
 def test_a_connection_that_could_not_start_leaves_no_descriptor() -> None:
-    before = descriptors()
-    with pytest.raises(MachineError):
+    with no_leaks(), pytest.raises(MachineError):
         Connection(Command(("/nonexistent/ssh",), {}), "ssh-ng://b1")
-    assert descriptors() == before
 
 
 # What it has to say
@@ -385,6 +377,13 @@ SAID = {
 }
 
 
+@pytest.fixture
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is ending has all the time it takes."""
+    monkeypatch.setattr(transport, "SETTLE_S", GUARD_S)
+
+
+@pytest.mark.usefixtures("no_hurry")
 @pytest.mark.parametrize("case", SAID)
 def test_what_ssh_or_the_remote_shell_said_ends_up_in_the_error(case: str) -> None:
     """The end of it, on one line, and advice where its reader can do something about it."""
@@ -398,10 +397,11 @@ def test_what_ssh_or_the_remote_shell_said_ends_up_in_the_error(case: str) -> No
     assert str(explained).startswith(explained.trouble.words) or explained.trouble is Trouble.LOST
 
 
+@pytest.mark.usefixtures("no_hurry")
 def test_the_death_of_ssh_is_told_the_same_way_while_writing() -> None:
     """Which of the two directions fails first is a matter of chance."""
     with connected("exec <&-; echo 'ssh: connect to host b1 port 22: Connection refused' >&2") as connection:
-        connection.stream.stderr_lines(20)
+        connection.stream.stderr_lines(GUARD_S)
         connection.stream.write(b"hello")
         with pytest.raises(ConnectionLost) as caught:
             connection.stream.flush()
@@ -417,6 +417,7 @@ def test_an_error_that_is_not_the_connections_stays_as_it_is() -> None:
         assert connection.explain(error) is error
 
 
+@pytest.mark.usefixtures("no_hurry")
 def test_the_log_of_a_build_explains_nothing() -> None:
     """With `ssh://` it comes where ssh explains itself, and would be quoted as ssh's last words."""
     with connected("read line; echo 'a line of the log' >&2; exit 1") as connection:
