@@ -132,8 +132,7 @@ def test_a_killed_broker_takes_its_builds_along(brokered: Bench, life: Path, poi
     bench = brokered
     build = Build(bench, point, life)
     broker = bench.broker_pid()
-    assert broker is not None
-    os.kill(broker, signal.SIGKILL)
+    bench.kill_broker()
     lines = build.wait_for_end()
     assert build.hook.returncode == 1
     answers = [line for line in lines if line.startswith(b"# ")]
@@ -152,10 +151,8 @@ def test_a_killed_broker_takes_its_idle_connections_along(brokered: Bench, life:
         data = bench.preamble([bench.machine("ok")]) + bench.request() + bench.job()
         with bench.start(data, LIFE=str(life)) as hook:
             lines_of(hook)
-        broker = bench.broker_pid()
-        assert broker is not None
         os.set_blocking(daemon.fileno(), True)
-        os.kill(broker, signal.SIGKILL)
+        bench.kill_broker()
         assert daemon.read() == ""
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -68,8 +69,8 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if pid := self.broker_pid():
-            os.kill(pid, signal.SIGKILL)
+        if self.broker_pid():
+            self.kill_broker()
         shutil.rmtree(self.hook_state, ignore_errors=True)
 
     def broker_pid(self) -> int | None:
@@ -80,6 +81,18 @@ class Bench:
             except (FileNotFoundError, ConnectionRefusedError):
                 return None
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), "little")
+
+    def kill_broker(self) -> None:
+        """As the kernel does when memory is short; afterwards it holds nothing any more."""
+        pid = self.broker_pid()
+        assert pid is not None
+        broker = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(broker, signal.SIGKILL)
+            # Readable when it has ended, whoever its parent is.
+            select.select([broker], [], [])
+        finally:
+            os.close(broker)
 
     def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng", jobs: int = 2) -> str:
         # The name makes the URI, and with it the machine, distinct.

@@ -78,9 +78,15 @@ class Soak:
         assert broker is not None
         # Asked, it writes its record; otherwise it depends on the clock whether these files are there.
         assert overview_of(str(self._bench.hook_state / "nix-ferry"))
+        samples: list[Sample] = []
+
+        def at_rest() -> bool:
+            samples.append(Sample.of(broker, self._bench.hook_state, self._bench.store.state))
+            return samples[-1].threads <= THREADS_AT_REST
+
         # Nix is answered before the thread has ended.
-        wait_until(lambda: Sample.of(broker).threads <= THREADS_AT_REST, "the end of the last thread")
-        return Sample.of(broker, self._bench.hook_state, self._bench.store.state)
+        wait_until(at_rest, "the end of the last thread")
+        return samples[-1]
 
     def _build(self, number: int, times: int) -> None:
         bench, output = self._bench, self._outputs[number]
