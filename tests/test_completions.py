@@ -36,7 +36,7 @@ def shell(name: str, directory: Path) -> Iterator["pexpect.spawn[str]"]:
         "LC_ALL": "C.UTF-8",
     }
     child = pexpect.spawn(
-        argv[0], argv[1:], env=environ, cwd=str(directory), encoding="utf-8", timeout=20, dimensions=(40, 200)
+        argv[0], argv[1:], env=environ, cwd=str(directory), encoding="utf-8", timeout=60, dimensions=(40, 200)
     )
     try:
         child.sendline(setup.format(scripts=COMPLETIONS) + "; echo re''ady")

@@ -28,12 +28,16 @@ class CommandError(Exception):
     """A command in a container ended with a status nobody expected; the text has all it printed."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+GUARD_S = 60
+"""When something is taken to hang: far more than it takes, however busy the machine is."""
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Poll `condition`, for servers that cannot tell when they are ready.  TimeoutError names `what`."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + GUARD_S
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not after {timeout_s} s")
+            raise TimeoutError(f"{what}: not after {GUARD_S} s")
         time.sleep(0.005)
 
 
@@ -217,10 +221,10 @@ class Container:
             return not still
 
         try:
-            wait_until(idle, "", timeout_s=5)
+            wait_until(idle, "")
         except TimeoutError:
             shown = "\n".join(still)
-            raise TimeoutError(f"still running on {self.name} after 5 s:\n{shown}") from None
+            raise TimeoutError(f"still running on {self.name} after {GUARD_S} s:\n{shown}") from None
 
     def end(self, child: subprocess.Popen[str]) -> None:
         """Kill a command given by `popen` with its process group, unless it has ended."""

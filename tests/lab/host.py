@@ -144,23 +144,25 @@ class Host(Container):
         """
         if not self.path(HOST_KEY).exists():
             self.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", HOST_KEY])
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
         config = [
             *options,
             f"HostKey {HOST_KEY}",
-            f"ListenAddress 127.0.0.1:{self.port}",
             "AuthorizedKeysFile /etc/ssh/authorized_keys",
             "PermitRootLogin prohibit-password",
             "PasswordAuthentication no",
             "UsePAM no",
         ]
-        self.write_file("/etc/ssh/sshd_config", "\n".join(config) + "\n")
-        self.path("/run/sshd").mkdir(exist_ok=True)
-        with self.path("/var/log/sshd.log").open("ab") as log:
-            self._sshd = self.popen(["/usr/sbin/sshd", "-D", "-e"], stdout=log, stderr=log)
-        wait_until(lambda: _connects(socket.AF_INET, ("127.0.0.1", self.port)), f"sshd of {self.name}")
+        with socket.socket() as reserved:
+            # As sshd does: it can then bind to the port that we keep everybody else from.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+            self.port = reserved.getsockname()[1]
+            lines = [*config, f"ListenAddress 127.0.0.1:{self.port}"]
+            self.write_file("/etc/ssh/sshd_config", "\n".join(lines) + "\n")
+            self.path("/run/sshd").mkdir(exist_ok=True)
+            with self.path("/var/log/sshd.log").open("ab") as log:
+                self._sshd = self.popen(["/usr/sbin/sshd", "-D", "-e"], stdout=log, stderr=log)
+            wait_until(lambda: _connects(socket.AF_INET, ("127.0.0.1", self.port)), f"sshd of {self.name}")
 
     def stop_sshd(self) -> None:
         """Stop listening; connections that are up stay up."""

@@ -21,7 +21,7 @@ class Terminal:
     ) -> None:
         command = host.command(argv, env={"TERM": "xterm", **(env or {})}, terminal=True)
         self._child = pexpect.spawn(
-            command[0], list(command[1:]), dimensions=(ROWS, columns), encoding="utf-8", timeout=30
+            command[0], list(command[1:]), dimensions=(ROWS, columns), encoding="utf-8", timeout=60
         )
 
     def __enter__(self) -> Self:
