@@ -23,7 +23,8 @@ SOCKET = "/nix/var/nix/daemon-socket/socket"
 HOST_KEY = "/etc/ssh/host_key"
 
 
-def _connects(family: int, address: str | tuple[str, int]) -> bool:
+def connects(family: int, address: str | tuple[str, int]) -> bool:
+    """Whether somebody listens there."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(address) == 0
 
@@ -98,7 +99,7 @@ class Host(Container):
         self.path("/var/log").mkdir(parents=True, exist_ok=True)
         with self.path("/var/log/nix-daemon.log").open("ab") as log:
             self._daemon = self.popen(["nix-daemon"], env=env, stdout=log, stderr=log)
-        wait_until(lambda: _connects(socket.AF_UNIX, str(self.path(SOCKET))), f"nix-daemon of {self.name}")
+        wait_until(lambda: connects(socket.AF_UNIX, str(self.path(SOCKET))), f"nix-daemon of {self.name}")
 
     def stop_daemon(self) -> None:
         """Stop nix-daemon with everything it runs in its session."""
@@ -162,7 +163,7 @@ class Host(Container):
             self.path("/run/sshd").mkdir(exist_ok=True)
             with self.path("/var/log/sshd.log").open("ab") as log:
                 self._sshd = self.popen(["/usr/sbin/sshd", "-D", "-e"], stdout=log, stderr=log)
-            wait_until(lambda: _connects(socket.AF_INET, ("127.0.0.1", self.port)), f"sshd of {self.name}")
+            wait_until(lambda: connects(socket.AF_INET, ("127.0.0.1", self.port)), f"sshd of {self.name}")
 
     def stop_sshd(self) -> None:
         """Stop listening; connections that are up stay up."""

@@ -35,6 +35,8 @@ def test_an_input_that_the_machine_has_deleted_is_brought_again(client: Host, tw
     source = twin.run(["nix-instantiate", "--eval", "--read-write-mode", "--expr", SOURCE]).stdout.strip().strip('"')
     command = ["nix-build", "/root/build.nix", "-j0", "--no-out-link", "--argstr", "name"]
     client.run([*command, "first"])
+    if client.standalone:
+        twin.wait_idle()
     deleted = twin.run(["nix-store", "--delete", source], check=False).returncode == 0
     # Over ssh what is asked about is spared, too, if the connection lasts.
     assert deleted == (client.standalone or scheme == "ssh-ng")
@@ -59,6 +61,7 @@ def test_a_daemon_that_knows_of_an_output_that_it_was_not_there_is_not_asked_aga
     client.trust(twin)
     client.configure(hook=HOOK, builders=f"{scheme}://{twin.name}")
     client.run(nix_build("from-source", seed="warm"))
-    assert warm(twin) == (0 if client.standalone else 1)
+    left = 0 if client.standalone else 1
+    wait_until(lambda: warm(twin) == left, f"{left} connections")
     assert client.run(nix_build("failing", seed="warm"), check=False).returncode != 0
     wait_until(lambda: warm(twin) == 0, "the end of the connection")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.lab
 
 RELAY = "/usr/local/bin/relay"
 RELAY_PROCESS = r"python3 /usr/local/bin/relay "
-QUICK = {"NIX_SSHOPTS": "-oConnectTimeout=2 -oServerAliveInterval=1 -oServerAliveCountMax=2"}
+QUICK = {"NIX_SSHOPTS": "-oConnectTimeout=4 -oServerAliveInterval=1 -oServerAliveCountMax=2"}
 NO_LIMIT = 1 << 40
 HALF = 4 << 20
 COPY = """

@@ -27,14 +27,17 @@ def _ours(hook: str | None) -> None:
     assert hook is not None, "what is tested here is better than stock's"
 
 
+def command(*attributes: str, **limits: int | str) -> list[str]:
+    """Build attributes of logs.nix under limits."""
+    options = [word for name, value in limits.items() for word in ("--option", name.replace("_", "-"), str(value))]
+    return nix_build(*attributes, seed="limits", graph="logs", options=["-k", *options])
+
+
 def build(client: Host, builder: Host, hook: str | None, prefix: str, *attributes: str, **limits: int | str) -> Output:
-    """Build attributes of logs.nix under limits; the daemon there is a fresh one, and nothing is left to run after."""
+    """The same to its end; the daemon there is a fresh one, and nothing is left to run after."""
     builder.start_daemon()
     connect(client, builder, hook, prefix)
-    options = [word for name, value in limits.items() for word in ("--option", name.replace("_", "-"), str(value))]
-    result = client.run(
-        nix_build(*attributes, seed="limits", graph="logs", options=["-k", *options]), check=False, timeout=60
-    )
+    result = client.run(command(*attributes, **limits), check=False, timeout=60)
     assert result.returncode != 0
     client.stop_broker()
     builder.wait_idle()
@@ -42,12 +45,23 @@ def build(client: Host, builder: Host, hook: str | None, prefix: str, *attribute
 
 
 def test_builds_that_take_too_long_are_stopped(client: Host, twin: Host, hook: str | None, prefix: str) -> None:
-    """One says nothing for too long, the other does not end."""
-    result = build(client, twin, hook, prefix, "silent", "slow", max_silent_time=1, timeout=2)
+    """One says nothing for too long, the other does not end; at once, and each with its own limit only."""
+    twin.start_daemon()
+    connect(client, twin, hook, prefix)
+    # Two commands that make the same store at the same time trip over each other.
+    client.run(["nix-store", "--init"])
+    with (
+        running(client, command("silent", max_silent_time=1)) as silent,
+        running(client, command("slow", timeout=2)) as slow,
+    ):
+        said = {"silent": silent.communicate(timeout=60)[1], "slow": slow.communicate(timeout=60)[1]}
+    assert silent.returncode != 0
+    assert slow.returncode != 0
     for name, reason in (("silent", "timed out after 1 seconds"), ("slow", "timed out after 2 seconds")):
-        failed = [line for line in result.stderr.splitlines() if f"-{name}.drv" in line and reason in line]
-        assert failed, result.stderr
-    assert "still there" in result.stderr
+        assert [line for line in said[name].splitlines() if f"-{name}.drv" in line and reason in line], said
+    assert "still there" in said["slow"]
+    client.stop_broker()
+    twin.wait_idle()
 
 
 def test_a_build_that_prints_too_much_is_stopped(client: Host, twin: Host, hook: str | None, prefix: str) -> None:

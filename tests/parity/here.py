@@ -1,10 +1,11 @@
 """Scenarios of machines that are not reached by ssh: other stores on the client itself, and a daemon of one of them."""
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.lab.host import Host, Output, wait_until
+from tests.lab.host import Host, Output, connects, wait_until
 from tests.lab.offload import nix_build
 from tests.lab.roots import SUITES
 from tests.parity.scenarios import Scenario
@@ -25,7 +26,8 @@ def other_daemon(host: Host) -> Iterator[None]:
     command = ["nix-daemon", "--store", ELSEWHERE]
     daemon = host.popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(host.path(SOCKET).exists, f"nix-daemon of {ELSEWHERE}")
+        path = str(host.path(SOCKET))
+        wait_until(lambda: connects(socket.AF_UNIX, path), f"nix-daemon of {ELSEWHERE}")
         yield
     finally:
         host.end(daemon)
