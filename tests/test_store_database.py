@@ -352,10 +352,10 @@ def test_an_open_database_keeps_migrations_away(empty: NixStore) -> None:
 
 
 def test_a_damaged_database_is_an_error_with_its_name(empty: NixStore) -> None:
-    """The user is told which file, not which exception."""
+    """The user is told which file, and what to do about it."""
     file = empty.state_dir / "db" / "db.sqlite"
     file.write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(StoreError, match=f"'{file}'"):
+    with pytest.raises(StoreError, match=f"'{file}': .*; restore it from a backup"):
         Database.open(str(empty.state_dir))
 
 

@@ -31,6 +31,7 @@ BATCH = 500
 # Another process is writing, checkpointing or recovering.  PROTOCOL is a lost race for the locks of the WAL, which
 # SQLite reports without waiting.
 _TRANSIENT = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -198,7 +199,7 @@ class Database:
                     raise
                 return result
             except sqlite3.Error as error:
-                if not _is_transient(error) or time.monotonic() >= deadline:
+                if _code(error) not in _TRANSIENT or time.monotonic() >= deadline:
                     self._failed = True
                     raise _unusable(self._path, error) from error
             self.pause(RETRY_S)
@@ -337,11 +338,14 @@ def _not_valid(path: str) -> StoreError:
     return StoreError(f"path '{path}' is not valid")
 
 
-def _is_transient(error: sqlite3.Error) -> bool:
-    # Errors of the Python module itself carry no code.
+def _code(error: sqlite3.Error) -> int | None:
+    # Errors of the Python module itself carry none.
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _TRANSIENT
+    return None if code is None else code & 0xFF
 
 
 def _unusable(path: str, error: sqlite3.Error) -> StoreError:
-    return StoreError(f"cannot use the database '{path}': {error}")
+    what = f"cannot use the database '{path}': {error}"
+    if _code(error) in _DAMAGED:
+        what += "; restore it from a backup, or from what `sqlite3 FILE .recover` can read of it, then build again"
+    return StoreError(what)

@@ -20,19 +20,29 @@ BUILT = "built"
 GIVEN_UP = "given up"
 """Nix is told that the build failed, or finds out."""
 
-EITHER = "either"
-"""One of both, depending on what was read or written before."""
+
+DAMAGED = "cannot use the database '/nix/var/nix/db/db.sqlite': database disk image is malformed; restore it"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong; `ends_attempt` if the build cannot go on where it is."""
+    """Something that goes wrong; `ends_attempt` if the build cannot go on where it is.
+
+    Steps in `either_at` may end otherwise, too, depending on what was read or written before.  `says` is part of one
+    line that the user reads.
+    """
 
     name: str
     outcome: str
     ends_attempt: bool = False
     not_at: tuple[str, ...] = ()
+    either_at: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
+    says: str = ""
+
+    def allows(self, outcome: str, step: str) -> bool:
+        """Whether a build may end like this."""
+        return outcome == self.outcome or step in self.either_at
 
 
 FAULTS = (
@@ -44,8 +54,8 @@ FAULTS = (
     Fault("machine rebooted", BUILT, ends_attempt=True),
     Fault("connection reset", BUILT, ends_attempt=True),
     Fault("packets dropped", BUILT, ends_attempt=True),
-    # Where it has not heard of the build, that counts as a build that is silent for too long.
-    Fault("machine stops reading", EITHER),
+    # If the inputs are there but it has not heard of the build, that counts as a build that is silent for too long.
+    Fault("machine stops reading", BUILT, either_at=("upload end",)),
     Fault("machine sends garbage", BUILT, ends_attempt=True),
     Fault("machine sends half a word", BUILT, ends_attempt=True),
     Fault("machine sends huge lengths", BUILT, ends_attempt=True),
@@ -53,7 +63,7 @@ FAULTS = (
     Fault("disk full here", GIVEN_UP),
     Fault("writing fails here", GIVEN_UP),
     Fault("database busy", BUILT),
-    Fault("database corrupt", EITHER),
+    Fault("database corrupt", GIVEN_UP, says=DAMAGED),
     Fault("clock jumps", BUILT),
 )
 

@@ -56,14 +56,14 @@ def table(results: Results) -> str:
         passed += sum(cell.passed for cell in cells)
         longest = max((cell.seconds for cell in cells), default=0.0)
         kept = sum(cell.passed for cell in cells)
-        lines.append(f"| {fault.name} | {_promise(fault, cells)} | {len(cells)} | {kept} | {longest:.1f} s |")
+        lines.append(f"| {fault.name} | {_promise(fault)} | {len(cells)} | {kept} | {longest:.1f} s |")
     lines.append(f"| all | | {run} | {passed} | |")
     return "\n".join(lines) + "\n"
 
 
-def _promise(fault: Fault, cells: list[Result]) -> str:
-    built = sum(cell.outcome == "built" for cell in cells)
-    return f"{fault.outcome}: built {built} times" if fault.outcome == "either" else fault.outcome
+def _promise(fault: Fault) -> str:
+    either = "".join(f"; at {step}: either" for step in fault.either_at)
+    return fault.outcome + either
 
 
 def update(readme: str, results: Results) -> str:
