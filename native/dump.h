@@ -1,6 +1,8 @@
 /* Files -> NAR, pull style: each call fills the caller's buffer, file contents are read straight into it.
  *
  * No symlink is followed, no recursion is used and few descriptors are open, however deep the tree is.
+ *
+ * System calls for a file that fits what is left of the buffer: openat, fstat, read, close.
  */
 #ifndef FERRY_DUMP_H
 #define FERRY_DUMP_H

@@ -17,6 +17,7 @@ static unsigned left;
 static bool armed;
 static int odd;
 static unsigned labels_removed;
+static unsigned system_calls;
 
 void faults_arm(unsigned call)
 {
@@ -42,6 +43,11 @@ unsigned faults_labels_removed(void)
     return labels_removed;
 }
 
+unsigned faults_system_calls(void)
+{
+    return system_calls;
+}
+
 static bool fails(void)
 {
     if (!armed || left == 0 || --left > 0)
@@ -50,7 +56,13 @@ static bool fails(void)
     return true;
 }
 
-#define WRAP(result, failure, name, parameters, arguments) \
+static bool call_fails(void)
+{
+    system_calls++;
+    return fails();
+}
+
+#define WRAP(fails, result, failure, name, parameters, arguments) \
     result __real_##name parameters;                       \
     result __wrap_##name parameters;                       \
     result __wrap_##name parameters                        \
@@ -58,19 +70,20 @@ static bool fails(void)
         return fails() ? failure : __real_##name arguments; \
     }
 
-WRAP(void *, NULL, malloc, (size_t size), (size))
-WRAP(void *, NULL, calloc, (size_t count, size_t size), (count, size))
-WRAP(void *, NULL, realloc, (void *old, size_t size), (old, size))
-WRAP(char *, NULL, strdup, (const char *text), (text))
-WRAP(int, -1, fstat, (int fd, struct stat *st), (fd, st))
-WRAP(int, -1, fstatat, (int dir, const char *name, struct stat *st, int flags), (dir, name, st, flags))
-WRAP(int, -1, fchmod, (int fd, mode_t mode), (fd, mode))
-WRAP(int, -1, futimens, (int fd, const struct timespec *times), (fd, times))
-WRAP(int, -1, utimensat, (int dir, const char *name, const struct timespec *times, int flags), (dir, name, times, flags))
-WRAP(int, -1, mkdirat, (int dir, const char *name, mode_t mode), (dir, name, mode))
-WRAP(int, -1, symlinkat, (const char *target, int dir, const char *name), (target, dir, name))
-WRAP(int, -1, fsync, (int fd), (fd))
-WRAP(ssize_t, -1, readlinkat, (int dir, const char *name, char *out, size_t len), (dir, name, out, len))
+WRAP(fails, void *, NULL, malloc, (size_t size), (size))
+WRAP(fails, void *, NULL, calloc, (size_t count, size_t size), (count, size))
+WRAP(fails, void *, NULL, realloc, (void *old, size_t size), (old, size))
+WRAP(fails, char *, NULL, strdup, (const char *text), (text))
+WRAP(call_fails, int, -1, fstat, (int fd, struct stat *st), (fd, st))
+WRAP(call_fails, int, -1, fstatat, (int dir, const char *name, struct stat *st, int flags), (dir, name, st, flags))
+WRAP(call_fails, int, -1, fchmod, (int fd, mode_t mode), (fd, mode))
+WRAP(call_fails, int, -1, futimens, (int fd, const struct timespec *times), (fd, times))
+WRAP(call_fails, int, -1, utimensat, (int dir, const char *name, const struct timespec *times, int flags),
+     (dir, name, times, flags))
+WRAP(call_fails, int, -1, mkdirat, (int dir, const char *name, mode_t mode), (dir, name, mode))
+WRAP(call_fails, int, -1, symlinkat, (const char *target, int dir, const char *name), (target, dir, name))
+WRAP(call_fails, int, -1, fsync, (int fd), (fd))
+WRAP(call_fails, ssize_t, -1, readlinkat, (int dir, const char *name, char *out, size_t len), (dir, name, out, len))
 
 int __real_openat(int dir, const char *name, int flags, ...);
 int __wrap_openat(int dir, const char *name, int flags, ...);
@@ -80,14 +93,14 @@ int __wrap_openat(int dir, const char *name, int flags, ...)
     va_start(more, flags);
     mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
     va_end(more);
-    return fails() ? -1 : __real_openat(dir, name, flags, mode);
+    return call_fails() ? -1 : __real_openat(dir, name, flags, mode);
 }
 
 int __real_open(const char *name, int flags, ...);
 int __wrap_open(const char *name, int flags, ...);
 int __wrap_open(const char *name, int flags, ...)
 {
-    return fails() ? -1 : __real_open(name, flags);
+    return call_fails() ? -1 : __real_open(name, flags);
 }
 
 int __real_close(int fd);
@@ -96,7 +109,7 @@ int __wrap_close(int fd)
 {
     /* A close that fails has closed all the same. */
     int result = __real_close(fd);
-    return fails() ? -1 : result;
+    return call_fails() ? -1 : result;
 }
 
 static bool interrupted(void)
@@ -114,21 +127,21 @@ ssize_t __real_read(int fd, void *out, size_t len);
 ssize_t __wrap_read(int fd, void *out, size_t len);
 ssize_t __wrap_read(int fd, void *out, size_t len)
 {
-    return fails() || interrupted() ? -1 : __real_read(fd, out, odd & FAULT_SHORT ? 1 : len);
+    return call_fails() || interrupted() ? -1 : __real_read(fd, out, odd & FAULT_SHORT ? 1 : len);
 }
 
 ssize_t __real_write(int fd, const void *in, size_t len);
 ssize_t __wrap_write(int fd, const void *in, size_t len);
 ssize_t __wrap_write(int fd, const void *in, size_t len)
 {
-    return fails() || interrupted() ? -1 : __real_write(fd, in, odd & FAULT_SHORT ? 1 : len);
+    return call_fails() || interrupted() ? -1 : __real_write(fd, in, odd & FAULT_SHORT ? 1 : len);
 }
 
 ssize_t __real_getdents64(int fd, void *out, size_t len);
 ssize_t __wrap_getdents64(int fd, void *out, size_t len);
 ssize_t __wrap_getdents64(int fd, void *out, size_t len)
 {
-    if (fails())
+    if (call_fails())
         return -1;
     ssize_t got = __real_getdents64(fd, out, len);
     for (ssize_t at = 0; odd & FAULT_UNTYPED && at < got;) {
@@ -158,7 +171,7 @@ ssize_t __real_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len)
 {
-    ssize_t result = fails() ? -1 : listed(out, false);
+    ssize_t result = call_fails() ? -1 : listed(out, false);
     return result == 1 ? __real_flistxattr(fd, out, len) : result;
 }
 
@@ -166,7 +179,7 @@ ssize_t __real_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len)
 {
-    ssize_t result = fails() ? -1 : listed(out, true);
+    ssize_t result = call_fails() ? -1 : listed(out, true);
     return result == 1 ? __real_llistxattr(path, out, len) : result;
 }
 
@@ -183,14 +196,14 @@ int __wrap_fremovexattr(int fd, const char *name);
 int __wrap_fremovexattr(int fd, const char *name)
 {
     (void)fd;
-    return fails() ? -1 : removed(name);
+    return call_fails() ? -1 : removed(name);
 }
 
 int __wrap_lremovexattr(const char *path, const char *name);
 int __wrap_lremovexattr(const char *path, const char *name)
 {
     (void)path;
-    return fails() ? -1 : removed(name);
+    return call_fails() ? -1 : removed(name);
 }
 
 static void *crypto_malloc(size_t size, const char *file, int line)

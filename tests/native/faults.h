@@ -24,6 +24,9 @@ void faults_oddities(int oddities);
 /* How often a removal of trusted.odd was asked for since then. */
 unsigned faults_labels_removed(void);
 
+/* How many system calls have been made, except those that create or end threads. */
+unsigned faults_system_calls(void);
+
 /* Before libcrypto is used for the first time. */
 void faults_init(void);
 

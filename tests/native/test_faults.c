@@ -100,11 +100,11 @@ static int dump(uint8_t *out, size_t room, size_t piece, size_t *len, uint8_t *h
     return error;
 }
 
-static int restore(size_t piece)
+static int restore(size_t piece, bool durable)
 {
     static const char kept[] = "security.selinux\0system.nfs4_acl";
     struct restorer *restorer;
-    int error = restorer_new(place, "copy", UINT32_MAX, true, kept, sizeof kept, &restorer);
+    int error = restorer_new(place, "copy", UINT32_MAX, durable, kept, sizeof kept, &restorer);
     if (error)
         return error;
     for (size_t at = 0; at < nar_len && !error; at += piece) {
@@ -160,7 +160,7 @@ static void every_call_of_a_restore_may_fail(int oddities)
     do {
         faults_oddities(oddities);
         faults_arm(++call);
-        error = restore(1000);
+        error = restore(1000, true);
         fired = faults_fired();
         CHECK(!error || error == EIO || error == ENOMEM);
         errors += error != 0;
@@ -180,7 +180,7 @@ static void oddities_do_not_matter(void)
     for (int oddities = 0; oddities < 16; oddities++) {
         faults_oddities(oddities);
         CHECK(dump_is_right(&error, 1000) && !error);
-        CHECK(restore(nar_len) == 0);
+        CHECK(restore(nar_len, true) == 0);
         remove_tree(copy);
     }
     faults_oddities(0);
@@ -210,6 +210,46 @@ static void the_buffer_is_filled_and_not_exceeded(void)
     }
 }
 
+struct calls {
+    unsigned dump, restore, durable_restore;
+};
+
+/* What a directory of `count` files costs, every other of them executable. */
+static struct calls calls_for(unsigned count)
+{
+    char tree[64], copy[64], name[16];
+    snprintf(tree, sizeof tree, "%s/tree", place);
+    snprintf(copy, sizeof copy, "%s/copy", place);
+    remove_tree(tree);
+    CHECK(mkdir(tree, 0700) == 0);
+    int dir = open(tree, O_RDONLY | O_DIRECTORY);
+    for (unsigned file = 0; file < count; file++) {
+        snprintf(name, sizeof name, "%u", file);
+        plant_file(dir, name, 600, file % 2 ? 0644 : 0755);
+    }
+    close(dir);
+    unsigned start = faults_system_calls();
+    CHECK(dump(nar, sizeof nar, sizeof nar / 2, &nar_len, digest) == 0);
+    unsigned dumped = faults_system_calls();
+    CHECK(restore(nar_len, false) == 0);
+    unsigned restored = faults_system_calls();
+    remove_tree(copy);
+    unsigned again = faults_system_calls();
+    CHECK(restore(nar_len, true) == 0);
+    struct calls calls = {dumped - start, restored - dumped, faults_system_calls() - again};
+    remove_tree(copy);
+    return calls;
+}
+
+/* Small files are nothing but system calls.  The budget is in dump.h and restore.h. */
+static void a_file_costs_four_system_calls(void)
+{
+    struct calls few = calls_for(20), many = calls_for(40);
+    CHECK(many.dump - few.dump == 4 * 20);
+    CHECK(many.restore - few.restore == 4 * 20);
+    CHECK(many.durable_restore - few.durable_restore == 5 * 20);
+}
+
 int main(void)
 {
     faults_init();
@@ -220,6 +260,7 @@ int main(void)
     every_call_of_a_restore_may_fail(FAULT_LABELS);
     oddities_do_not_matter();
     the_buffer_is_filled_and_not_exceeded();
+    a_file_costs_four_system_calls();
     remove_tree(place);
     puts("faults: ok");
 }
