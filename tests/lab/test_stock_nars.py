@@ -85,6 +85,16 @@ def test_a_deep_tree_is_to_us_what_it_is_to_stock(client: Host) -> None:
     agree(client, nested(63 if client.nix_release() >= (2, 28) else 1000, node(File(b"deep"))))
 
 
+def test_zeros_take_the_space_that_they_take_with_stock(client: Host) -> None:
+    """A NAR has no holes: neither side makes any, so that what is full does not depend on who has filled it."""
+    zeros = bytes(1 << 20)
+    agree(client, nar({b"all": File(zeros), b"between": File(b"data" + zeros + b"data"), b"page": File(bytes(4096))}))
+    for name, size in (("all", len(zeros)), ("between", len(zeros) + 8), ("page", 4096)):
+        ours, stock = (client.path(f"{PLACE}/{side}/{name}").stat() for side in ("ours", "stock"))
+        assert ours.st_blocks == stock.st_blocks
+        assert ours.st_blocks * 512 >= size
+
+
 @pytest.mark.parametrize("client", roots.SUITES[:1], indirect=True)
 def test_a_sparse_file_of_more_than_4_gib_has_the_hash_that_stock_says(client: Host) -> None:
     """Holes are read as zeros, and 64 bits of size are counted all the way."""
