@@ -145,6 +145,8 @@ def _split(source: Item, *, in_file: bool, release: Release) -> Iterator[Item]:
 
 
 def _parse_machine(item: Item, default_system: str) -> Machine:
+    if "\0" in item.text:
+        raise ConfigurationError("there is a NUL in it, which no program takes as an argument")
     fields = item.text.translate(dict.fromkeys(map(ord, BLANKS), " ")).split(" ")
     # `-` and absence both mean the default; columns beyond the last one are ignored.
     given = [field if field != "-" else "" for field in fields if field][: len(FIELDS)]

@@ -8,7 +8,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 from hook.journal import open_bounded
@@ -22,6 +23,8 @@ class Record:
     """A file called `name` in whatever directory."""
 
     name: str
+    keys: Mapping[str, type | UnionType] = field(default_factory=dict)
+    """What an entry has at least, and of which type; whatever has not was not written by us."""
     file_bytes: int = RECORD_BYTES
 
     def append(self, directory: str, entries: Sequence[Mapping[str, object]]) -> None:
@@ -42,9 +45,25 @@ class Record:
         for each in (path + ".1", path):
             with suppress(FileNotFoundError), open(each, "rb") as file:
                 for line in file:
-                    with suppress(ValueError):
-                        yield json.loads(line)
+                    with suppress(ValueError, RecursionError):
+                        entry = json.loads(line)
+                        if isinstance(entry, dict) and self._is_ours(entry):
+                            yield entry
+
+    def _is_ours(self, entry: Mapping[str, object]) -> bool:
+        return all(isinstance(entry.get(key), kind) for key, kind in self.keys.items())
 
 
-BUILDS = Record("builds.jsonl")
-DECISIONS = Record("decisions.jsonl")
+BUILDS = Record(
+    "builds.jsonl",
+    {
+        "derivation": str,
+        "machine": str,
+        "outcome": str,
+        "detail": str,
+        "ended": int | float,
+        "seconds": dict,
+        "moved_from": list,
+    },
+)
+DECISIONS = Record("decisions.jsonl", {"at": int | float, "derivation": str, "answer": str, "machines": list})

@@ -184,6 +184,7 @@ NINES = "9" * 5000
 """More digits than Python makes a number of."""
 
 BAD = [
+    ("b1\0", "there is a NUL in it, which no program takes as an argument"),
     # line, what the warning says after quoting it
     ("-", "column 1 (store URI) is missing, expected for example 'ssh-ng://user@host'"),
     ("- x86_64-linux", "column 1 (store URI) is missing, expected for example 'ssh-ng://user@host'"),

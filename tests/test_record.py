@@ -70,3 +70,12 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
     with no_leaks():
         for _ in range(30):
             RECORD.append(str(tmp_path), [{"n": 1}])
+
+
+def test_what_we_have_not_written_is_not_read(tmp_path: Path) -> None:
+    """Whatever it is: whoever asks can rely on the keys."""
+    ours = b'{"n":1,"text":"a"}\n'
+    others = b'5\n[]\nnull\n{}\n{"n":"1","text":"a"}\n{"n":1}\n' + b"[" * 100_000 + b"\n\xff\n"
+    (tmp_path / "typed.jsonl").write_bytes(ours + others + ours)
+    typed = Record("typed.jsonl", {"n": int | float, "text": str})
+    assert list(typed.read(str(tmp_path))) == [{"n": 1, "text": "a"}] * 2

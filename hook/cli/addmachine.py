@@ -266,6 +266,7 @@ class Adding:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=PROOF_TIMEOUT_S,
                 check=True,
             )

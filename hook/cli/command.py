@@ -1,11 +1,12 @@
 """What the subcommands of nix-ferry share: options, warnings, and errors that become one line and an exit status."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import click
 
@@ -13,6 +14,8 @@ from hook.cli.completing import complete_setting
 from hook.errors import EXIT_FAILED, FerryError, printable
 
 P = ParamSpec("P")
+
+OURS = os.path.dirname(os.path.dirname(__file__))
 
 nix_options = click.option(
     "--option",
@@ -27,7 +30,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 
 
 class Program(click.Group):
-    """All subcommands.  Whatever the system refuses them is one line, too: a full disk behind standard output, say."""
+    """All subcommands.  Whatever the system refuses them is one line, too: a full disk behind standard output, say.
+
+    So is a mistake of our own, with its place; all of its stack is shown if NIX_FERRY_TRACE is set.
+    """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a program."""
@@ -35,11 +41,29 @@ class Program(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            _echo("error: ", str(error))
-            # What could not be written would be tried once more at the end, with a stack trace.
-            with suppress(OSError), open(os.devnull, "wb") as null:
-                os.dup2(null.fileno(), sys.stdout.fileno())
-            sys.exit(EXIT_FAILED)
+            subject = "" if error.filename is None else f"'{os.fsdecode(error.filename)}': "
+            _fail(f"{subject}{error.strerror or error}")
+        except Exception as error:
+            if "NIX_FERRY_TRACE" in os.environ:
+                raise
+            _fail(f"nix-ferry itself made a mistake, please report it: {_place(error)}")
+
+
+def _fail(text: str) -> NoReturn:
+    _echo("error: ", text)
+    # What could not be written would be tried once more at the end, with a stack trace.
+    with suppress(OSError), open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
+    sys.exit(EXIT_FAILED)
+
+
+def _place(error: Exception) -> str:
+    """What went wrong and where in our own files, on one line."""
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(OURS)]
+    where = f"{os.path.relpath(frames[-1].filename, OURS)}:{frames[-1].lineno}" if frames else "?"
+    return " ".join(f"{type(error).__name__} in {where}: {error}".split())
 
 
 def _open_standard_streams() -> None:
@@ -50,6 +74,10 @@ def _open_standard_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the user's locale lacks is no reason to say nothing.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command(function: Callable[P, int]) -> Callable[P, None]:
@@ -74,7 +102,7 @@ def warn(warnings: Sequence[str]) -> None:
 
 def _echo(what: str, text: str) -> None:
     """Say something in which a machine may have had a say."""
-    click.echo(what + "\n".join(map(printable, text.splitlines())), err=True)
+    click.echo(what + "\n".join(map(printable, text.split("\n"))), err=True)
 
 
 def state_dir() -> str:

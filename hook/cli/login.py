@@ -121,7 +121,7 @@ class Login:
         """Add our key to those that the machine accepts; ssh asks for a password if it has to."""
         argv = [word for word in self._argv(()) if word != "-oBatchMode=yes"]
         command = [*argv, "--", f"sh -c '{APPEND}'"]
-        done = subprocess.run(command, env=self._environ, input=public + "\n", text=True, check=False)
+        done = subprocess.run(command, env=self._environ, input=public + "\n", text=True, errors="replace", check=False)
         if done.returncode != 0:
             raise MachineError(
                 f"the key could not be copied to '{self.name}'; add this line to .ssh/authorized_keys there: {public}"
@@ -182,7 +182,12 @@ def public_key(path: str) -> str:
 def _keygen(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["ssh-keygen", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+            ["ssh-keygen", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
         )
     except OSError as error:
         raise FerryError(f"cannot run 'ssh-keygen': {error.strerror}") from None

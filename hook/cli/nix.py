@@ -26,25 +26,34 @@ class NixError(FerryError):
 
 def version() -> str:
     """The release of the `nix` in PATH, like `2.28.3`."""
-    return _run("nix", ["--version"]).split()[-1]
+    words = _run("nix", ["--version"]).split()
+    if not words:
+        raise NixError("'nix --version' printed nothing")
+    return words[-1]
 
 
 def settings(options: Options = (), environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a Nix command with that environment, as a build hook gets them; a daemon may overrule some."""
     for command in SHOW_SETTINGS:
         try:
-            values = json.loads(_run("nix", [*FEATURES, *command, "--json"], options, environ))
-            return Settings({name: _text(name, entry["value"]) for name, entry in values.items()})
+            return _parsed(_run("nix", [*FEATURES, *command, "--json"], options, environ))
         except NixError as error:
             refused = error
     raise refused
+
+
+def _parsed(text: str) -> Settings:
+    try:
+        return Settings({name: _text(name, entry["value"]) for name, entry in json.loads(text).items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise NixError("'nix' printed something else than its settings when asked for them") from None
 
 
 def is_trusted() -> bool | None:
     """Whether the daemon takes this user's word; None if this Nix does not say, which it does from 2.19 on."""
     try:
         return bool(json.loads(_run("nix", [*FEATURES, "store", "info", "--json"])).get("trusted"))
-    except NixError:
+    except (NixError, ValueError, AttributeError):
         return None
 
 
@@ -83,6 +92,7 @@ def _run(program: str, arguments: Sequence[str], options: Options = (), environ:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=TIMEOUT_S,
             check=True,
         )

@@ -108,7 +108,9 @@ def unit_nix_config() -> str | None:
     """`NIX_CONFIG` as the daemon's unit sets it; None if it does not."""
     command = ["systemctl", "show", "--property=Environment", "--value", UNIT]
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=nix.TIMEOUT_S).stdout
+        shown = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True, timeout=nix.TIMEOUT_S
+        ).stdout
         entries = dict(word.partition("=")[::2] for word in shlex.split(shown))
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

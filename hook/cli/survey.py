@@ -110,7 +110,9 @@ def kvm_script(system: str) -> str:
 
 def survey_here(environ: Mapping[str, str]) -> Survey:
     """The same of this host."""
-    done = subprocess.run(["sh", "-s"], env=environ, input=SCRIPT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-s"], env=environ, input=SCRIPT, capture_output=True, text=True, errors="replace", check=False
+    )
     return parse_survey(done.stdout)
 
 
