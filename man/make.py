@@ -45,7 +45,8 @@ def command_page() -> Iterator[str]:
     yield ".SH DESCRIPTION"
     yield from _prose(nix_ferry.help or "")
     yield ".SH COMMANDS"
-    for context in commands(click.Context(nix_ferry, info_name="nix-ferry")):
+    _, *below = everything(click.Context(nix_ferry, info_name="nix-ferry"))
+    for context in below:
         yield f".SS {_text(context.command_path)} {_text(' '.join(context.command.collect_usage_pieces(context)))}"
         yield from _prose(context.command.help or "")
         for parameter in context.command.params:
@@ -89,11 +90,15 @@ def _default(value: bool | int | None) -> str:
 
 def commands(context: click.Context) -> Iterator[click.Context]:
     """All commands that do something, in the order of their names."""
-    if not isinstance(context.command, click.Group):
-        yield context
-        return
-    for name, command in sorted(context.command.commands.items()):
-        yield from commands(click.Context(command, parent=context, info_name=name))
+    return (each for each in everything(context) if not isinstance(each.command, click.Group))
+
+
+def everything(context: click.Context) -> Iterator[click.Context]:
+    """`context`, and all that is below it, in the order of their names."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name, command in sorted(context.command.commands.items()):
+            yield from everything(click.Context(command, parent=context, info_name=name))
 
 
 def _head(name: str, section: int, purpose: str) -> Iterator[str]:

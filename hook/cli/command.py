@@ -23,7 +23,7 @@ nix_options = click.option(
     type=(str, str),
     multiple=True,
     metavar="NAME VALUE",
-    help="Give Nix this setting.",
+    help="Ask as if Nix had this setting, like its own --option; may be repeated.",
     shell_complete=complete_setting,
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

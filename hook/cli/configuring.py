@@ -21,12 +21,14 @@ SHELLS = ("bash", "fish", "zsh")
 @as_json
 @command
 def config(as_json: bool) -> int:
-    """Show nix-ferry's own settings: each key of ferry.toml, its value, and where that is from.
+    """Show nix-ferry's own settings, and where each is from.
+
+    They are the keys of ferry.toml, which is read for every build.
 
     \b
     Examples:
-      nix-ferry config
-      nix-ferry config --json | jq '."look-ahead".value'
+      nix-ferry config   each key, its value, and the file it is from
+      nix-ferry config --json | jq '."look-ahead".value'   one value, for programs
     """
     path = config_path(os.environ)
     given = read_values(path)
@@ -55,16 +57,16 @@ def written(value: Value) -> str:
 @click.pass_context
 @command
 def completions(context: click.Context, shell: str) -> int:
-    """Print what lets a shell complete nix-ferry's commands, options, machines and settings.
+    """Print what lets a shell complete commands, options, machines and settings.
 
     It is also installed, in share/ beside the bin/ of nix-ferry, where a shell finds it below /usr or /usr/local. The
     shell calls nix-ferry by its name, so that has to be in PATH.
 
     \b
     Examples:
-      eval "$(nix-ferry completions bash)"         in ~/.bashrc: for this user, from the next shell on
-      eval "$(nix-ferry completions zsh)"          in ~/.zshrc, behind compinit
-      nix-ferry completions fish | source          in ~/.config/fish/config.fish
+      eval "$(nix-ferry completions bash)"   in ~/.bashrc: for this user, from the next shell on
+      eval "$(nix-ferry completions zsh)"    in ~/.zshrc, behind compinit
+      nix-ferry completions fish | source    in ~/.config/fish/config.fish
     """
     click.echo(script(context.find_root().command, shell))
     return EXIT_OK

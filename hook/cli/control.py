@@ -26,13 +26,27 @@ now_option = click.option("--now", is_flag=True, help="End it at once: its build
 
 @click.group()
 def broker() -> None:
-    """Start, stop or restart the broker, which hooks start by themselves."""
+    """Start, stop or restart the broker, which hooks start by themselves.
+
+    The broker is the process that keeps connections to machines and does the work of hooks. None is needed for a build.
+
+    \b
+    Examples:
+      nix-ferry broker restart   another broker, when the builds of this one are over
+    """
 
 
 @broker.command()
 @command
 def start() -> int:
-    """Start the broker, unless it runs. It still ends when it has had nothing to do for a while."""
+    """Start the broker, unless it runs.
+
+    It still ends when it has had nothing to do for a while.
+
+    \b
+    Examples:
+      nix-ferry broker start   says which process it is
+    """
     _start(broker_directory(os.environ))
     return 0
 
@@ -44,6 +58,11 @@ def stop(now: bool) -> int:
     """Have the broker end when its builds are over, and wait for that.
 
     Ctrl-C ends only the waiting. A build that comes meanwhile starts another broker.
+
+    \b
+    Examples:
+      nix-ferry broker stop         says for how many builds it waits, and when it has ended
+      nix-ferry broker stop --now   ends it at once, and its builds with it
     """
     _stop(broker_directory(os.environ), now=now)
     return 0
@@ -53,7 +72,15 @@ def stop(now: bool) -> int:
 @now_option
 @command
 def restart(now: bool) -> int:
-    """Stop the broker, wait until it has ended, and start another one."""
+    """Stop the broker, wait until it has ended, and start another one.
+
+    A new nix-ferry does not need it: a hook of another version replaces the broker by itself.
+
+    \b
+    Examples:
+      nix-ferry broker restart         says when the one has ended and the other runs
+      nix-ferry broker restart --now   does not wait for builds: Nix is told that they failed
+    """
     directory = broker_directory(os.environ)
     _stop(directory, now=now)
     _start(directory)

@@ -30,7 +30,9 @@ Entry = Mapping[str, Any]
 
 
 @click.command()
-@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="How many builds.")
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=1), help="How many builds to show."
+)
 @click.option(
     "--machine",
     metavar="WORD",
@@ -44,7 +46,13 @@ def history(lines: int, machine: str | None, summary: bool, as_json: bool) -> in
     """Show what became of builds that went elsewhere, the last one at the end.
 
     Outcomes: 'built'; 'failed', the derivation itself; 'error', no machine was left or something was wrong here;
-    'cancelled', Nix gave it up.
+    'cancelled', Nix gave it up. Of the time that each took, it tells how long it waited for a slot, sent inputs, built,
+    and fetched outputs.
+
+    \b
+    Examples:
+      nix-ferry history -n 5 --machine fast-box   the last five builds there
+      nix-ferry history --summary                 success rates and usual times
     """
     builds = [build for build in read(BUILDS) if machine is None or machine in build["machine"]]
     shown = builds if summary else builds[-lines:]

@@ -50,6 +50,12 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
 
     Writes `build-hook` where the Nix of this host reads it: into nix.conf, or, for a daemon of Nix 2.25 to 2.33, into
     its systemd unit. The change is shown first.
+
+    \b
+    Examples:
+      nix-ferry install --dry-run         what would be written, and into which file
+      nix-ferry install                   the same, and asks before it writes and restarts the daemon
+      nix-ferry install --yes --restart   writes and restarts without a question
     """
     target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
     change = _unit_change(target) if target.in_unit else _conf_change(target)
@@ -74,7 +80,15 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
 @restart_option
 @command
 def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
-    """Take back what `nix-ferry install` wrote; everything else stays as it is."""
+    """Take back what `nix-ferry install` wrote.
+
+    Everything else in these files stays as it is; afterwards Nix runs its own hook.
+
+    \b
+    Examples:
+      nix-ferry uninstall --dry-run   what would be removed
+      nix-ferry uninstall             removes it, and asks before
+    """
     served = daemon.serves(nix.settings(), os.environ)
     environ = place.environment_of_builds(served)
     files = [place.system_conf_file(environ), place.user_conf_file(environ)]

@@ -18,13 +18,21 @@ LOOK_S = 0.5
 
 
 @click.command()
-@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(min=0), help="How many lines.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C, which is no error: the exit status is 0.")
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=0), help="How many lines to show."
+)
+@click.option("-f", "--follow", is_flag=True, help="Show what is added, too, until Ctrl-C; the exit status is 0 then.")
 @command
 def log(lines: int, follow: bool) -> int:
-    """Show the end of the broker's log: when it began and left, hooks it could not serve, and its own mistakes.
+    """Show the end of the broker's log.
 
-    What builds say is in Nix's logs; what became of them in 'nix-ferry history'.
+    It tells when brokers began and left, hooks they could not serve, and their own mistakes. What builds say is in
+    Nix's logs; what became of them in 'nix-ferry history'.
+
+    \b
+    Examples:
+      nix-ferry log -n 50      the last fifty lines
+      nix-ferry log --follow   the last ones, and each that is added
     """
     path = os.path.join(broker_directory(os.environ), LOG_NAME)
     tail = Tail(path)

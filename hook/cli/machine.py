@@ -103,9 +103,15 @@ def disabled() -> Disabled:
 
 @click.group()
 def machine() -> None:
-    """List the machines that Nix may build on, add and remove them, or take them out of use for a while.
+    """List, add and remove machines, or take them out of use for a while.
 
     NAME is a host or a whole address as in 'builders'; a host stands for all its lines.
+
+    \b
+    Examples:
+      nix-ferry machine list                   what there is, in use and free
+      nix-ferry machine add builder@fast-box   from a host with ssh to one that builds, step by step
+      nix-ferry machine disable fast-box       no more builds for it, until 'enable'
     """
 
 
@@ -114,7 +120,15 @@ def machine() -> None:
 @as_json
 @command
 def list_(options: nix.Options, as_json: bool) -> int:
-    """Show every machine of 'builders': what it takes, how many of its slots are in use, and where its line is."""
+    """Show every machine of 'builders' with its slots, state and line.
+
+    Of slots it tells how many are in use, by whatever hooks of this host, and how many there are.
+
+    \b
+    Examples:
+      nix-ferry machine list   what each takes, enabled or not, and where it is written
+      nix-ferry machine list --json | jq '.[] | {machine, busy, state}'   for programs
+    """
     found = known(options)
     entries = [_entry(found, each) for each in found.machines]
     if as_json:
@@ -146,6 +160,11 @@ def add(
     host's, writes its line into the file of 'builders', and proves it by a build.
 
     May be repeated: what is done already stays, and the line is replaced. With a Nix daemon, run it as root.
+
+    \b
+    Examples:
+      nix-ferry machine add builder@fast-box          all of that; it asks before it writes
+      nix-ferry machine add --dry-run fast-box:2222   the line it would write
     """
     settings = nix.settings(options)
     host = host_of(settings)
@@ -163,9 +182,14 @@ def add(
 @nix_options
 @command
 def remove(name: str, options: nix.Options) -> int:
-    """Delete the line of NAME from the machines file; builds that run there go on.
+    """Delete the line of NAME from the machines file.
 
-    Other lines and comments stay. The machine itself is left as it is, as is the key that opens it.
+    Other lines and comments stay, and builds that run there go on. The machine itself is left as it is, as is the key
+    that opens it.
+
+    \b
+    Examples:
+      nix-ferry machine remove fast-box   says which line of which file it was
     """
     # One at a time: the next one's place is known only when this one is gone.
     for old in [each.text for each in known(options).named(name)]:
@@ -188,6 +212,10 @@ def disable(name: str, options: nix.Options) -> int:
 
     Builds that run there go on to their end. Those that only wait there for a slot, or whose inputs are still on the
     way, go to another machine; if there is none, they wait until one is enabled. It holds over restarts.
+
+    \b
+    Examples:
+      nix-ferry machine disable fast-box   since when it is out of use
     """
     found = known(options)
     for each in found.named(name):
@@ -201,10 +229,15 @@ def disable(name: str, options: nix.Options) -> int:
 @nix_options
 @command
 def drain(name: str, wait: bool, options: nix.Options) -> int:
-    """Disable NAME, and say what is still built there: what to do before it is restarted.
+    """Disable NAME, and say what is still built there.
 
     Everything is as with 'disable'. With --wait it returns when the last build there has ended, or with an error when
     NAME is enabled again before. Ctrl-C ends only the waiting.
+
+    \b
+    Examples:
+      nix-ferry machine drain fast-box   how many builds still run there
+      nix-ferry machine drain --wait fast-box && ssh fast-box reboot   restarts it then
     """
     found = known(options)
     machines = found.named(name)
@@ -229,7 +262,12 @@ def drain(name: str, wait: bool, options: nix.Options) -> int:
 @nix_options
 @command
 def enable(name: str, options: nix.Options) -> int:
-    """Have NAME build again after 'disable' or 'drain'."""
+    """Have NAME build again after 'disable' or 'drain'.
+
+    \b
+    Examples:
+      nix-ferry machine enable fast-box   that it is enabled, and whether it was before
+    """
     found = known(options)
     for each in found.named(name):
         was_out = disabled().remove(each)

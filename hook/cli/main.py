@@ -85,8 +85,9 @@ def explain(installable: str | None, recent: bool, options: nix.Options, as_json
 
     \b
     Examples:
-      nix-ferry explain ./default.nix
-      nix-ferry explain nixpkgs#hello --option max-jobs 0
+      nix-ferry explain ./default.nix    each machine with a verdict, and where it goes
+      nix-ferry explain nixpkgs#hello --option max-jobs 0   if nothing could be built here
+      nix-ferry explain --recent hello   what was decided about it lately, and why
     """
     if recent:
         return show_recent(installable, as_json=as_json)
@@ -119,7 +120,17 @@ def explain(installable: str | None, recent: bool, options: nix.Options, as_json
 @as_json
 @command
 def ping(machines: Sequence[str], speed: bool, options: nix.Options, as_json: bool) -> int:
-    """Connect to machines as a build would: all of them, or those whose address contains MACHINE."""
+    """Connect to machines as a build would, and say how long that takes.
+
+    All of 'builders' are asked, or those whose address contains MACHINE; all at once. Of one that cannot be
+    used it tells why, as the hook would.
+
+    \b
+    Examples:
+      nix-ferry ping                    how long each takes, its Nix, and whether it trusts us
+      nix-ferry ping --speed fast-box   also how much ssh carries to and from that one
+      nix-ferry ping --json | jq '.[] | select(.error != "")'   only those that cannot be used
+    """
     host = host_of(settings := nix.settings(options))
     known, warnings = machines_of(settings, host)
     chosen = [m for m in known if not machines or any(word in m.uri.text for word in machines)]
@@ -145,7 +156,17 @@ def ping(machines: Sequence[str], speed: bool, options: nix.Options, as_json: bo
 @as_json
 @command
 def doctor(options: nix.Options, as_json: bool) -> int:
-    """Go through everything that a build elsewhere needs, and say what is wrong and what helps."""
+    """Check everything that a build elsewhere needs, and say what helps.
+
+    From the setting of Nix to the clock, the disk and the features of each machine: a line each, which is 'ok', 'note'
+    or 'wrong'. Nothing is built.
+
+    \b
+    Examples:
+      nix-ferry doctor   all checks; the exit status is 1 if one is wrong
+      nix-ferry doctor --option builders 'ssh://new-box'   a machine that is not configured yet
+      nix-ferry doctor --json | jq '.[] | select(.level == "wrong")'   only what is wrong
+    """
     wrong = False
     checks = []
     for check in examine(options, private_dir()):

@@ -22,7 +22,15 @@ STATES = ("works", "not asked lately", "failed", "disabled")
 @click.command()
 @command
 def metrics() -> int:
-    """Print numbers for Prometheus. Counters begin with the broker; without one there is only nix_ferry_up 0."""
+    """Print numbers for Prometheus, in its text format.
+
+    Counters begin with the broker; without one there is only nix_ferry_up 0.
+
+    \b
+    Examples:
+      nix-ferry metrics                    slots, builds, bytes … by machine
+      nix-ferry metrics > nix-ferry.prom   for the textfile collector of the node exporter
+    """
     for line in exposition(overview_of(broker_directory(os.environ))):
         click.echo(line)
     return 0

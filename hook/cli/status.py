@@ -34,11 +34,11 @@ Look = Overview | str
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C, which is no error: the exit status is 0.")
+@click.option("--watch", is_flag=True, help="Go on, every second, until Ctrl-C; the exit status is 0 then.")
 @as_json
 @command
 def status(watch: bool, as_json: bool) -> int:
-    """Show what the broker is doing: machines, slots, connections, and builds with what they are at.
+    """Show what the broker is doing: its machines, and builds with what they are at.
 
     Of slots and connections it tells how many are in use and how many there are; of what is copied, how much, and how
     fast it went in the last seconds. A build that waits says how many are before it.
@@ -48,10 +48,10 @@ def status(watch: bool, as_json: bool) -> int:
 
     \b
     Examples:
-      nix-ferry status                     once
-      nix-ferry status --watch             a live view, until Ctrl-C
-      nix-ferry status --watch | tee log   a line for each change
-      nix-ferry status --json | jq '.builds[] | {derivation, phase, position, sent_bytes_per_s}'
+      nix-ferry status                                   once
+      nix-ferry status --watch                           a live view, until Ctrl-C
+      nix-ferry status --watch | tee log                 a line for each change
+      nix-ferry status --json | jq '.builds[].phase'     what builds are at, for programs
     """
     directory = broker_directory(os.environ)
     if not watch:
