@@ -6,7 +6,7 @@ are read by a function of the caller's.  Source: machines.md section 1; each rul
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -98,16 +98,22 @@ def format_machine(machine: Machine, release: Release) -> str:
     speed = machine.speed_factor
     fields = (
         machine.uri.text,
-        ",".join(machine.systems) or ",",
+        _format_list(machine.systems) or ",",
         machine.ssh_key or "-",
         str(machine.max_jobs),
         # Nine digits tell all numbers of single precision apart.
         f"{speed:.9g}" if release >= FLOAT_SPEED else str(math.ceil(speed)),
-        ",".join(sorted(machine.supported)) or "-",
-        ",".join(sorted(machine.mandatory)) or "-",
+        _format_list(sorted(machine.supported)) or "-",
+        _format_list(sorted(machine.mandatory)) or "-",
         machine.public_host_key or "-",
     )
     return " ".join(fields)
+
+
+def _format_list(names: Sequence[str]) -> str:
+    text = ",".join(names)
+    # Alone, it would stand for the default.
+    return "-," if text == "-" else text
 
 
 def _expand(
