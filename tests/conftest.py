@@ -97,6 +97,12 @@ def mode(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
+def modes(request: pytest.FixtureRequest) -> Sequence[str]:
+    """All ways in which hooks are to work, for a test marked `any_hook` that goes through them itself."""
+    return _hooks(request.config)
+
+
+@pytest.fixture
 def hook(request: pytest.FixtureRequest) -> str | None:
     """The build hook under test, for Host.configure."""
     return None if "stock" in _hooks(request.config) else install.HOOK

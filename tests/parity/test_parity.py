@@ -1,6 +1,7 @@
 """Stock's hook and ours leave the same stores, say the same and exit alike, on every client."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,18 +97,23 @@ def differences(stock: list[str], ours: list[str], subject: str) -> str:
     ],
     indirect=["client"],
 )
-def test_stock_and_ours_agree(client: Host, twin: Host, hook: str | None, scenario: Scenario, tmp_path: Path) -> None:
-    """The builder runs the client's release, since messages of a build come from there."""
+@pytest.mark.any_hook
+def test_stock_and_ours_agree(
+    lab: Lab, client: Host, twin: Host, modes: Sequence[str], scenario: Scenario, tmp_path: Path
+) -> None:
+    """Ours in each of its ways.  The builder runs the client's release, since messages of a build come from there."""
     stock = observe(scenario, client, twin, None, tmp_path)
     assert stock.status == scenario.status, stock.messages
-    ours = observe(scenario, client, twin, mark(client) if hook else None, tmp_path)
-    assert client.path(MARK).exists() == bool(hook)
-    found = [
-        differences(stock.messages, ours.messages, "messages"),
-        differences(stock.client, ours.client, "client"),
-        differences(stock.builder, ours.builder, "builder"),
-    ]
-    assert "\n".join(filter(None, found)) == ""
+    for mode in modes:
+        lab.standalone(mode == "standalone")
+        ours = observe(scenario, client, twin, None if mode == "stock" else mark(client), tmp_path)
+        assert client.path(MARK).exists() == (mode != "stock")
+        found = [
+            differences(stock.messages, ours.messages, f"messages, {mode}"),
+            differences(stock.client, ours.client, f"client, {mode}"),
+            differences(stock.builder, ours.builder, f"builder, {mode}"),
+        ]
+        assert "\n".join(filter(None, found)) == ""
 
 
 TAMPERING = {
