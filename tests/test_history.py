@@ -79,15 +79,32 @@ def test_the_summary_counts_by_machine_and_derivation() -> None:
         build("b", outcome="cancelled", build=100),
     ]
     by_machine, by_derivation = summary_tables(builds)
-    assert by_machine == ("MACHINE", [("ssh://b1", "5", "3", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s")])
+    assert by_machine == ("MACHINE", [("ssh://b1", "5", "3", "1", "0", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s")])
     assert by_derivation == (
         "DERIVATION",
         [
-            ("a", "4", "3", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s"),
-            ("b", "1", "0", "-", "-", "-", "-", "-"),
+            ("a", "4", "3", "1", "0", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s"),
+            ("b", "1", "0", "0", "0", "-", "-", "-", "-", "-"),
         ],
     )
     assert [group["success"] for group in summaries(builds)["derivation"]] == [0.75, None]
+
+
+def test_a_machine_that_loses_builds_is_not_as_good_as_one_that_builds_them() -> None:
+    """They were built elsewhere, or nowhere; the derivation is none the worse for it."""
+    moved = [build("a", "ssh://b1") | {"moved_from": ["ssh://b2"]}, build("a", "ssh://b2")]
+    nowhere = build("a", "ssh://b3", outcome="error") | {"moved_from": ["ssh://b3", "ssh://b3"]}
+    refused = build("a", "ssh://b4", outcome="error")
+    told = summaries([*moved, nowhere, refused])
+    assert [(each["machine"], each["builds"], each["lost"], each["success"]) for each in told["machine"]] == [
+        ("ssh://b1", 1, 0, 1.0),
+        ("ssh://b2", 1, 1, 0.5),
+        ("ssh://b3", 1, 2, 0.0),
+        ("ssh://b4", 1, 1, 0.0),
+    ]
+    assert [(each["builds"], each["lost"], each["success"]) for each in told["derivation"]] == [(4, 4, 0.5)]
+    (only_lost,) = [each for each in summaries(moved[:1])["machine"] if each["machine"] == "ssh://b2"]
+    assert (only_lost["builds"], only_lost["success"]) == (0, 0.0)
 
 
 def test_the_summary_is_of_all_builds(directory: str) -> None:

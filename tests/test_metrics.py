@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from hook.cli.metrics import exposition
 from hook.overview import nothing
 
@@ -77,6 +79,21 @@ def test_the_numbers_are_those_of_the_overview() -> None:
         assert line in lines
     # What cannot be seen is left out.
     assert not any(line.startswith("nix_ferry_slots_used") for line in lines)
+
+
+def test_prometheus_reads_what_is_written() -> None:
+    """By its own parser: each family with its type, each name of a machine as it is."""
+    name = 'a"b\\c\nd \u2192 '
+    told = OVERVIEW | {"machines": [OVERVIEW["machines"][0] | {"machine": name + "\udcff"}]}
+    text = "".join(f"{line}\n" for line in exposition(told))
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(family.type in ("gauge", "counter") and family.documentation for family in families.values())
+    (slots,) = families["nix_ferry_slots"].samples
+    assert (slots.labels, slots.value) == ({"machine": name + "\\udcff"}, 4.0)
+    built = families["nix_ferry_builds"].samples
+    assert {sample.labels["outcome"]: sample.value for sample in built}["built"] == 3.0
+    values = [line for line in text.splitlines() if not line.startswith("#")]
+    assert sum(len(family.samples) for family in families.values()) == len(values)
 
 
 def test_without_a_broker_there_is_nothing_to_count() -> None:

@@ -5,8 +5,8 @@ Both read the record (hook/record.py), which a broker that runs brings up to dat
 
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -22,7 +22,7 @@ from hook.ledger import Outcome, Phase
 from hook.record import BUILDS, DECISIONS, Record
 
 BUILD_HEADER = ("WHEN", "DERIVATION", "MACHINE", "OUTCOME", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
-SUMMARY = ("BUILDS", "BUILT", "SUCCESS", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
+SUMMARY = ("BUILDS", "BUILT", "FAILED", "LOST", "SUCCESS", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
 DURATIONS = (Phase.WAITING, Phase.SENDING, Phase.BUILDING, Phase.FETCHING)
 """What the columns from QUEUE on say."""
 
@@ -48,6 +48,8 @@ def history(lines: int, machine: str | None, summary: bool, as_json: bool) -> in
     Outcomes: 'built'; 'failed', the derivation itself; 'error', no machine was left or something was wrong here;
     'cancelled', Nix gave it up. Of the time that each took, it tells how long it waited for a slot, sent inputs, built,
     and fetched outputs.
+
+    With --summary, a build that a machine lost counts against that machine, though it was built elsewhere.
 
     \b
     Examples:
@@ -120,8 +122,7 @@ def summary_tables(builds: Sequence[Entry]) -> list[tuple[str, list[tuple[str, .
         rows = [
             (
                 group[subject],
-                str(group["builds"]),
-                str(group["built"]),
+                *(str(group[count]) for count in ("builds", "built", "failed", "lost")),
                 "-" if group["success"] is None else f"{group['success']:.0%}",
                 *(_duration(group["median_seconds"][phase.value]) for phase in DURATIONS),
             )
@@ -132,32 +133,55 @@ def summary_tables(builds: Sequence[Entry]) -> list[tuple[str, list[tuple[str, .
 
 
 def summaries(builds: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
-    """The same for programs.  `success` is the share of those that were not cancelled; None if all were."""
-    keys: dict[str, Callable[[Entry], str]] = {
-        "machine": lambda build: str(build["machine"]),
-        "derivation": lambda build: derivation_name(build["derivation"]),
-    }
-    return {
-        subject: [{subject: name, **group} for name, group in _groups(builds, key)] for subject, key in keys.items()
-    }
+    """The same for programs.
 
-
-def _groups(builds: Iterable[Entry], key: Callable[[Entry], str]) -> list[tuple[str, dict[str, Any]]]:
-    groups: defaultdict[str, list[Entry]] = defaultdict(list)
+    `success` is, for a machine, the share of its tries that were built: one that it lost counts, wherever the build
+    went then.  For a derivation it is the share of its builds.  What Nix gave up counts for neither; None if nothing
+    is left.
+    """
+    machines: defaultdict[str, list[Entry]] = defaultdict(list)
+    derivations: defaultdict[str, list[Entry]] = defaultdict(list)
+    lost = Counter(machine for build in builds for machine in _losers(build))
+    machines.update({machine: [] for machine in lost})
     for build in builds:
-        groups[key(build)].append(build)
-    most_first = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [(name, _summary(group)) for name, group in most_first]
+        machines[build["machine"]].append(build)
+        derivations[derivation_name(build["derivation"])].append(build)
+    return {
+        "machine": _most_first("machine", [_by_machine(name, group, lost[name]) for name, group in machines.items()]),
+        "derivation": _most_first("derivation", [_by_derivation(name, group) for name, group in derivations.items()]),
+    }
 
 
-def _summary(builds: Sequence[Entry]) -> dict[str, Any]:
+def _losers(build: Entry) -> list[str]:
+    """The machines that lost it, or could not do it by no fault of its own."""
+    last = [build["machine"]] if build["outcome"] == Outcome.ERROR.value else []
+    return [*build["moved_from"], *(machine for machine in last if machine not in build["moved_from"])]
+
+
+def _by_machine(name: str, builds: Sequence[Entry], lost: int) -> dict[str, Any]:
+    outcomes = Counter(build["outcome"] for build in builds)
+    tries = outcomes[Outcome.BUILT.value] + outcomes[Outcome.FAILED.value] + lost
+    return {"machine": name, **_summary(builds, lost, tries)}
+
+
+def _by_derivation(name: str, builds: Sequence[Entry]) -> dict[str, Any]:
+    ended = sum(build["outcome"] != Outcome.CANCELLED.value for build in builds)
+    return {"derivation": name, **_summary(builds, sum(len(_losers(build)) for build in builds), ended)}
+
+
+def _most_first(subject: str, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(groups, key=lambda group: (-group["builds"], group[subject]))
+
+
+def _summary(builds: Sequence[Entry], lost: int, tries: int) -> dict[str, Any]:
     built = [build for build in builds if build["outcome"] == Outcome.BUILT.value]
-    ended = [build for build in builds if build["outcome"] != Outcome.CANCELLED.value]
     seconds = {phase.value: [build["seconds"].get(phase.value, 0.0) for build in built] for phase in DURATIONS}
     return {
         "builds": len(builds),
         "built": len(built),
-        "success": len(built) / len(ended) if ended else None,
+        "failed": sum(build["outcome"] == Outcome.FAILED.value for build in builds),
+        "lost": lost,
+        "success": len(built) / tries if tries else None,
         "median_seconds": {name: median(values) if values else None for name, values in seconds.items()},
     }
 

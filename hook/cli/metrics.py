@@ -102,4 +102,6 @@ def _family(name: str, kind: str, text: str, values: list[tuple[dict[str, str], 
 
 
 def _escape(text: str) -> str:
+    # The format is UTF-8, and no machine's address has to be.
+    text = text.encode(errors="backslashreplace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
