@@ -266,6 +266,7 @@ def test_the_stock_hook_reads_formatted_machines(builder: Host) -> None:
         "ssh-ng://u@[::1]:22?compress=true&remote-store=/x a-b,c-d,a-b /etc/key 4 2.5 kvm,big q QUJD surplus",
         "/srv/store , - 0 1e3",
         "b3 - - 4294967295 0.1 - a,b QUJ",
+        "b4 -, - 1 1 -, -,",
     ]
     found, warnings = parse("\n".join(lines), release)
     assert warnings == []
