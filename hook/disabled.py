@@ -22,7 +22,7 @@ class Disabled:
     def since(self, machine: Machine) -> float | None:
         """When `machine` was taken out of use, in seconds since 1970; None if it is in use."""
         try:
-            return os.stat(self._file(machine)).st_mtime
+            return os.stat(self.file(machine)).st_mtime
         except OSError:
             return None
 
@@ -35,7 +35,7 @@ class Disabled:
 
     def add(self, machine: Machine) -> bool:
         """Take `machine` out of use; False if it was.  ConfigurationError if this is not for us to do."""
-        file = self._file(machine)
+        file = self.file(machine)
         try:
             for directory in (self._private_dir, self._directory):
                 os.makedirs(directory, 0o700, exist_ok=True)
@@ -45,7 +45,7 @@ class Disabled:
 
     def remove(self, machine: Machine) -> bool:
         """Have `machine` used again; False if it was.  ConfigurationError if this is not for us to do."""
-        file = self._file(machine)
+        file = self.file(machine)
         with suppress(FileNotFoundError):
             try:
                 os.unlink(file)
@@ -54,7 +54,8 @@ class Disabled:
             return True
         return False
 
-    def _file(self, machine: Machine) -> str:
+    def file(self, machine: Machine) -> str:
+        """What exists while `machine` is out of use."""
         # Not as any release renders it: it must stay the same when Nix is replaced.
         return os.path.join(self._directory, machine.uri.text.replace("/", "_"))
 

@@ -7,13 +7,13 @@ connection in ssh's configuration or in NIX_SSHOPTS keeps it.  Tested in test_sh
 """
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
-from hook.transport import Command
+from hook.errors import MachineError
+from hook.transport import Command, ssh_configuration
 
 SESSIONS_EACH = 10
 """What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""
@@ -24,7 +24,6 @@ PERSIST_S = 1
 LONGEST_PATH = 90
 """A socket's name may have 107 bytes, of which ssh takes 17 for a temporary one."""
 
-CONFIGURATION_TIMEOUT_S = 5.0
 FORGET_S = 600.0
 FIRST_OPTION = 3
 """Options after `ssh HOST -x` come before all others, and the first value counts."""
@@ -121,18 +120,8 @@ class Sharing:
 
 def _has_none(command: Command) -> bool:
     """Whether ssh is not configured to share connections by itself, as it says."""
-    argv = command.argv[: command.argv.index("--")]
     try:
-        said = subprocess.run(
-            [*argv, "-G"],
-            env=command.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=CONFIGURATION_TIMEOUT_S,
-            check=True,
-        ).stdout.decode(errors="replace")
-    except (OSError, subprocess.SubprocessError):
+        options = ssh_configuration(command)
+    except MachineError:
         return False
-    options = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
-    return options.get("controlmaster") == "false" and options.get("controlpath", "none") == "none"
+    return options.get("controlmaster") == ["false"] and options.get("controlpath", ["none"]) == ["none"]

@@ -20,6 +20,9 @@ from hook.errors import ConfigurationError
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 """Where others may write to the directory, a link would have us create files for them elsewhere."""
 
+MAIN_LOCK = "main-lock"
+"""Held while a hook chooses."""
+
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 1.0
 
@@ -74,7 +77,7 @@ class SlotTable:
         # What is wrong with the directory shows at the next line, with its name.
         with suppress(OSError):
             os.mkdir(self._directory)
-        fd = self._open("main-lock")
+        fd = self._open(MAIN_LOCK)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -116,11 +119,12 @@ class SlotTable:
         Yields False when the lock could not be had within `timeout_s`: uploading twice is wasteful but not wrong.
         `waiting` is entered while waiting.
         """
+        name, shorter = upload_lock_names(uri)
         with waiting or nullcontext():
             try:
-                fd = self._lock_within(f"{_escape(uri)}.upload-lock", timeout_s, pause)
+                fd = self._lock_within(name, timeout_s, pause)
             except NameTooLongError:
-                fd = self._lock_within(f"{_escape(_digest(uri))}.upload-lock", timeout_s, pause)
+                fd = self._lock_within(shorter, timeout_s, pause)
         try:
             yield fd is not None
         finally:
@@ -162,6 +166,11 @@ class SlotTable:
     def _refused(self, name: str, error: OSError) -> ConfigurationError:
         kind = NameTooLongError if error.errno == errno.ENAMETOOLONG else ConfigurationError
         return kind(f"cannot lock '{name}' in '{self._directory}': {error.strerror}")
+
+
+def upload_lock_names(uri: str) -> tuple[str, str]:
+    """The file that is locked to upload to the machine with this rendered URI, and the one if that name is too long."""
+    return f"{_escape(uri)}.upload-lock", f"{_escape(_digest(uri))}.upload-lock"
 
 
 def _escape(name: str) -> str:

@@ -42,6 +42,9 @@ PIPE_BYTES = 1 << 20
 SETTLE_S = 1.0
 """How long a child whose output has ended may take to say why, and to exit."""
 
+CONFIGURATION_TIMEOUT_S = 5.0
+"""How long ssh may take to read its configuration, which may have it run commands."""
+
 GRACE_S = 0.5
 """How long a child may take to clean up after itself."""
 
@@ -249,3 +252,33 @@ def _write_once(path: str, content: str) -> None:
         file.write(content)
         os.fchmod(fd, 0o400)
     os.rename(partial, path)
+
+
+def ssh_configuration(command: Command) -> dict[str, list[str]]:
+    """What ssh makes of its configuration for `command`: the values of each option, whose name is in lower case.
+
+    MachineError, with what ssh says, if it cannot read it.
+    """
+    argv = command.argv[: command.argv.index("--")]
+    try:
+        done = subprocess.run(
+            [*argv, "-G"],
+            env=command.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CONFIGURATION_TIMEOUT_S,
+            check=False,
+        )
+    except OSError as error:
+        raise MachineError(f"cannot run 'ssh': {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"ssh did not read its configuration within {CONFIGURATION_TIMEOUT_S:g} s") from None
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-LINES_SHOWN:]
+        raise MachineError(f"ssh cannot read its configuration: {'; '.join(said)}")
+    options: dict[str, list[str]] = {}
+    for line in done.stdout.decode(errors="replace").splitlines():
+        name, separator, value = line.partition(" ")
+        if separator:
+            options.setdefault(name, []).append(value)
+    return options

@@ -29,7 +29,7 @@ def broker_directory(environ: Mapping[str, str]) -> str:
             return directory
     first, owner = next(iter(owners.items()))
     if owner is not None:
-        name = _user(owner)
+        name = user_name(owner)
         raise FerryError(f"'{first}' belongs to user '{name}', who builds on this host: run this as '{name}'")
     for parent in parents:
         if os.access(parent, os.W_OK):
@@ -44,7 +44,8 @@ def _owner(directory: str) -> int | None:
         return None
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Of a user of this host; the number if there is no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

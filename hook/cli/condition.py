@@ -36,10 +36,15 @@ class Condition:
     systems: tuple[str, ...]
     features: frozenset[str]
 
-    def describe(self) -> str:
-        """All of it, on one line."""
-        free = "" if self.free_kib is None else f"; {self.free_kib / (1 << 20):.1f} GiB free"
-        return f"builds {', '.join(self.systems)} with {', '.join(sorted(self.features)) or 'no features'}{free}"
+    @property
+    def builds(self) -> str:
+        """What it could build, in words."""
+        return f"builds {', '.join(self.systems)} with {', '.join(sorted(self.features)) or 'no features'}"
+
+    @property
+    def free(self) -> str:
+        """The room in its store, in words; empty if that is not known."""
+        return "" if self.free_kib is None else f"{self.free_kib / (1 << 20):.1f} GiB free"
 
     def wrong_claims(self, machine: Machine) -> list[str]:
         """What its line in `builders` says it can do, and it cannot."""

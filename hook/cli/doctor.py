@@ -5,16 +5,19 @@ Changes nothing.  Each check is tested in tests/lab/test_doctor.py by breaking w
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from enum import Enum
 
 from hook.cli import daemon, nix, place
-from hook.cli.asking import RunningBroker, broker_directory
+from hook.cli.asking import RunningBroker, broker_directory, user_name
+from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
-from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, conditions
+from hook.cli.condition import conditions
 from hook.cli.holders import holders
-from hook.cli.ping import Pong, own_store, ping
+from hook.cli.leftovers import check_leftovers, check_upload_locks
+from hook.cli.machinechecks import Findings, check_machine
+from hook.cli.ping import own_store, ping
+from hook.cli.way import resolver, ways
 from hook.config import find_config
 from hook.disabled import Disabled
 from hook.errors import FerryError, StockOnly
@@ -27,30 +30,8 @@ from hook.store.database import Database
 from hook.store.location import find_store
 
 
-class Level(Enum):
-    """How a check ended."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at; `fix` is what its reader can do."""
-
-    subject: str
-    level: Level
-    text: str
-    fix: str = ""
-
-    def to_json(self) -> dict[str, object]:
-        """For programs."""
-        return {**asdict(self), "level": self.level.value}
-
-
 def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
-    """Every check, as it ends; those that need what is missing are left out."""
+    """Every check, as it ends, those of one machine together; those that need what is missing are left out."""
     try:
         release = nix.version()
         settings = nix.settings(options)
@@ -73,16 +54,29 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
     yield _check_machines(machines, host, settings)
     if not served or os.geteuid() == 0:
         yield _check_slots(machines, host)
+        yield check_upload_locks(state_dir(), machines, host.release)
         yield _check_broker()
-    as_daemon = not served or os.geteuid() == 0
+        temporary = os.environ.get("TMPDIR") or "/tmp"
+        yield check_leftovers(state_dir(), private_dir, temporary, machines, host.release)
     routes = Routes(settings, host.release, os.environ, private_dir, os.getpid(), config.connect_timeout_s)
+    with ThreadPoolExecutor(max_workers=1) as meanwhile:
+        looking = meanwhile.submit(ways, machines, routes)
+        pongs = ping(machines, routes, host.release, own_store(settings, os.environ))
+    well = [None if pong.error else machine for machine, pong in zip(machines, pongs, strict=True)]
     disabled = Disabled(private_dir)
-    pongs = ping(machines, routes, host.release, own_store(settings, os.environ))
-    states = conditions(
-        [None if pong.error else machine for machine, pong in zip(machines, pongs, strict=True)], routes
-    )
-    for machine, pong, state in zip(machines, pongs, states, strict=True):
-        yield _check_machine(machine, pong, as_daemon, disabled.reason(machine), state)
+    for machine, way, pong, state in zip(machines, looking.result(), pongs, conditions(well, routes), strict=True):
+        yield from check_machine(
+            Findings(
+                machine=machine,
+                way=way,
+                pong=pong,
+                condition=state,
+                disabled=disabled.reason(machine),
+                resolver=resolver(),
+                user=user_name(os.geteuid()),
+                as_daemon=not served or os.geteuid() == 0,
+            )
+        )
 
 
 def _check_hook(settings: Settings, release: str, served: bool) -> Check:
@@ -190,47 +184,3 @@ def _check_broker() -> Check:
         text = f"none runs; one that was killed has left '{directory}/broker.sock'"
         return Check(subject, Level.NOTE, text, "nothing to do: the next build starts one, and replaces it")
     return Check(subject, Level.OK, "none runs; the next build starts one")
-
-
-def _check_machine(
-    machine: Machine, pong: Pong, as_daemon: bool, disabled: str | None, state: Condition | None
-) -> Check:
-    if disabled:
-        text = f"{disabled}; " + (f"besides, {pong.error}" if pong.error else f"it works: {pong.says}")
-        return Check(pong.machine, Level.NOTE, text, f"nix-ferry machine enable '{machine.uri.text}'")
-    if pong.error and not as_daemon:
-        fix = "run this as root: the daemon logs in as root, with root's keys and ssh_config"
-        return Check(pong.machine, Level.NOTE, f"not for you: {pong.error}", fix)
-    if pong.error:
-        # What ssh says comes with what helps, where that is known.
-        return Check(pong.machine, Level.WRONG, f"{pong.error} ({machine.origin})")
-    text = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms"
-    doubts = _doubts(machine, pong, state)
-    if state is not None:
-        text += f"; {state.describe()}"
-    if doubts:
-        return Check(pong.machine, Level.NOTE, "; ".join([text, *doubts]), "; ".join(doubts.values()))
-    return Check(pong.machine, Level.OK, text)
-
-
-def _doubts(machine: Machine, pong: Pong, state: Condition | None) -> dict[str, str]:
-    """What may not be right about a machine that works, and what helps."""
-    doubts = {}
-    if pong.trusted is False:
-        doubts["it does not trust you, and takes only signed inputs"] = (
-            "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
-        )
-    if state is None:
-        return doubts
-    if claims := state.wrong_claims(machine):
-        doubts[f"its line claims {', '.join(claims)}, which its Nix does not have for the user that logs in"] = (
-            f"take that out of the line ({machine.origin}), or add it to 'extra-platforms' or 'system-features' there"
-        )
-    if abs(state.clock_off_s) > CLOCK_OFF_S:
-        way = "ahead of" if state.clock_off_s > 0 else "behind"
-        doubts[f"its clock is {abs(state.clock_off_s)} s {way} the one here"] = "set the clocks, by NTP for example"
-    if state.free_kib is not None and state.free_kib < LOW_DISK_KIB:
-        doubts[f"its store has only {state.free_kib >> 10} MiB left"] = (
-            "collect garbage there: 'nix-collect-garbage', or 'min-free' in its nix.conf"
-        )
-    return doubts

@@ -1,21 +1,26 @@
 """`nix-ferry explain`: which machine a derivation would be built on now, why not on the others, and what Nix does then.
 
-Asks the same pure decision as the hook, with the settings and the slots of this moment; builds nothing and keeps no
-slot.
+Asks the same pure decision as the hook, with the settings and the slots of this moment, and then the machines that are
+able to build it what they lack; builds nothing and keeps no slot.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from hook.cli import daemon, nix
+from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
+from hook.cli.ping import own_store
+from hook.cli.words import size
+from hook.config import find_config
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, FerryError
 from hook.machines import Machine
+from hook.routes import Routes
 from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, suitable
 from hook.services import host_of, machines_of
 from hook.settings import Settings
 from hook.slots import SlotTable
-from hook.store.derivation import Derivation, parse_derivation
 from hook.store.requirements import prefers_local_build, required_features
 
 
@@ -29,6 +34,10 @@ class Explanation:
     prefers_here: bool
     decision: Decision
     warnings: tuple[str, ...]
+    inputs: Inputs | None
+    """None if the store is not for this user to look into."""
+    lacks: Mapping[str, Lack]
+    """By machine, of those that were asked."""
 
     @property
     def outcome(self) -> str:
@@ -50,9 +59,21 @@ class Explanation:
         assert machine is not None
         return machine.uri.render(self.host.release)
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Each machine and the reason for or against it."""
-        return [(v.machine.uri.render(self.host.release), v.reason) for v in self.decision.verdicts]
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Each machine, what it lacks, and the reason for or against it."""
+        return [(name, lack.words if lack else "-", reason) for name, lack, reason in self._machines()]
+
+    def _machines(self) -> list[tuple[str, Lack | None, str]]:
+        named = [(v.machine.uri.render(self.host.release), v.reason) for v in self.decision.verdicts]
+        return [(name, self.lacks.get(name), reason) for name, reason in named]
+
+    @property
+    def reads(self) -> str:
+        """What it reads, in a sentence; empty if that is not known."""
+        if self.inputs is None:
+            return ""
+        unbuilt = f", and {self.inputs.unbuilt} that are not built yet" if self.inputs.unbuilt else ""
+        return f"it reads {len(self.inputs.sizes)} paths, {size(sum(self.inputs.sizes.values()))}{unbuilt}"
 
     def to_json(self) -> dict[str, object]:
         """The same for programs."""
@@ -64,14 +85,23 @@ class Explanation:
             "hostCouldBuild": self.host.could_build(self.request),
             "answer": self.decision.answer.value,
             "outcome": self.outcome,
-            "machines": [{"machine": name, "reason": reason} for name, reason in self.rows()],
+            "inputs": self.inputs
+            and {
+                "paths": len(self.inputs.sizes),
+                "bytes": sum(self.inputs.sizes.values()),
+                "unbuilt": self.inputs.unbuilt,
+            },
+            "machines": [
+                {"machine": name, "reason": reason, "lacks": lack and lack.to_json()}
+                for name, lack, reason in self._machines()
+            ],
             "warnings": list(self.warnings),
         }
 
 
-def explain(drv_path: str, settings: Settings, environ: Mapping[str, str]) -> Explanation:
+def explain(drv_path: str, settings: Settings, environ: Mapping[str, str], private_dir: str) -> Explanation:
     """What would become of the derivation at `drv_path` if Nix asked for it now."""
-    derivation = _read(drv_path)
+    derivation = read_derivation(drv_path)
     host = host_of(settings)
     machines, warnings = machines_of(settings, host)
     request = Request(derivation.system, drv_path, required_features(derivation), am_willing=host.max_jobs > 0)
@@ -84,17 +114,24 @@ def explain(drv_path: str, settings: Settings, environ: Mapping[str, str]) -> Ex
         candidates = [Candidate(machine, 0, machine.max_jobs > 0) for machine in machines]
     candidates = [replace(each, disabled=disabled.reason(each.machine)) for each in candidates]
     decision = decide(request, host, candidates)
-    return Explanation(drv_path, request, host, prefers_local_build(derivation), decision, tuple(warnings))
-
-
-def _read(drv_path: str) -> Derivation:
-    try:
-        with open(drv_path, "rb") as file:
-            return parse_derivation(file.read())
-    except OSError as error:
-        raise FerryError(f"cannot read '{drv_path}': {error.strerror}") from None
-    except FerryError as error:
-        raise FerryError(f"cannot understand '{drv_path}': {error.one_line}") from None
+    if daemon.is_used(settings, environ) and nix.is_trusted() is False:
+        warnings = [
+            *warnings,
+            "the daemon does not trust you: it goes by its own 'builders' and max-jobs, not by yours",
+        ]
+    inputs, lacks = None, {}
+    if location := own_store(settings, environ):
+        try:
+            inputs = inputs_of(derivation, location)
+        except FerryError as error:
+            warnings = [*warnings, f"cannot see what it reads: {error.one_line}"]
+        else:
+            config, _ = find_config(environ)
+            routes = Routes(settings, host.release, environ, private_dir, os.getpid(), config.connect_timeout_s)
+            able = [machine for machine in machines if suitable(request, machine) is None]
+            lacks = lacks_of(able, inputs, routes, host.release)
+    prefers_here = prefers_local_build(derivation)
+    return Explanation(drv_path, request, host, prefers_here, decision, tuple(warnings), inputs, lacks)
 
 
 def _probe(slots: SlotTable, request: Request, host: Host, machines: list[Machine]) -> list[Candidate]:

@@ -3,21 +3,24 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import click
 
 import hook
 from hook.cli import nix
+from hook.cli.check import Level
 from hook.cli.command import Program, as_json, command, nix_options, private_dir, warn
 from hook.cli.completing import complete_file, complete_machine
 from hook.cli.configuring import completions, config
 from hook.cli.control import broker
-from hook.cli.doctor import Level, examine
+from hook.cli.doctor import examine
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.history import history, show_recent
 from hook.cli.install import install, uninstall
 from hook.cli.log import log
 from hook.cli.machine import machine
+from hook.cli.machinechecks import shown
 from hook.cli.metrics import metrics
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import header, own_store
@@ -95,7 +98,7 @@ def explain(installable: str | None, recent: bool, options: nix.Options, as_json
         raise click.UsageError("Missing argument 'INSTALLABLE'.")
     settings = nix.settings(options)
     paths = nix.derivation_paths(installable, options)
-    explanations = [explain_derivation(path, settings, os.environ) for path in paths]
+    explanations = [explain_derivation(path, settings, os.environ, private_dir()) for path in paths]
     if as_json:
         print_json([explanation.to_json() for explanation in explanations])
         return 0
@@ -106,9 +109,11 @@ def explain(installable: str | None, recent: bool, options: nix.Options, as_json
         click.echo(f"{explanation.drv_path} needs {', '.join(needs)}")
         warn(explanation.warnings)
         if rows := explanation.rows():
-            print_table(("MACHINE", "VERDICT"), rows)
+            print_table(("MACHINE", "LACKS", "VERDICT"), rows)
         else:
             click.echo("no machine is configured: 'builders' is empty, or the file it names")
+        if explanation.reads:
+            click.echo(explanation.reads)
         click.echo(f"so {explanation.outcome}")
     return 0
 
@@ -152,14 +157,18 @@ def ping(machines: Sequence[str], speed: bool, options: nix.Options, as_json: bo
 
 
 @main.command()
+@click.option("--verbose", "-v", is_flag=True, help="Show every check of a machine, not only what is not well.")
 @nix_options
 @as_json
 @command
-def doctor(options: nix.Options, as_json: bool) -> int:
+def doctor(verbose: bool, options: nix.Options, as_json: bool) -> int:
     """Check everything that a build elsewhere needs, and say what helps.
 
     From the setting of Nix to the clock, the disk and the features of each machine: a line each, which is 'ok', 'note'
-    or 'wrong'. Nothing is built.
+    or 'wrong'. A machine of which all is well is one line. Nothing is built.
+
+    --json has every check, by subject and, for a machine, by name: state, dns, tcp, host-key, login, stdout, nix,
+    store, trust, systems, clock, disk; each with level, text and fix.
 
     \b
     Examples:
@@ -167,19 +176,17 @@ def doctor(options: nix.Options, as_json: bool) -> int:
       nix-ferry doctor --option builders 'ssh://new-box'   a machine that is not configured yet
       nix-ferry doctor --json | jq '.[] | select(.level == "wrong")'   only what is wrong
     """
-    wrong = False
     checks = []
-    for check in examine(options, private_dir()):
-        wrong |= check.level is Level.WRONG
-        checks.append(check.to_json())
-        if not as_json:
+    for _, found in groupby(examine(options, private_dir()), key=lambda check: check.subject):
+        checks += (group := list(found))
+        for check in [] if as_json else shown(group, verbose=verbose):
             level = click.style(f"{check.level.value:5}", fg=COLOURS[check.level])
-            click.echo(f"{level}  {check.subject}: {printable(check.text)}")
+            click.echo(f"{level}  {check.title}: {printable(check.text)}")
             if check.fix:
                 click.echo(f"       → {check.fix}")
     if as_json:
-        print_json(checks)
-    return EXIT_FAILED if wrong else 0
+        print_json([check.to_json() for check in checks])
+    return EXIT_FAILED if any(check.level is Level.WRONG for check in checks) else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hook.remote import Remote
 from hook.routes import Routes
 from hook.settings import Settings
 from hook.store.location import StoreLocation, find_store
+from hook.trouble import Trouble
 from hook.trust import with_advice
 
 TRUST = {True: "yes", False: "no", None: "unknown"}
@@ -39,6 +40,8 @@ class Pong:
     speed: Speed | None = None
     """If it was asked for."""
     error: str = ""
+    trouble: Trouble | None = None
+    """The kind of error, where that is known."""
 
     @property
     def says(self) -> str:
@@ -93,7 +96,7 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
         finally:
             remote.close()
     except MachineError as error:
-        return Pong(name, error=with_advice(error).one_line)
+        return Pong(name, error=with_advice(error).one_line, trouble=error.trouble)
     except FerryError as error:
         return Pong(name, error=error.one_line)
     client = remote.client
@@ -104,7 +107,7 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
 
 def to_json(pongs: Sequence[Pong]) -> list[dict[str, object]]:
     """For programs."""
-    return [asdict(pong) for pong in pongs]
+    return [{**asdict(pong), "trouble": pong.trouble and pong.trouble.name.lower()} for pong in pongs]
 
 
 def _ms(seconds: float | None) -> str:

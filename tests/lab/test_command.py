@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,8 +48,9 @@ def busy(client: Host, machine: str, slots: int) -> Iterator[None]:
 
 
 def verdicts(shown: str) -> dict[str, str]:
-    """The lines of the table, by machine."""
-    return dict(line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("ssh"))
+    """The last column of the table, by machine."""
+    rows = [re.split(" {2,}", line) for line in shown.splitlines() if line.startswith("ssh")]
+    return {row[0]: row[-1] for row in rows}
 
 
 def outcome(shown: str) -> str:
@@ -66,8 +68,13 @@ def test_what_is_explained_is_what_happens(client: Host, twin: Host, hook: str |
         big(twin): "takes only builds that require feature 'big-parallel'",
     }
     assert outcome(shown) == f"so it goes to '{plain(twin)}'"
+    assert re.search(rf"^{plain(twin)} +[1-9]\d* paths, ", shown, re.MULTILINE)
     built = client.run(nix_build("from-source", seed="explained"))
     assert f"building '{drv}' on '{plain(twin)}'" in built.stderr
+    shown = ferry(client, "explain", drv, *ELSEWHERE_ONLY).stdout
+    assert re.search(rf"^{plain(twin)} +nothing +chosen", shown, re.MULTILINE)
+    gone = ferry(client, "explain", drv, "--option", "builders", "ssh-ng://nowhere.invalid").stdout
+    assert re.search(r"^ssh-ng://nowhere.invalid +not reached +chosen", gone, re.MULTILINE)
 
 
 def test_a_build_that_must_wait_is_explained(client: Host, twin: Host, hook: str | None) -> None:
@@ -109,6 +116,9 @@ def test_programs_get_json(client: Host, twin: Host, hook: str | None) -> None:
     connect(client, twin, hook)
     (told,) = json.loads(ferry(client, "explain", "--json", instantiate(client, "from-source", "json")).stdout)
     assert [machine["machine"] for machine in told["machines"]] == [plain(twin), big(twin)]
+    paths, size = told["inputs"]["paths"], told["inputs"]["bytes"]
+    assert (paths > 0, size > 0, told["inputs"]["unbuilt"]) == (True, True, 0)
+    assert [machine["lacks"] for machine in told["machines"]] == [{"paths": paths, "bytes": size}, None]
     assert (told["answer"], told["features"], told["system"]) == ("accept", [], "x86_64-linux")
     began = time.monotonic()
     pongs = json.loads(ferry(client, "ping", "--json").stdout)

@@ -10,6 +10,7 @@ from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
 from tests.lab.offload import nix_build, plain
 from tests.lab.test_command import ferry
+from tests.lab.test_machine import OTHER_HOST_KEY
 
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
@@ -34,7 +35,10 @@ def examine(client: Host, *arguments: str, user: str = "root") -> dict[str, tupl
     done = ferry(client, "doctor", "--json", *arguments, check=False, user=user)
     checks = json.loads(done.stdout)
     assert done.returncode == any(check["level"] == "wrong" for check in checks)
-    return {check["subject"]: (check["level"], check["text"], check["fix"]) for check in checks}
+    return {
+        f"{check['subject']} {check['check']}".rstrip(): (check["level"], check["text"], check["fix"])
+        for check in checks
+    }
 
 
 def test_a_healthy_host_is_told_so(healthy: Host, twin: Host) -> None:
@@ -42,7 +46,14 @@ def test_a_healthy_host_is_told_so(healthy: Host, twin: Host) -> None:
     shown = ferry(healthy, "doctor").stdout.splitlines()
     assert all(line.startswith(("ok ", "note   user: this Nix does not say")) for line in shown)
     assert f"ok     build-hook: the Nix daemon runs '{HOOK}'" in shown
-    assert any(line.startswith(f"ok     {plain(twin)}: Nix {twin.nix_version()}, ") for line in shown)
+    (machine,) = [line for line in shown if plain(twin) in line]
+    said = rf"ok     {plain(twin)}: Nix {twin.nix_version()}, .*; builds x86_64-linux.*; [0-9.]+ GiB free"
+    assert re.fullmatch(said, machine)
+    steps = ["dns", "tcp", "host-key", "login", "stdout", "nix", "store"]
+    more = [
+        line.split()[2] for line in ferry(healthy, "doctor", "--verbose").stdout.splitlines() if plain(twin) in line
+    ]
+    assert [step.rstrip(":") for step in more if step != "trust:"] == [*steps, "systems", "clock", "disk"]
 
 
 def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
@@ -103,7 +114,7 @@ def test_a_line_that_cannot_be_used_is_found(healthy: Host, twin: Host) -> None:
     found = examine(healthy, "--option", "builders", "@/etc/nix/machines")
     assert found["builders"][1].startswith("/etc/nix/machines:2: ignoring 'ssh-ng://other - - many': column 4")
     assert found["machines"][1].startswith("1 in 'builders = @/etc/nix/machines'")
-    assert found[plain(twin)][0] == "ok"
+    assert found[f"{plain(twin)} nix"][0] == "ok"
 
 
 def test_a_mistake_in_the_configuration_is_found(healthy: Host) -> None:
@@ -119,20 +130,72 @@ def test_a_mistake_in_the_configuration_is_found(healthy: Host) -> None:
 
 
 def test_a_machine_that_cannot_be_reached_is_found(healthy: Host, twin: Host) -> None:
-    """Each in ssh's own words; all at once, so that one of them holds up none."""
+    """At the step that fails, and nothing after it; all at once, so that one of them holds up none."""
     machines = [f"ssh-ng://{name}" for name in ("nowhere.invalid", f"{twin.name}:1", f"stranger@{twin.name}")]
     found = examine(healthy, "--option", "builders", " ; ".join(machines))
-    for machine, said in zip(machines, ("Could not resolve", "Connection refused", "Permission denied"), strict=True):
-        level, text, _ = found[machine]
-        assert level == "wrong"
+    steps = ["dns", "tcp", "login"]
+    for machine, step, said in zip(
+        machines, steps, ("cannot resolve", "Connection refused", "Permission denied"), strict=True
+    ):
+        level, text, fix = found[f"{machine} {step}"]
+        assert (level, bool(fix)) == ("wrong", True)
         assert said in text
+        assert f"{machine} nix" not in found
+    assert f"127.0.0.1 port {twin.port} is open" in found[f"{machines[2]} tcp"][1]
+
+
+@one_release
+def test_what_ssh_is_configured_to_do_is_what_is_checked(healthy: Host, twin: Host) -> None:
+    """A HostName that nobody knows, a way through another machine, and what ssh itself does not understand."""
+    machines = {name: f"ssh-ng://{name}" for name in ("renamed", "behind")}
+    healthy.write_file(
+        "/root/.ssh/hosts/odd",
+        f"Host renamed\n  HostName gone.invalid\nHost behind\n  HostName behind\n  ProxyJump {twin.name}\n",
+        0o600,
+    )
+    builders = ("--option", "builders", " ; ".join(machines.values()))
+    try:
+        found = examine(healthy, *builders)
+        healthy.write_file("/root/.ssh/hosts/odd", "Hostt *\n")
+        broken = examine(healthy, *builders)
+    finally:
+        healthy.run(["rm", "/root/.ssh/hosts/odd"])
+    level, text, fix = found["ssh-ng://renamed dns"]
+    assert (level, fix) == ("wrong", "correct that HostName, or have DNS or /etc/hosts know it")
+    assert text.startswith("cannot resolve 'gone.invalid' (HostName of 'renamed' in ssh's configuration): ")
+    through = f"ProxyJump {twin.name}, and not"
+    assert [through in found[f"ssh-ng://behind {step}"][1] for step in ("dns", "tcp")] == [True, True]
+    assert any(key.startswith("ssh-ng://behind") and value[0] == "wrong" for key, value in found.items())
+    assert "Bad configuration option: hostt" in broken["ssh-ng://behind dns"][1]
+
+
+@one_release
+def test_a_host_key_that_is_another_one_is_found(healthy: Host, twin: Host) -> None:
+    """By the pin in its line."""
+    line = f"{plain(twin)} - - 4 1 - - {OTHER_HOST_KEY}"
+    level, text, fix = examine(healthy, "--option", "builders", line)[f"{plain(twin)} host-key"]
+    assert (level, "its host key was not accepted" in text) == ("wrong", True)
+    assert fix.startswith(f"run 'ssh root@{twin.name}' once as 'root'")
+
+
+@one_release
+def test_a_machine_with_other_store_paths_is_found(healthy: Host, twin: Host) -> None:
+    """Its Nix was made for, or told, another store directory."""
+    daemon = '#!/bin/sh\nNIX_STORE_DIR=/other/store exec nix-daemon "$@"\n'
+    twin.write_file("/usr/local/bin/other-daemon", daemon, 0o755)
+    address = f"{plain(twin)}?remote-program=/usr/local/bin/other-daemon"
+    try:
+        level, text, fix = examine(healthy, "--option", "builders", address)[f"{address} store"]
+    finally:
+        twin.run(["rm", "-rf", "/usr/local/bin/other-daemon", "/other"])
+    assert (level, "is not in the Nix store" in text, "store directory" in fix) == ("wrong", True, True)
 
 
 def test_a_machine_whose_login_shell_talks_is_found(healthy: Host, twin: Host) -> None:
     """The wiki's "serialised integer … is too big"."""
     twin.write_file("/root/.bashrc", "echo 'Welcome, stranger'\n")
-    level, text, _ = examine(healthy)[plain(twin)]
-    assert level == "wrong"
+    level, text, fix = examine(healthy)[f"{plain(twin)} stdout"]
+    assert (level, "only on a terminal" in fix) == ("wrong", True)
     assert "expected the Nix protocol but got 'Welcome, stranger\\n'" in text
 
 
@@ -141,10 +204,12 @@ def test_a_machine_that_does_not_trust_the_user_is_found(healthy: Host, twin: Ho
     twin.add_user("visitor")
     twin.start_daemon()
     address = f"ssh-ng://visitor@{twin.name}"
-    level, text, fix = examine(healthy, "--option", "builders", address)[address]
+    found = examine(healthy, "--option", "builders", address)
+    assert "visitor" in found[f"{address} login"][1]
     if twin.nix_release() < (2, 15):
-        assert level == "ok"
+        assert f"{address} trust" not in found
     else:
+        level, text, fix = found[f"{address} trust"]
         assert (level, "does not trust you" in text, "trusted-users" in fix) == ("note", True, True)
 
 
@@ -157,11 +222,11 @@ def test_a_store_of_an_unknown_format_is_found(healthy: Host) -> None:
 
 def test_a_machine_says_what_it_can_do(healthy: Host, twin: Host) -> None:
     """Next to what its line claims."""
-    level, text, _ = examine(healthy)[plain(twin)]
+    level, text, _ = examine(healthy)[f"{plain(twin)} systems"]
     assert level == "ok"
-    assert re.search(r"; builds x86_64-linux.* with .*big-parallel.*; [0-9.]+ GiB free$", text)
+    assert re.fullmatch(r"builds x86_64-linux.* with .*big-parallel.*", text)
     line = f"{plain(twin)} x86_64-linux,riscv64-linux - 4 1 big-parallel,unobtainium"
-    level, text, fix = examine(healthy, "--option", "builders", line)[plain(twin)]
+    level, text, fix = examine(healthy, "--option", "builders", line)[f"{plain(twin)} systems"]
     assert level == "note"
     assert "its line claims system 'riscv64-linux', feature 'unobtainium', which its Nix does not have" in text
     assert "'system-features'" in fix
@@ -172,7 +237,7 @@ def test_a_machine_with_another_time_is_found(healthy: Host, twin: Host) -> None
     """Clocks are the kernel's, which all hosts here share: only what it says is wrong."""
     twin.write_file("/usr/local/bin/date", '#!/bin/sh\nexec /bin/date --date="2 hours ago" "$@"\n', 0o755)
     try:
-        level, text, fix = examine(healthy)[plain(twin)]
+        level, text, fix = examine(healthy)[f"{plain(twin)} clock"]
     finally:
         twin.run(["rm", "/usr/local/bin/date"])
     assert (level, fix) == ("note", "set the clocks, by NTP for example")
@@ -183,7 +248,7 @@ def test_a_machine_with_another_time_is_found(healthy: Host, twin: Host) -> None
 def test_a_machine_with_a_full_disk_is_found(healthy: Host, twin: Host) -> None:
     twin.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", "/nix/store"])
     try:
-        level, text, fix = examine(healthy)[plain(twin)]
+        level, text, fix = examine(healthy)[f"{plain(twin)} disk"]
     finally:
         twin.run(["umount", "/nix/store"])
     assert (level, "its store has only 4 MiB left" in text, "nix-collect-garbage" in fix) == ("note", True, True)
@@ -206,6 +271,29 @@ def test_who_holds_the_slots_is_told(healthy: Host, twin: Host) -> None:
 
 
 @one_release
+def test_who_uploads_and_what_is_left_over_is_told(healthy: Host, twin: Host) -> None:
+    """A process that outlived its stock hook, say; and the slots of a machine that is gone."""
+    assert [examine(healthy)[subject][0] for subject in ("uploads", "leftovers")] == ["ok", "ok"]
+    directory = "/nix/var/nix/current-load"
+    healthy.write_file(f"{directory}/ssh-ng:__gone-0", "")
+    file = f"{directory}/{plain(twin).replace('/', '_')}.upload-lock"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    holder = healthy.popen(["flock", file, "sleep", "1000"], **quiet)
+    try:
+        wait_until(lambda: "sleep 1000" in healthy.processes().values(), "the lock")
+        found = examine(healthy)
+    finally:
+        healthy.end(holder)
+    level, text, fix = found["uploads"]
+    assert (level, fix.startswith("end process ")) == ("note", True)
+    assert re.fullmatch(rf"that to '{plain(twin)}' is held by process \d+, .*", text)
+    assert found["leftovers"][:2] == (
+        "note",
+        f"of machines that are not in 'builders', or of hooks that were killed: '{directory}/ssh-ng:__gone-0'",
+    )
+
+
+@one_release
 def test_the_broker_is_told_of_dead_or_alive(healthy: Host) -> None:
     """What a killed one leaves does no harm."""
     assert examine(healthy)["broker"][:2] == ("ok", "none runs; the next build starts one")
@@ -221,7 +309,7 @@ def test_somebody_who_is_not_root_is_told_what_he_cannot_see(healthy: Host, twin
     healthy.add_user("alice")
     found = examine(healthy, user="alice")
     assert "root" in found["build-hook"][2]
-    level, text, fix = found[plain(twin)]
+    level, text, fix = found[f"{plain(twin)} dns"]
     assert (level, text.startswith("not for you: "), "as root" in fix) == ("note", True, True)
     if healthy.nix_release() >= (2, 19):
         assert found["user"][1].startswith("the daemon does not trust you")

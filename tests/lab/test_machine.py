@@ -73,9 +73,10 @@ def test_a_disabled_machine_keeps_what_it_builds_and_gets_no_more(
     shown = ferry(client, "explain", instantiate(client, "from-source", "disabled"), "--option", "max-jobs", "0").stdout
     assert verdicts(shown)[fast].startswith("disabled by the user since")
     assert outcome(shown) == f"so it goes to '{slow}'"
-    checks = {check["subject"]: check for check in json.loads(ferry(client, "doctor", "--json").stdout)}
-    assert checks[fast]["level"] == "note"
-    assert "disabled by the user since" in checks[fast]["text"]
+    checks = json.loads(ferry(client, "doctor", "--json").stdout)
+    (state,) = [check for check in checks if check["check"] == "state"]
+    assert (state["subject"], state["level"], state["fix"]) == (fast, "note", f"nix-ferry machine enable '{fast}'")
+    assert state["text"].startswith("disabled by the user since")
 
     assert ferry(client, "machine", "enable", fast).stdout == f"'{fast}' is enabled\n"
     built = client.run(nix_build("from-source", seed="disabled"))
@@ -205,17 +206,15 @@ def address(user: str, host: Host) -> str:
     return f"{user}@127.0.0.1:{host.port}"
 
 
-@newest
-@pytest.mark.parametrize("user", ["root", "builder"])
-def test_a_machine_is_added_with_three_answers(ours: Host, any_box: Host, user: str) -> None:
-    """Key, host key, login, line and proof; then Nix builds there, and nothing is asked any more."""
-    target = address(user, any_box)
+def add_with_three_answers(ours: Host, machine: Host, user: str) -> str:
+    """Key, host key, login, line and proof, by password; returns the address, at which Nix then builds."""
+    target = address(user, machine)
     terminal = Terminal(ours, target)
     terminal.answer("Is that the host key of .*: ", "y")
     terminal.answer("assword: ", PASSWORD)
     terminal.answer("Write this.*: ", "y")
     assert terminal.end() == 0, terminal.said
-    fingerprint = any_box.run(["ssh-keygen", "-lf", "/etc/ssh/host_key.pub"]).stdout.split()[1]
+    fingerprint = machine.run(["ssh-keygen", "-lf", "/etc/ssh/host_key.pub"]).stdout.split()[1]
     assert f"ssh-ed25519 {fingerprint}" in terminal.said
     assert "but a build there cannot use /dev/kvm: left out" in terminal.said
     assert f"built something on 'ssh-ng://{target}'" in terminal.said
@@ -227,7 +226,20 @@ def test_a_machine_is_added_with_three_answers(ours: Host, any_box: Host, user: 
     assert not ours.path("/root/.ssh/known_hosts").exists()
     built = ours.run(nix_build("from-source", seed=f"added-{user}"))
     assert f"on 'ssh-ng://{target}'" in built.stdout + built.stderr
+    return target
 
+
+@pytest.mark.parametrize("client", ["bookworm", "trixie"], indirect=True)
+def test_a_machine_is_added_where_nix_is_older(ours: Host, old_box: Host) -> None:
+    """These tell their settings by another command, name lock files in another way, or ignore nix.conf."""
+    add_with_three_answers(ours, old_box, "builder")
+
+
+@newest
+@pytest.mark.parametrize("user", ["root", "builder"])
+def test_a_machine_is_added_with_three_answers(ours: Host, any_box: Host, user: str) -> None:
+    """Then nothing is asked any more."""
+    target = add_with_three_answers(ours, any_box, user)
     before = ours.read_file(MACHINES)
     again = ferry(ours, "machine", "add", target, "--yes").stdout
     assert "pinned already" in again

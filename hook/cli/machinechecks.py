@@ -1,0 +1,211 @@
+"""What `nix-ferry doctor` says of one machine: a check for each step on the way to a build there, up to one that fails.
+
+Pure: what was found goes in.  Tested in test_machinechecks.py, and in tests/lab/test_doctor.py by breaking each step.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from hook.cli.check import Check, Level
+from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition
+from hook.cli.ping import Pong
+from hook.cli.way import Way
+from hook.machines import Machine
+from hook.trouble import Trouble
+
+STEPS = ("dns", "tcp", "host-key", "login", "stdout", "nix", "store")
+"""What must go well before a machine is of any use, in this order."""
+
+STEP_OF = {
+    Trouble.UNRESOLVED: "dns",
+    Trouble.UNREACHABLE: "tcp",
+    Trouble.REFUSED: "tcp",
+    Trouble.TIMED_OUT: "tcp",
+    Trouble.HOST_KEY: "host-key",
+    Trouble.AUTHENTICATION: "login",
+    Trouble.OWN_STORE: "store",
+}
+"""Where it has failed; everything else is for Nix to say."""
+
+NOISE = "expected the Nix protocol but got"
+OTHER_STORE = "is not in the Nix store"
+SUMMARY = ("nix", "systems", "disk")
+"""The checks that say more than that all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is known of one machine.  `disabled` says since when the user has taken it out of use.
+
+    `resolver` and `user` are those of this host; `as_daemon` is whether builds log in there as this user does.
+    """
+
+    machine: Machine
+    way: Way | None
+    pong: Pong
+    condition: Condition | None
+    disabled: str | None
+    resolver: str
+    user: str
+    as_daemon: bool
+
+
+def check_machine(found: Findings) -> list[Check]:
+    """All checks of it, with those that do not matter to builds now made notes."""
+    checks = [replace(check, subject=found.pong.machine) for check in _checks(found)]
+    if found.disabled:
+        fix = f"nix-ferry machine enable '{found.machine.uri.text}'"
+        checks = [replace(check, level=_at_most_a_note(check.level)) for check in checks]
+        return [Check(found.pong.machine, Level.NOTE, found.disabled, fix, "state"), *checks]
+    if not found.as_daemon:
+        return [_not_for_you(check) if check.level is Level.WRONG else check for check in checks]
+    return checks
+
+
+def shown(checks: Sequence[Check], *, verbose: bool) -> Sequence[Check]:
+    """What to show of a machine, or of a part of this host: all of it, or what is not well, or one line."""
+    if verbose or not checks[0].check:
+        return checks
+    if not_well := [check for check in checks if check.level is not Level.OK]:
+        return not_well
+    said = "; ".join(check.text for check in checks if check.check in SUMMARY)
+    return [Check(checks[0].subject, Level.OK, said)]
+
+
+def _at_most_a_note(level: Level) -> Level:
+    return Level.NOTE if level is Level.WRONG else level
+
+
+def _not_for_you(check: Check) -> Check:
+    fix = "run this as root: the daemon logs in as root, with root's keys and ssh_config"
+    return replace(check, level=Level.NOTE, text=f"not for you: {check.text}", fix=fix)
+
+
+def _checks(found: Findings) -> Iterator[Check]:
+    failed = _failed_step(found)
+    steps = _steps(found)
+    for step in STEPS:
+        text, fix = steps.get(step, ("", ""))
+        if step == failed:
+            yield _failure(found, step, text, fix)
+            return
+        if text:
+            # What did not work from here need not keep ssh from getting on: it may have a connection already.
+            yield Check("", Level.NOTE if fix else Level.OK, text, fix, step)
+    yield from _conditions(found)
+
+
+def _failed_step(found: Findings) -> str:
+    """The step that a build would not get over; empty if there is none."""
+    error = found.pong.error
+    if not error:
+        return ""
+    if found.way is not None and found.way.error:
+        return "dns"
+    if NOISE in error:
+        return "stdout"
+    if OTHER_STORE in error:
+        return "store"
+    return STEP_OF.get(found.pong.trouble or Trouble.OTHER, "nix")
+
+
+def _steps(found: Findings) -> dict[str, tuple[str, str]]:
+    """What was found of each step, and what helps if that is not well."""
+    pong, way = found.pong, found.way
+    steps = {}
+    if way is not None:
+        steps["dns"] = _dns(found, way)
+        if not (way.error or way.unresolved):
+            steps["tcp"] = _tcp(way)
+        steps["host-key"] = "accepted", ""
+        steps["login"] = f"as '{way.user}', by ssh of '{found.user}'", ""
+        steps["stdout"] = "nothing but Nix is heard", ""
+    if not pong.error:
+        steps["nix"] = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms", ""
+        steps["store"] = "it takes the store paths of this host, and is another store", ""
+    return steps
+
+
+def _failure(found: Findings, step: str, text: str, fix: str) -> Check:
+    """The step that failed, in the words of ssh or Nix where they know more than what was seen from here."""
+    error = found.pong.error
+    if step not in ("dns", "tcp"):
+        text = error
+    elif not fix:
+        text = f"{text}, but {error}" if text else error
+    return Check("", Level.WRONG, f"{text} ({found.machine.origin})", fix or _help(step, found), step)
+
+
+def _dns(found: Findings, way: Way) -> tuple[str, str]:
+    alias = found.machine.uri.host
+    name = f"'{way.host}'" + (f" (HostName of '{alias}' in ssh's configuration)" if way.host != alias else "")
+    if way.error:
+        return way.error, "correct what it names; 'ssh -G HOST' shows what ssh understands"
+    if way.through:
+        return f"{name} is left to {way.through}, and not looked up here", ""
+    if way.unresolved:
+        where = "that HostName" if way.host != alias else f"the name in the line ({found.machine.origin})"
+        text = f"cannot resolve {name}: {way.unresolved} ({found.resolver})"
+        return text, f"correct {where}, or have DNS or /etc/hosts know it"
+    addresses = [address for address, _ in way.closed] + [way.open_at] * bool(way.open_at)
+    return f"{name} is {', '.join(addresses)}", ""
+
+
+def _tcp(way: Way) -> tuple[str, str]:
+    if way.through:
+        return f"port {way.port} is reached through {way.through}, and not tried from here", ""
+    closed = ", ".join(f"{address} port {way.port}: {why}" for address, why in way.closed)
+    if way.open_at:
+        return f"{way.open_at} port {way.port} is open" + (f", after {closed}" if closed else ""), ""
+    if all("refused" in why for _, why in way.closed):
+        return f"nobody listens: {closed}", (
+            "start sshd there; if it has another port, put that into the address (ssh-ng://HOST:PORT), or Port into "
+            "ssh's configuration"
+        )
+    return f"nobody answers: {closed}", (
+        f"see whether it is on, and whether a firewall keeps port {way.port}; if another machine is on the way, "
+        "ssh's configuration needs ProxyJump"
+    )
+
+
+def _help(step: str, found: Findings) -> str:
+    """What helps where what ssh says does not come with it."""
+    host = f"{found.way.user}@{found.machine.uri.host}" if found.way else ""
+    return {
+        "host-key": f"run 'ssh {host}' once as '{found.user}', and compare the key with that of the machine",
+        "login": f"run 'ssh -v -o BatchMode=yes {host} true' as '{found.user}', or 'nix-ferry machine add {host}'",
+        "stdout": "have the profile of that shell print only on a terminal: [[ $- == *i* ]]",
+        "store": "its Nix must have the store directory of this host, and be another one",
+    }.get(step, "")
+
+
+def _conditions(found: Findings) -> Iterator[Check]:
+    """What may not be right about a machine that works."""
+    pong, state, origin = found.pong, found.condition, found.machine.origin
+    if pong.trusted is False:
+        fix = "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
+        yield Check("", Level.NOTE, "it does not trust you, and takes only signed inputs", fix, "trust")
+    elif pong.trusted:
+        yield Check("", Level.OK, "it trusts you", "", "trust")
+    if state is None:
+        return
+    if claims := state.wrong_claims(found.machine):
+        text = f"its line claims {', '.join(claims)}, which its Nix does not have for the user that logs in"
+        fix = f"take that out of the line ({origin}), or add it to 'extra-platforms' or 'system-features' there"
+        yield Check("", Level.NOTE, text, fix, "systems")
+    else:
+        yield Check("", Level.OK, state.builds, "", "systems")
+    off = abs(state.clock_off_s)
+    if off > CLOCK_OFF_S:
+        text = f"its clock is {off} s {'ahead of' if state.clock_off_s > 0 else 'behind'} the one here"
+        yield Check("", Level.NOTE, text, "set the clocks, by NTP for example", "clock")
+    else:
+        yield Check("", Level.OK, f"its clock is right, give or take {max(off, 1)} s", "", "clock")
+    if state.free_kib is None:
+        return
+    if state.free_kib < LOW_DISK_KIB:
+        text = f"its store has only {state.free_kib >> 10} MiB left"
+        fix = "collect garbage there: 'nix-collect-garbage', or 'min-free' in its nix.conf"
+        yield Check("", Level.NOTE, text, fix, "disk")
+    else:
+        yield Check("", Level.OK, state.free, "", "disk")
