@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from hook.cli import configuring
-from hook.cli.main import main
+from hook.cli.main import EPILOG, main
 from man.make import commands
 from tests.lab.container import wait_until
 
@@ -78,6 +78,42 @@ def test_without_a_nix_each_command_ends_with_a_line(words: Sequence[str], tmp_p
     assert done.returncode in (0, 1, 2)
     assert done.stdout or done.stderr
     assert done.returncode == 2 or len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_exit_status_tells_a_wrong_command_line_from_what_cannot_be_done(
+    words: Sequence[str], tmp_path: Path
+) -> None:
+    """2 and 1, as the help and the manual page have it; asking for help is neither."""
+    assert "2  the command line makes no sense" in EPILOG
+    for argument, status in (("--no-such-option", 2), ("--help", 0)):
+        command = [PROGRAM, *words, argument]
+        done = subprocess.run(command, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["config"], 0),
+        (["status"], 0),
+        (["metrics"], 0),
+        (["broker", "stop"], 0),
+        (["completions", "bash"], 0),
+        (["doctor"], 1),
+        (["ping"], 1),
+        (["explain", "/nix/store/none.drv"], 1),
+        (["machine", "list"], 1),
+        (["machine", "disable", "box"], 1),
+        (["explain"], 2),
+        (["machine", "add"], 2),
+    ],
+)
+def test_the_exit_status_without_a_nix(words: Sequence[str], status: int, tmp_path: Path) -> None:
+    """What needs none is fine; a broker that does not run is no error."""
+    environ = {"HOME": str(tmp_path), "NIX_STATE_DIR": str(tmp_path), "NIX_CONF_DIR": str(tmp_path), "PATH": ""}
+    done = subprocess.run([PROGRAM, *words], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == status
 
 
 def test_an_error_that_others_have_worded_moves_no_cursor(tmp_path: Path) -> None:
