@@ -4,7 +4,6 @@ Real hooks and a scripted machine, since real builds would take an hour and the 
 """
 
 import json
-import statistics
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,10 @@ BUILDS = 10_000
 PARTS = 10
 MOST_KIB = 80 << 10
 GROWTH_KIB = 512
-"""By how much two samples may differ by chance."""
+"""By how much the least of several samples may differ by chance; what is never freed is in each of them."""
+
+SET_ASIDE = 2
+"""Of builds.jsonl and decisions.jsonl, the older half, once it is full."""
 
 
 def test_soak(tmp_path: Path) -> None:
@@ -27,9 +29,11 @@ def test_soak(tmp_path: Path) -> None:
     record = {"name": "soak", "date": date, "versions": versions(), "samples": [asdict(each) for each in samples]}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"soak-{date.replace(':', '')}.json").write_text(json.dumps(record, indent=1) + "\n")
-    middle, end = samples[PARTS // 2 - 1], samples[-1]
-    assert end.resident_kib <= MOST_KIB
-    assert statistics.median(each.resident_kib for each in samples[PARTS // 2 :]) <= middle.resident_kib + GROWTH_KIB
+    # In the first part everything is used for the first time.
+    first, second = samples[1 : PARTS // 2], samples[PARTS // 2 :]
+    middle, end = first[-1], samples[-1]
+    assert max(each.resident_kib for each in samples) <= MOST_KIB
+    assert min(each.resident_kib for each in second) <= min(each.resident_kib for each in first) + GROWTH_KIB
     assert end.descriptors <= middle.descriptors + WARM_DESCRIPTORS
     assert end.sockets <= middle.sockets
-    assert end.files <= middle.files
+    assert end.files <= middle.files + SET_ASIDE
