@@ -50,9 +50,8 @@ void restorer_free(struct restorer *restorer);
 
 /* wire.h */
 enum { WIRE_TOO_LONG = -2, WIRE_PADDING = -3, WIRE_NUL = -4 };
-int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+int64_t wire_join_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, char *out, size_t *count,
                           size_t *joined);
-void wire_join_strings(const uint8_t *in, size_t count, char *out);
 int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
 
 struct frame_source {

@@ -50,10 +50,10 @@ size_t wire_put_string(uint8_t *out, const void *bytes, size_t len)
     return 8 + len + padding;
 }
 
-int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+int64_t wire_join_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, char *out, size_t *count,
                           size_t *joined)
 {
-    size_t at = 0, total = 0, strings = 0;
+    size_t at = 0, to = 0, strings = 0;
     for (; strings < max_count; strings++) {
         const uint8_t *string;
         size_t size;
@@ -64,24 +64,15 @@ int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t
             return taken;
         if (memchr(string, 0, size))
             return WIRE_NUL;
+        if (strings)
+            out[to++] = '\0';
+        memcpy(out + to, string, size);
+        to += size;
         at += (size_t)taken;
-        total += size;
     }
     *count = strings;
-    *joined = strings ? total + strings - 1 : 0;
+    *joined = to;
     return (int64_t)at;
-}
-
-void wire_join_strings(const uint8_t *in, size_t count, char *out)
-{
-    for (size_t i = 0; i < count; i++) {
-        size_t size = (size_t)wire_get_u64(in);
-        if (i)
-            *out++ = '\0';
-        memcpy(out, in + 8, size);
-        out += size;
-        in += 8 + size + wire_padding(size);
-    }
 }
 
 int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count)

@@ -29,14 +29,12 @@ int64_t wire_get_string(const uint8_t *in, size_t len, size_t max, const uint8_t
 /* Write one string to `out`, which has room for 8 + len + wire_padding(len) bytes; returns that number. */
 size_t wire_put_string(uint8_t *out, const void *bytes, size_t len);
 
-/* Measure the whole strings that `in` starts with, at most `max_count`: returns bytes consumed, 0 if `in` ends before the
- * first one does, or what is wrong with one.  *count is the number of strings, *joined the bytes wire_join_strings() will
- * write.  A string with a NUL is an error, because the joined form could not hold it and nothing Nix lists contains one. */
-int64_t wire_scan_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, size_t *count,
+/* Copy the whole strings that `in` starts with, at most `max_count`, to `out`, which has room for `len` bytes: one NUL
+ * between two.  Returns bytes consumed, 0 if `in` ends before the first one does, or what is wrong with one.  *count is the
+ * number of strings, *joined the bytes written.  A string with a NUL is an error, because the joined form could not hold it
+ * and nothing Nix lists contains one. */
+int64_t wire_join_strings(const uint8_t *in, size_t len, size_t max_each, size_t max_count, char *out, size_t *count,
                           size_t *joined);
-
-/* Copy `count` strings that wire_scan_strings() accepted to `out`, one NUL between two. */
-void wire_join_strings(const uint8_t *in, size_t count, char *out);
 
 /* Write a list (u64 count, strings) of the `count` > 0 strings in `joined` to `out`, which has room for len + 16 * (count + 1)
  * bytes.  Returns bytes written, or WIRE_NUL if `joined` holds another number of strings. */

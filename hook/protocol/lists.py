@@ -23,35 +23,30 @@ _INVALID = {
 }
 
 
-def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
+def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytes:
     """A list of strings: u64 count, then each padded; text becomes UTF-8."""
-    out = bytearray(len(strings).to_bytes(8, "little"))
-    for start in range(0, len(strings), ENCODED_AT_ONCE):
-        out += _encode(strings[start : start + ENCODED_AT_ONCE])
-    return out
+    pieces = range(0, len(strings), ENCODED_AT_ONCE)
+    count = len(strings).to_bytes(8, "little")
+    return b"".join([count, *(_encode(strings[start : start + ENCODED_AT_ONCE]) for start in pieces)])
 
 
-def _encode(strings: Sequence[str] | Sequence[bytes]) -> bytearray:
+def _encode(strings: Sequence[str] | Sequence[bytes]) -> bytes | memoryview:
     if isinstance(strings[0], str):
         joined = "\0".join(cast(Sequence[str], strings)).encode("utf-8", "surrogateescape")
     else:
         joined = b"\0".join(cast(Sequence[bytes], strings))
-    out = bytearray(len(joined) + 16 * (len(strings) + 1))
-    with ffi.from_buffer("uint8_t[]", out) as target:
-        size = lib.wire_put_joined(target, joined, len(joined), len(strings))
-    if size < 0:
-        return _encode_each(strings)
-    del out[size:], out[:8]
-    return out
+    out = _new_uncleared("uint8_t[]", len(joined) + 16 * (len(strings) + 1))
+    size = lib.wire_put_joined(out, joined, len(joined), len(strings))
+    return _encode_each(strings) if size < 0 else ffi.buffer(out, size)[8:]
 
 
-def _encode_each(strings: Iterable[str] | Iterable[bytes]) -> bytearray:
+def _encode_each(strings: Iterable[str] | Iterable[bytes]) -> bytes:
     """The slow way, for strings with a NUL: Nix has none, but the encoding does not forbid them."""
     out = bytearray()
     for string in strings:
         data = string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string
         out += len(data).to_bytes(8, "little") + data + bytes(-len(data) % 8)
-    return out
+    return bytes(out)
 
 
 def decode_texts(data: bytes | bytearray | memoryview, max_bytes_each: int, max_count: int) -> tuple[list[str], int]:
@@ -60,11 +55,9 @@ def decode_texts(data: bytes | bytearray | memoryview, max_bytes_each: int, max_
     ProtocolError: a string too long, badly padded, not UTF-8, or with a NUL, which nothing that Nix lists contains.
     """
     count, length = ffi.new("size_t *"), ffi.new("size_t *")
+    out = _new_uncleared("char[]", len(data) or 1)  # no more of it is touched than is written
     with ffi.from_buffer("uint8_t[]", data) as source:
-        size = lib.wire_scan_strings(source, len(source), max_bytes_each, max_count, count, length)
-        if size > 0:
-            out = _new_uncleared("char[]", length[0] or 1)
-            lib.wire_join_strings(source, count[0], out)
+        size = lib.wire_join_strings(source, len(source), max_bytes_each, max_count, out, count, length)
     if size < 0:
         raise ProtocolError(_INVALID[size].format(max_bytes_each=max_bytes_each))
     if not size:

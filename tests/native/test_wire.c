@@ -68,24 +68,25 @@ static void a_list_survives_the_round_trip(void)
     size_t count, joined;
     struct guarded room = guard(NULL, sizeof text + 16 * 4), in = guard(text, sizeof text);
     CHECK(wire_put_joined(room.bytes, (char *)in.bytes, sizeof text, 3) == (int64_t)size);
-    struct guarded wire = guard(room.bytes, size), out = guard(NULL, sizeof text);
+    struct guarded wire = guard(room.bytes, size), out = guard(NULL, size - 8);
+    char *joined_text = (char *)out.bytes;
     CHECK(wire_get_u64(wire.bytes) == 3);
     const uint8_t *strings = wire.bytes + 8;
-    CHECK(wire_scan_strings(strings, size - 8, 5, 9, &count, &joined) == (int64_t)size - 8);
-    CHECK(count == 3 && joined == sizeof text);
-    wire_join_strings(strings, count, (char *)out.bytes);
-    CHECK(memcmp(out.bytes, text, sizeof text) == 0);
-    CHECK(wire_scan_strings(strings, size - 8, 4, 3, &count, &joined) == WIRE_TOO_LONG);
-    CHECK(wire_scan_strings(strings, size - 8, 4, 2, &count, &joined) == 16 + 8 && count == 2 && joined == 4);
+    CHECK(wire_join_strings(strings, size - 8, 5, 9, joined_text, &count, &joined) == (int64_t)size - 8);
+    CHECK(count == 3 && joined == sizeof text && memcmp(joined_text, text, sizeof text) == 0);
+    CHECK(wire_join_strings(strings, size - 8, 4, 3, joined_text, &count, &joined) == WIRE_TOO_LONG);
+    CHECK(wire_join_strings(strings, size - 8, 4, 2, joined_text, &count, &joined) == 16 + 8);
+    CHECK(count == 2 && joined == 4);
     for (size_t cut = 0; cut < size - 8; cut++) {
-        struct guarded part = guard(strings, cut);
+        struct guarded part = guard(strings, cut), part_out = guard(NULL, cut);
         int64_t whole = cut < 16 ? 0 : cut < 24 ? 16 : 24;
-        CHECK(wire_scan_strings(part.bytes, cut, 5, 3, &count, &joined) == whole);
+        CHECK(wire_join_strings(part.bytes, cut, 5, 3, (char *)part_out.bytes, &count, &joined) == whole);
         CHECK(count == (size_t)(whole + 7) / 12);
         unguard(part);
+        unguard(part_out);
     }
     wire.bytes[8 + 8] = 0;
-    CHECK(wire_scan_strings(strings, size - 8, 5, 3, &count, &joined) == WIRE_NUL);
+    CHECK(wire_join_strings(strings, size - 8, 5, 3, joined_text, &count, &joined) == WIRE_NUL);
     unguard(room);
     unguard(in);
     unguard(wire);
