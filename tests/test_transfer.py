@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -189,6 +190,10 @@ def check_sent(sending: Sending) -> None:
     assert sending.peer.nars == sending.store.nars
 
 
+PATHS = 2000
+MOST_BYTES = 512 << 10
+"""What a copy may need for its buffers: some 300 bytes for each path would be more than this."""
+
 FILES = [b"x" * size for size in (0, 1, 3000, CHUNK_BYTES, 3 * CHUNK_BYTES + 5, 7)]
 
 
@@ -298,3 +303,32 @@ def test_a_server_that_dies_on_the_way_is_noticed(send: Send) -> None:
     sending = send("serve", [b"x" * (1 << 20)] * 4, lambda peer: peer.take_served_path())
     with pytest.raises(ConnectionLost):
         sending.run()
+
+
+@pytest.mark.parametrize("release", ["serve", "2.8.0", "2.34.8"])
+def test_a_copy_needs_no_more_memory_for_more_paths(send: Send, release: str) -> None:
+    """Besides what is known of each path beforehand: a closure may have any number of them."""
+
+    def act(peer: Peer) -> None:
+        if release == "2.34.8":
+            peer.read(3 * 8)
+            for _ in peer.frames():
+                pass
+            peer.say(Stderr.LAST)
+        else:
+            for _ in range(PATHS):
+                peer.take_served_path() if release == "serve" else peer.take_path()
+                peer.say(1 if release == "serve" else Stderr.LAST)
+                peer.nars.clear()
+        peer.answer(peer.r.u64())
+
+    sending = send(release, [b"x"], act)
+    sending.store.infos *= PATHS
+    tracemalloc.start()
+    try:
+        sending.run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    sending.ask()
+    assert peak < MOST_BYTES
