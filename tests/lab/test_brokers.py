@@ -1,6 +1,6 @@
-"""Hooks of two versions on one client, each with a broker of its own version: an upgrade while builds run.
+"""Which broker serves whom when more than one is started: at the same moment, or by hooks of two versions.
 
-With real Nix; how one broker makes room for another is in tests/test_broker.py.
+With real Nix; how one makes room for another is in tests/test_broker.py.
 """
 
 import re
@@ -22,9 +22,20 @@ from tests.lab.midway import is_clean, running
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 SLOTS = 8
+CLIENTS = 3
 UPGRADED = "/opt/upgraded"
 VERSION = "9.9.9"
 """A later one than ours will ever be."""
+
+BROKER = f"{PREFIX}/bin/nix-ferry-broker"
+STARTED = "/run/brokers-started"
+AT_ONCE = f"""\
+#!/bin/sh
+echo "$$" >> {STARTED}
+while [ "$(wc -l < {STARTED})" -lt {CLIENTS} ]; do sleep 0.01; done
+exec {BROKER}.real "$@"
+"""
+"""In the place of the broker: becomes it when there is one for each client."""
 
 
 @pytest.fixture
@@ -60,10 +71,26 @@ def upgraded(here: Host) -> Iterator[str]:
     shutil.rmtree(tree)
 
 
+@pytest.fixture
+def at_once(here: Host) -> Iterator[None]:
+    """Brokers begin together."""
+    program = here.path(BROKER)
+    program.rename(here.path(f"{BROKER}.real"))
+    here.write_file(BROKER, AT_ONCE, 0o755)
+    here.path(STARTED).touch()
+    yield
+    here.path(f"{BROKER}.real").rename(program)
+    here.path(STARTED).unlink()
+
+
+def count(here: Host, program: str) -> int:
+    """Return how many processes run `program`, a pattern."""
+    return sum(bool(re.match(rf"\S+ {program}", command)) for command in here.processes().values())
+
+
 def brokers(here: Host, prefix: str) -> int:
-    """Return how many are there."""
-    pattern = rf"\S+ {prefix}\S*/nix-ferry-broker"
-    return sum(bool(re.match(pattern, command)) for command in here.processes().values())
+    """Return how many brokers are there."""
+    return count(here, rf"{prefix}\S*/nix-ferry-broker")
 
 
 def test_hooks_of_another_version_arrive_in_the_middle(here: Host, there: Host, upgraded: str) -> None:
@@ -90,4 +117,24 @@ def test_hooks_of_another_version_arrive_in_the_middle(here: Host, there: Host, 
             _, stderr = build.communicate(timeout=60)
             assert build.returncode == 0, stderr
     wait_until(lambda: (brokers(here, PREFIX), brokers(here, UPGRADED)) == (1, 0), "the end of the new broker")
+    is_clean(here, there)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_of_brokers_that_start_at_once_one_serves_all_clients(here: Host, there: Host) -> None:
+    """Three commands ask a daemon at the same moment, and no broker runs yet."""
+    here.start_daemon()
+    gates = Gates(there)
+    with ExitStack() as held:
+        builds = [held.enter_context(running(here, build_gated(name, seed="race"))) for name in "abc"]
+        gates.wait_inside(CLIENTS)
+        assert len(here.read_file(STARTED).splitlines()) == CLIENTS
+        assert count(here, rf"{PREFIX}\S*/nix-ferry-standalone") == 0
+        wait_until(lambda: brokers(here, PREFIX) == 1, "the end of the brokers that lost")
+        for name in "abc":
+            gates.let_through(name)
+        for build in builds:
+            _, stderr = build.communicate(timeout=60)
+            assert build.returncode == 0, stderr
+    here.stop_daemon()
     is_clean(here, there)
