@@ -29,14 +29,25 @@ WITHOUT_INPUTS = (BuildStatus.MISC_FAILURE, BuildStatus.DEPENDENCY_FAILED)
 
 
 class Builder:
-    """Carries out one accepted build on whichever machine it is given; StockOnly if it is one for the stock hook."""
+    """Carries out one accepted build on whichever machine it is given; StockOnly if it is one for the stock hook.
 
-    def __init__(self, drv_path: str, derivation: Derivation, services: Services, uploads: Uploads, log: Log) -> None:
+    `arrived` is called when all outputs are here, to be registered.
+    """
+
+    def __init__(
+        self,
+        drv_path: str,
+        derivation: Derivation,
+        services: Services,
+        uploads: Uploads,
+        log: Log,
+        arrived: Callable[[], object],
+    ) -> None:
         self._drv_path = drv_path
         self._derivation = derivation
         self._services = services
         self._inputs = Inputs(services, uploads, log)
-        self._outputs = outputs_of(drv_path, derivation, services, log)
+        self._outputs = outputs_of(drv_path, derivation, services, log, arrived)
         self._log = log
         self._doubted: BuildFailed | None = None
 
@@ -57,10 +68,9 @@ class Builder:
         if self._untrusting(remote) is not None:
             self._inputs.upload_derivation(remote, self._drv_path, before)
 
-    def run(self, remote: Remote, job: Job, built: Callable[[], object], arrived: Callable[[], object]) -> None:
-        """Build every output that is not valid here.
+    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
+        """Build every output that is not valid here; calls `built` when the machine is free for another build.
 
-        Calls `built` when the machine is free for another build, `arrived` when all outputs are here to be registered.
         InputsDoubted, at most once: to be made ready and run again over a new connection.
         """
         building = self._start(remote, job)
@@ -78,7 +88,7 @@ class Builder:
         built()
         log_settled = remote.client.settle_log()
         if result.ok:
-            self._outputs.fetch(remote, job.wanted, result, ahead, arrived)
+            self._outputs.fetch(remote, job.wanted, result, ahead)
         log_settled.get()
         if not result.ok:
             if ahead.infos:

@@ -34,13 +34,14 @@ class Ahead:
 
 
 class Outputs:
-    """Outputs whose paths the derivation knows."""
+    """Outputs whose paths the derivation knows; `arrived` is called when all are here, and before they are valid."""
 
-    def __init__(self, derivation: Derivation, services: Services, log: Log) -> None:
+    def __init__(self, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]) -> None:
         self._paths = {output.path for _, output in derivation.outputs}
         self._store = services.store
         self._pause = services.caller.pause
         self._log = log
+        self._arrived = arrived
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if outputs of this kind cannot come from this machine."""
@@ -57,26 +58,19 @@ class Outputs:
             ahead.nars[missing[0]] = remote.client.nar_from_path(missing[0])
         return ahead
 
-    def fetch(
-        self,
-        remote: Remote,
-        wanted: AbstractSet[str],
-        result: BuildResult,
-        ahead: Ahead,
-        arrived: Callable[[], object],
-    ) -> None:
-        """Make every output valid, `wanted` or not, as `remote` has built it; `arrived` is called before they are."""
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
+        """Make every output valid, `wanted` or not, as `remote` has built it."""
         if missing := ahead.infos.keys() - self._store.database.valid_among(ahead.infos.keys()):
-            self._copy(remote, missing, ahead, arrived)
+            self._copy(remote, missing, ahead)
 
-    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead, arrived: Callable[[], object]) -> None:
+    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead) -> None:
         with step(self._log, f"copying outputs from '{remote.name}'"):
             try:
                 # All are asked for before the first is waited for.
                 asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
                 infos = self._in_order([self._info(path, answer.get()) for path, answer in asked.items()])
                 remote.known.add(paths)
-                Copier(remote, self._store, self._log).download(infos, ahead.nars, arrived)
+                Copier(remote, self._store, self._log).download(infos, ahead.nars, self._arrived)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
 
@@ -104,8 +98,10 @@ class FloatingOutputs(Outputs):
     StockOnly if the local store does not keep realisations in a way that is known here.
     """
 
-    def __init__(self, drv_path: str, derivation: Derivation, services: Services, log: Log) -> None:
-        super().__init__(derivation, services, log)
+    def __init__(
+        self, drv_path: str, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]
+    ) -> None:
+        super().__init__(derivation, services, log, arrived)
         self._drv_name = name_of(drv_path).removesuffix(".drv")
         self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
         self._realisations = Realisations(services.store.database, drv_path, self._drv_hash)
@@ -119,14 +115,7 @@ class FloatingOutputs(Outputs):
         """Nothing: the paths are not known yet."""
         return Ahead()
 
-    def fetch(
-        self,
-        remote: Remote,
-        wanted: AbstractSet[str],
-        result: BuildResult,
-        ahead: Ahead,
-        arrived: Callable[[], object],
-    ) -> None:
+    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
         """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
         built = [self._realisation(name, result) for name in sorted(wanted - self._realisations.known())]
         if not built:
@@ -134,7 +123,7 @@ class FloatingOutputs(Outputs):
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
         with self._store.locked(paths, self._announce_wait, self._pause):
-            self._copy(remote, paths - self._store.database.valid_among(paths), ahead, arrived)
+            self._copy(remote, paths - self._store.database.valid_among(paths), ahead)
             self._realisations.register(built)
 
     def _realisation(self, name: str, result: BuildResult) -> Realisation:
@@ -162,13 +151,15 @@ class FloatingOutputs(Outputs):
         self._log.message(Verbosity.NOTICE, f"waiting for lock on '{real_path}'")
 
 
-def outputs_of(drv_path: str, derivation: Derivation, services: Services, log: Log) -> Outputs:
+def outputs_of(
+    drv_path: str, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]
+) -> Outputs:
     """How the outputs of a derivation become valid; StockOnly if they are of a kind that is not handled here."""
     match derivation.kind:
         case OutputKind.INPUT_ADDRESSED | OutputKind.FIXED:
-            return Outputs(derivation, services, log)
+            return Outputs(derivation, services, log, arrived)
         # Nix asks for such builds only with the feature on, and after replacing input derivations by their outputs.
         case OutputKind.FLOATING if "ca-derivations" in services.settings.words("experimental-features"):
             if not derivation.input_drvs:
-                return FloatingOutputs(drv_path, derivation, services, log)
+                return FloatingOutputs(drv_path, derivation, services, log, arrived)
     raise StockOnly(f"its outputs are {derivation.kind.value}")

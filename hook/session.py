@@ -169,7 +169,11 @@ class Session:
         if not store.database.valid_among([request.drv_path]):
             raise StoreError(f"path '{request.drv_path}' is not valid")
         derivation = store.read_derivation(request.drv_path)
-        return Builder(request.drv_path, derivation, self._services, self._hub.uploads, self._log)
+
+        def arrived() -> None:
+            self._told.enter(Phase.REGISTERING)
+
+        return Builder(request.drv_path, derivation, self._services, self._hub.uploads, self._log, arrived)
 
     def _refuse(self, request: Request, answer: Answer) -> None:
         match answer:
@@ -266,7 +270,7 @@ class Session:
             place.release()
             self._told.enter(Phase.FETCHING)
 
-        build.builder.run(remote, job, built, lambda: self._told.enter(Phase.REGISTERING))
+        build.builder.run(remote, job, built)
 
     def _make_ready(self, build: Accepted, place: Place, job: Job) -> tuple[Place, "Remote"]:
         """Bring the inputs to a machine and have a slot there; the slot may come first elsewhere."""
