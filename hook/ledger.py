@@ -118,21 +118,16 @@ class Ledger:
         with self._lock:
             return [machine for machines in self._machines.values() for machine in machines]
 
-    def under_way(self) -> list[Build]:
-        """Builds that are going on, the oldest first."""
-        return self.standing()[0]
-
     def answers(self) -> dict[str, int]:
         """How often each answer was given."""
         with self._lock:
             return dict(self._answers)
 
-    def totals(self) -> dict[str, Total]:
-        """By machine, of builds that are over."""
-        return self.standing()[1]
-
     def standing(self) -> tuple[list[Build], dict[str, Total]]:
-        """Both at one moment: each build is counted in exactly one of them."""
+        """Builds that are going on, the oldest first, and by machine what became of those that are over.
+
+        Both at one moment: each build is counted in exactly one of them.
+        """
         with self._lock:
             builds = [conversation.snapshot() for conversation in self._current.values()]
             totals = deepcopy(dict(self._totals))

@@ -25,7 +25,7 @@ class World:
         return self.ledger.conversation(lambda: self.copied)
 
     def build(self) -> Build:
-        (build,) = self.ledger.under_way()
+        (build,) = self.ledger.standing()[0]
         return build
 
     def over(self) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_a_build_that_is_over_is_kept_with_the_time_of_each_phase(world: World) 
     world.now += 5
     world.copied += 1000
     told.end(Outcome.BUILT)
-    assert world.ledger.under_way() == []
+    assert world.ledger.standing()[0] == []
     assert world.over() == [
         {
             "derivation": DRV,
@@ -122,10 +122,10 @@ def test_a_build_that_was_never_promised_is_not_remembered(world: World) -> None
     told = world.conversation()
     told.begin(DRV, "ssh://b1")
     told.drop()
-    assert world.ledger.under_way() == []
+    assert world.ledger.standing()[0] == []
     told.begin(DRV, "ssh://b2")
     told.close()
-    assert (world.ledger.under_way(), world.over(), world.ledger.totals()) == ([], [], {})
+    assert (world.ledger.standing()[0], world.over(), world.ledger.standing()[1]) == ([], [], {})
 
 
 def test_the_same_derivation_may_be_built_twice_at_once(world: World) -> None:
@@ -134,9 +134,9 @@ def test_the_same_derivation_may_be_built_twice_at_once(world: World) -> None:
     second.begin(DRV, "ssh://b2")
     world.now -= 1
     first.begin(DRV, "ssh://b1")
-    assert [build.machine for build in world.ledger.under_way()] == ["ssh://b1", "ssh://b2"]
+    assert [build.machine for build in world.ledger.standing()[0]] == ["ssh://b1", "ssh://b2"]
     second.drop()
-    assert [build.machine for build in world.ledger.under_way()] == ["ssh://b1"]
+    assert [build.machine for build in world.ledger.standing()[0]] == ["ssh://b1"]
 
 
 def test_why_a_build_went_where_it_went_is_kept(world: World) -> None:
@@ -171,4 +171,4 @@ def test_what_waits_to_be_written_is_bounded_and_counted_all_the_same(
     assert [entry["derivation"] for entry in world.over()] == ["2", "3", "4"]
     assert [entry["derivation"] for entry in world.decisions()] == ["2", "3", "4"]
     assert world.ledger.answers() == {"accept": 5}
-    assert world.ledger.totals()["ssh://b1"].builds == {Outcome.FAILED: 5}
+    assert world.ledger.standing()[1]["ssh://b1"].builds == {Outcome.FAILED: 5}
