@@ -14,11 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from hook.cli import configuring
+from hook.cli.check import Check, Level
 from hook.cli.main import EPILOG, main
 from man.make import commands
 from tests.lab.container import wait_until
 
 PROGRAM = Path(sys.executable).with_name("nix-ferry")
+CLEAR = "\x1b[2J"
 ARGUMENTS = {
     "broker": ["--help"],
     "completions": ["bash"],
@@ -124,6 +126,16 @@ def test_an_error_that_others_have_worded_moves_no_cursor(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert done.stderr.endswith("\\x1b[2Jall is well\n")
     assert "\x1b" not in done.stderr
+
+
+def test_a_check_of_doctor_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of machines, users and processes are for others to choose."""
+    check = Check(f"{CLEAR}box", Level.WRONG, f"{CLEAR}refused", f"try {CLEAR}", "tcp")
+    monkeypatch.setattr("hook.cli.main.examine", lambda options, private_dir: iter([check]))
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 1
+    assert "\x1b" not in done.output
+    assert done.output.count("\\x1b[2J") == 3
 
 
 NOISE = bytes(range(256)) * 20

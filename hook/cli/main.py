@@ -181,9 +181,9 @@ def doctor(verbose: bool, options: nix.Options, as_json: bool) -> int:
         checks += (group := list(found))
         for check in [] if as_json else shown(group, verbose=verbose):
             level = click.style(f"{check.level.value:5}", fg=COLOURS[check.level])
-            click.echo(f"{level}  {check.title}: {printable(check.text)}")
+            click.echo(f"{level}  {printable(check.title)}: {printable(check.text)}")
             if check.fix:
-                click.echo(f"       → {check.fix}")
+                click.echo(f"       → {printable(check.fix)}")
     if as_json:
         print_json([check.to_json() for check in checks])
     return EXIT_FAILED if any(check.level is Level.WRONG for check in checks) else 0
