@@ -4,9 +4,9 @@
  * Everything is created exclusively and relative to the directory above it; nothing that exists is followed, reused or
  * changed.  What was created before an error stays: the caller decides what becomes of it.
  *
- * System calls for a file: openat, write (one a piece), futimens, close; fsync if asked for.  The first two files in a directory cost one more
- * or two, to see what the file system adds or takes away.  Large pieces are hashed in another thread while they are
- * written; nothing of that goes on between two calls.
+ * System calls for a file: openat, write (one a piece), futimens, close; fsync if asked for.  The first two files in a
+ * directory cost one more or two, to see what the file system adds or takes away.  Large pieces are hashed in another
+ * thread while they are written; nothing of that goes on between two calls.
  */
 #ifndef FERRY_RESTORE_H
 #define FERRY_RESTORE_H
