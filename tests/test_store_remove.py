@@ -103,7 +103,7 @@ def test_depth_and_width_have_no_limit(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     here = os.open(target, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(5000):
         for name in ("deeper", "beside"):
             os.mkdir(name, dir_fd=here)
         below = os.open("deeper", os.O_RDONLY, dir_fd=here)

@@ -32,12 +32,16 @@ GUARD_S = 60
 """When something is taken to hang: far more than it takes, however busy the machine is."""
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+IDLE_S = 5
+"""In which whatever a build has started must have ended after it."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = GUARD_S) -> None:
     """Poll `condition`, for servers that cannot tell when they are ready.  TimeoutError names `what`."""
-    deadline = time.monotonic() + GUARD_S
+    deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not after {GUARD_S} s")
+            raise TimeoutError(f"{what}: not after {timeout_s} s")
         time.sleep(0.005)
 
 
@@ -221,10 +225,10 @@ class Container:
             return not still
 
         try:
-            wait_until(idle, "")
+            wait_until(idle, "", IDLE_S)
         except TimeoutError:
             shown = "\n".join(still)
-            raise TimeoutError(f"still running on {self.name} after {GUARD_S} s:\n{shown}") from None
+            raise TimeoutError(f"still running on {self.name} after {IDLE_S} s:\n{shown}") from None
 
     def end(self, child: subprocess.Popen[str]) -> None:
         """Kill a command given by `popen` with its process group, unless it has ended."""

@@ -124,6 +124,7 @@ def test_programs_get_json(client: Host, twin: Host, hook: str | None) -> None:
     pongs = json.loads(ferry(client, "ping", "--json").stdout)
     elapsed_s = time.monotonic() - began
     assert [pong["machine"] for pong in pongs] == [plain(twin), big(twin)]
+    assert all(0 <= pong["request_s"] < pong["connect_s"] for pong in pongs)
     assert all(0 < pong["connect_s"] < pong["connect_s"] + pong["request_s"] < elapsed_s for pong in pongs)
 
 
@@ -135,8 +136,7 @@ def test_a_ping_measures_the_link(client: Host, twin: Host, hook: str | None) ->
     speed = ("ping", "--speed", "--option", "builders", machines)
     pongs = json.loads(ferry(client, *speed, "--json", check=False).stdout)
     assert [pong["speed"] for pong in pongs[1:]] == [None, {"upload": None, "download": None}]
-    # In bytes: as MiB it would be more than any machine has.
-    assert all(rate > 1 << 16 for rate in pongs[0]["speed"].values())
+    assert all(rate > 1 << 20 for rate in pongs[0]["speed"].values())
     shown = ferry(client, *speed, check=False).stdout.splitlines()
     assert shown[0].split() == ["MACHINE", "CONNECT", "REQUEST", "TRUSTED", "UPLOAD", "DOWNLOAD", "SAYS"]
     assert [line.count("MiB/s") for line in shown[1:]] == [2, 0, 0]

@@ -48,13 +48,13 @@ def findable(client: Host) -> Iterator[Host]:
 def test_the_own_store_is_left_out_with_one_line_whatever_it_is_called(findable: Host, twin: Host) -> None:
     """Then the host builds itself, or another machine does."""
     findable.configure(hook=HOOK, builders=" ; ".join(ITSELF))
-    result = findable.run(nix_build("from-source", seed="own", options=["-j1"]), timeout=60)
+    result = findable.run(nix_build("from-source", seed="own", options=["-j1"]), timeout=30)
     refused = re.findall(REFUSED, result.stderr, re.MULTILINE)
     assert len(refused) == len(set(refused)) == len(ITSELF), result.stderr
     assert findable.read_file(f"{result.stdout.strip()}/greeting") == "hello, own\n"
     findable.trust(twin)
     findable.configure(hook=HOOK, builders=f"local - - 1 9 ; ssh-ng://{twin.name} - - 1 1 big-parallel")
-    result = findable.run(nix_build("featured", seed="own"), timeout=60)
+    result = findable.run(nix_build("featured", seed="own"), timeout=30)
     assert findable.read_file(result.stdout.strip()) == f"{twin.name}\n"
 
 
@@ -73,7 +73,7 @@ def test_a_build_in_another_store_here_ends_with_who_asked_for_it(
     with running(client, build_gated("a", seed="here")) as build:
         gates.wait_for("+ a")
         kill(client, victim, number)
-        build.communicate(timeout=60)
+        build.communicate(timeout=30)
     assert build.returncode != 0
     is_clean(client)
     gates.leave_open("a")

@@ -72,7 +72,7 @@ def test_a_build_that_is_given_up_stops_there_and_others_go_on(site: Site) -> No
         with running(site.client, build_gated("b", seed="stays")) as second:
             site.gates.wait_for("+ b")
             kill(site.client, "nix-build .* stops ", signal.SIGINT)
-            first.communicate(timeout=60)
+            first.communicate(timeout=30)
             wait_until(lambda: len(gated(site.builder)) == 1, "end of the build that was given up")
             site.gates.let_through("b")
             _, stderr = second.communicate(timeout=60)

@@ -120,7 +120,7 @@ def test_the_stock_hook_ends_with_us(client: Host, victim: str, number: signal.S
     with running(client, build_gated("a", seed="handed")) as build:
         gates.wait_for("+ a")
         kill(client, victim, number)
-        build.communicate(timeout=60)
+        build.communicate(timeout=30)
     assert build.returncode != 0
     is_clean(client)
     gates.leave_open("a")
