@@ -50,15 +50,15 @@ in rec {
 """
 
 
-COLLECTOR = (
-    *("unshare", "--pid", "--fork", "--mount-proc", *(() if os.geteuid() == 0 else ("--map-root-user",))),
-    *("nix-store", "--gc"),
-)
-"""Nix's garbage collector where it sees no other process.
+_ALONE = ("unshare", "--pid", "--fork", "--mount-proc", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+"""Where a command sees no other process.
 
-It looks for roots among all files that processes have open, and gives up at one whose name exceeds PATH_MAX, as those
-of a very deep directory do.
+Nix looks for roots among all files that processes have open before it deletes anything, and gives up at one whose name
+exceeds PATH_MAX, as those of a very deep directory do.
 """
+
+COLLECTOR = (*_ALONE, "nix-store", "--gc")
+"""Nix's garbage collector, which no other process can disturb."""
 
 
 class NixStore:
@@ -113,6 +113,10 @@ class NixStore:
     def collect(self) -> None:
         """Delete what no root keeps."""
         self.run(*COLLECTOR)
+
+    def delete(self, path: str) -> None:
+        """Delete a path that no root keeps."""
+        self.run(*_ALONE, "nix-store", "--delete", path)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The result of a query."""

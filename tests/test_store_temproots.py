@@ -65,7 +65,7 @@ def test_an_invalid_path_survives_too(store: NixStore) -> None:
     """A path that is being restored is not valid yet, and a collector deletes what is not valid."""
     leaf = _path(store, "leaf")
     other = leaf.replace("-leaf", "-other")
-    store.run("nix-store", "--delete", leaf)
+    store.delete(leaf)
     for path in (leaf, other):
         os.mkdir(path)
     roots = TempRoots(str(store.state_dir))
