@@ -12,8 +12,9 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
+from hook.cipher import cipher_option
 from hook.errors import MachineError
-from hook.transport import Command, ssh_configuration
+from hook.transport import Command, options_first, ssh_configuration
 
 SESSIONS_EACH = 10
 """What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""
@@ -25,8 +26,6 @@ LONGEST_PATH = 90
 """A socket's name may have 107 bytes, of which ssh takes 17 for a temporary one."""
 
 FORGET_S = 600.0
-FIRST_OPTION = 3
-"""Options after `ssh HOST -x` come before all others, and the first value counts."""
 
 
 @dataclass(slots=True)
@@ -39,8 +38,8 @@ class Trunk:
 
 @dataclass(slots=True)
 class _Destination:
-    ours: bool
-    """Whether we may share: the user's configuration does not."""
+    options: tuple[str, ...] | None
+    """What ssh is told besides; None if we may not share, because the user's configuration does."""
     trunks: list[Trunk] = field(default_factory=list)
     used_at: float = 0.0
 
@@ -48,16 +47,16 @@ class _Destination:
 class Seat:
     """Room for one session on `trunk`; `leave` it when that has ended."""
 
-    def __init__(self, sharing: "Sharing", trunk: Trunk) -> None:
+    def __init__(self, sharing: "Sharing", trunk: Trunk, options: tuple[str, ...]) -> None:
         self._sharing = sharing
         self._trunk = trunk
+        self._options = options
 
     def command(self, command: Command) -> Command:
         """`command`, as a session of the shared connection."""
         path = self._trunk.path.replace("%", "%%")
-        options = ("-oControlMaster=auto", f'-oControlPath="{path}"', f"-oControlPersist={PERSIST_S}")
-        argv = command.argv
-        return replace(command, argv=(*argv[:FIRST_OPTION], *options, *argv[FIRST_OPTION:]))
+        options = ("-oControlMaster=auto", f'-oControlPath="{path}"', f"-oControlPersist={PERSIST_S}", *self._options)
+        return replace(command, argv=options_first(command.argv, options))
 
     def leave(self) -> None:
         """The session has ended."""
@@ -76,12 +75,12 @@ class Sharing:
         """Room for a session to `destination`, which `command` leads to; None if it is to have its own connection."""
         with self._lock:
             known = self._destinations.get(destination)
-        ours = known.ours if known else _has_none(command)
+        options = known.options if known else _options(command)
         directory = os.path.join(private_dir, "ssh")
         with self._lock:
-            state = self._destinations.setdefault(destination, _Destination(ours))
+            state = self._destinations.setdefault(destination, _Destination(options))
             state.used_at = time.monotonic()
-            if not state.ours:
+            if state.options is None:
                 return None
             trunk = next((trunk for trunk in state.trunks if trunk.sessions < SESSIONS_EACH), None)
             if trunk is None:
@@ -96,7 +95,7 @@ class Sharing:
         except OSError:
             self.left(trunk)
             return None
-        return Seat(self, trunk)
+        return Seat(self, trunk, state.options)
 
     def left(self, trunk: Trunk) -> None:
         """A session has ended."""
@@ -118,10 +117,12 @@ class Sharing:
                     del self._destinations[destination]
 
 
-def _has_none(command: Command) -> bool:
-    """Whether ssh is not configured to share connections by itself, as it says."""
+def _options(command: Command) -> tuple[str, ...] | None:
+    """What to tell ssh besides; None if it is configured to share connections by itself, or cannot say whether."""
     try:
-        options = ssh_configuration(command)
+        configuration = ssh_configuration(command)
     except MachineError:
-        return False
-    return options.get("controlmaster") == ["false"] and options.get("controlpath", ["none"]) == ["none"]
+        return None
+    if configuration.get("controlmaster") != ["false"] or configuration.get("controlpath", ["none"]) != ["none"]:
+        return None
+    return cipher_option(command, configuration)

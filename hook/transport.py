@@ -8,7 +8,7 @@ import base64
 import binascii
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
@@ -48,6 +48,12 @@ CONFIGURATION_TIMEOUT_S = 5.0
 GRACE_S = 0.5
 """How long a child may take to clean up after itself."""
 
+SYSTEMS_WITH_AES = frozenset({"aarch64-darwin", "x86_64-darwin", "x86_64-linux"})
+"""What only processors build for that have instructions for AES; others may have them."""
+
+FIRST_OPTION = 3
+"""Where the options begin, after `ssh HOST -x`."""
+
 VERBOSE = ("debug1: ", "debug2: ", "debug3: ", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: ")
 """How lines of ssh begin that it prints with `-v` only."""
 
@@ -59,13 +65,14 @@ LINES_SHOWN = 2
 class Command:
     """A program whose standard input and output are the connection; `program` if it is not found as `argv[0]`.
 
-    `has_settings` if it already has those that Nix sent us.
+    `has_settings` if it already has those that Nix sent us; `has_aes` if the processor there has instructions for AES.
     """
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     program: str | None = None
     has_settings: bool = False
+    has_aes: bool = False
 
     def connect(self, name: str) -> "Connection":
         """Start it, to connect to the machine shown to the user as `name`."""
@@ -183,7 +190,8 @@ def command_for(
     ssh = ssh_arguments(machine, environ, private_dir, connect_timeout_s)
     if verbose:
         ssh.append("-v")
-    return Command((*ssh, "--", *remote), _ssh_environment(environ))
+    has_aes = not SYSTEMS_WITH_AES.isdisjoint(machine.systems)
+    return Command((*ssh, "--", *remote), _ssh_environment(environ), has_aes=has_aes)
 
 
 def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str, connect_timeout_s: int) -> list[str]:
@@ -211,6 +219,11 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
     if uri.port is not None:
         argv.append(f"-p{uri.port}")
     return argv
+
+
+def options_first(argv: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
+    """A command line of `ssh_arguments` with `options` before all others: of each, ssh takes the first value."""
+    return (*argv[:FIRST_OPTION], *options, *argv[FIRST_OPTION:])
 
 
 def _ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:

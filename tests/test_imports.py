@@ -30,6 +30,7 @@ LAYERS = [
     {"routes"},
     {"unixsocket"},
     {"services", "sharing"},
+    {"cipher"},
     {"transport", "notices"},
     {"front", "stream", "slotqueue"},
     {"program"},

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from hook.cli.shell import run
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
-from hook.sharing import FIRST_OPTION
-from hook.transport import ssh_arguments
+from hook.transport import options_first, ssh_arguments
 from hook.trouble import Trouble, diagnose
 
 TIMEOUT_S = 120.0
@@ -143,8 +142,7 @@ class Login:
 
     def _argv(self, options: tuple[str, ...]) -> list[str]:
         argv = ssh_arguments(self.machine, self._environ, self._private_dir, self._connect_timeout_s)
-        # ssh takes the first value it sees.
-        return [*argv[:FIRST_OPTION], *options, *argv[FIRST_OPTION:]]
+        return list(options_first(argv, options))
 
     def _error(self, done: subprocess.CompletedProcess[str], what: str) -> MachineError:
         found = diagnose(done.stderr, done.returncode)

@@ -9,13 +9,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hook.cipher import cipher_option
 from hook.cli.shell import shell_command
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
-from hook.transport import Command
+from hook.transport import Command, options_first, ssh_configuration
 
 MOST_BYTES = 128 << 20
 MOST_S = 3.0
@@ -53,9 +54,13 @@ def _measure(
 ) -> float | None:
     try:
         ssh = shell_command(machine, routes, command)
-        return None if ssh is None else _run(ssh, run)
+        return None if ssh is None else _run(_as_builds_do(ssh), run)
     except (FerryError, OSError):
         return None
+
+
+def _as_builds_do(ssh: Command) -> Command:
+    return replace(ssh, argv=options_first(ssh.argv, cipher_option(ssh, ssh_configuration(ssh))))
 
 
 def _run(ssh: Command, run: Callable[["subprocess.Popen[bytes]"], float | None]) -> float | None:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
+from hook.cipher import FIRST, host_has_aes
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
 from tests.lab.midway import is_clean, kill, running
+from tests.lab.offload import nix_build
 
 pytestmark = pytest.mark.lab
 
@@ -99,6 +101,26 @@ def test_builds_whose_connection_dies_get_another(site: Site) -> None:
     assert build.returncode == 0, stderr
     assert stderr.count("was lost (") == 2
     is_clean(site.client, site.builder)
+
+
+@pytest.mark.parametrize("configured", ["", "aes128-ctr"])
+def test_the_cipher_is_the_quickest_unless_one_is_configured(site: Site, configured: str) -> None:
+    """Which it was is in the log of sshd."""
+    site.builder.stop_sshd()
+    site.builder.start_sshd("LogLevel DEBUG1")
+    site.client.trust(site.builder)
+    before = len(site.builder.read_file("/var/log/sshd.log"))
+    if configured:
+        site.client.write_file("/root/.ssh/config", f"Ciphers {configured}\nInclude hosts/*\n", 0o600)
+    try:
+        site.client.run(nix_build("from-source", seed=f"cipher-{configured}"))
+        log = site.builder.read_file("/var/log/sshd.log")[before:]
+        used = set(re.findall(r"kex: (?:client->server|server->client) cipher: (\S+)", log))
+        assert used == {configured or (FIRST if host_has_aes() else "chacha20-poly1305@openssh.com")}
+    finally:
+        site.builder.stop_sshd()
+        site.builder.start_sshd()
+        site.client.trust(site.builder)
 
 
 def test_a_machine_that_allows_fewer_sessions_is_used_all_the_same(site: Site) -> None:
