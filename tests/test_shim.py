@@ -534,6 +534,16 @@ def test_a_broker_is_started_with_nothing_of_the_hook_but_its_environment(nix: N
     assert facts["session"] not in (pid, os.getsid(0))
 
 
+def test_what_other_programs_python_is_told_does_not_reach_a_hook_on_its_own(nix: Nix, programs: Bin) -> None:
+    """Nothing else of the environment is lost."""
+    programs.script("nix-ferry-standalone", '#!/bin/sh\nenv > "$STATE/environment"\n')
+    environ = {"NIX_FERRY_STANDALONE": "1", "PYTHONHOME": "/nonexistent", "MYPYTHON": "stays"}
+    assert nix.start(environ=environ).end() == (0, [])
+    names = {line.partition("=")[0] for line in (programs.state / "environment").read_text().splitlines()}
+    assert {name for name in names if "PYTHON" in name} == {"MYPYTHON"}
+    assert {"PATH", "NIX_STATE_DIR", "NIX_FERRY_STANDALONE"} < names
+
+
 def test_what_other_programs_python_is_told_does_not_reach_the_broker(nix: Nix, programs: Bin, tmp_path: Path) -> None:
     """In a shell for developing something in Python, PYTHONPATH leads to that."""
     (tmp_path / "hook.py").write_text("raise SystemExit(13)\n")

@@ -87,9 +87,7 @@ static int connect_broker(const struct sockaddr_un *address, bool *hangs)
     return -1;
 }
 
-/* Drop from the environment what other programs' Python is told: ours would look for its modules there first.  The
- * variables of a build come with its greeting. */
-static void forget_python(void)
+void forget_python(void)
 {
     char **kept = environ;
     for (char **each = environ; *each; each++)

@@ -13,6 +13,9 @@
 /* The path of an executable installed beside this one.  False if it does not fit. */
 bool sibling(const char *name, char *path, size_t size);
 
+/* Drop from the environment what other programs' Python is told: ours would look for its modules there first. */
+void forget_python(void);
+
 /* Where the broker of this user and store lives; made if need be.  False if there is no place that is ours alone. */
 bool find_directory(char *path, size_t size);
 

@@ -65,6 +65,7 @@ static void say(const char *text)
 static _Noreturn void become_standalone(char **argv)
 {
     char path[PATH_MAX];
+    forget_python();
     if (sibling("nix-ferry-standalone", path, sizeof path))
         execv(path, argv);
     say("cannot run nix-ferry-standalone; is the installation complete?");
