@@ -5,7 +5,6 @@ ends.  The clock stands still unless a test moves it.
 """
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -43,11 +42,11 @@ from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.trouble import Trouble
 from hook.uploads import Uploads
+from tests.fakes import DAEMON, DAEMON_IN_URI
 from tests.leaks import children
 
 SYSTEM = "x86_64-linux"
 RELEASE = (2, 34)
-REPOSITORY = Path(__file__).parent.parent
 REQUEST = Request(SYSTEM, "/nix/store/00000000000000000000000000000001-a.drv", frozenset(), am_willing=False)
 TIMEOUT_S = 30
 
@@ -64,9 +63,7 @@ class Clock:
 
 def good(name: str = "", jobs: int = 1, speed: int = 1) -> str:
     """A line of `builders` for a machine that works; the name makes it distinct."""
-    return (
-        f"ssh-ng://localhost?remote-program={sys.executable}%20-m%20tests.fakes.daemon%20ok%20{name} - - {jobs} {speed}"
-    )
+    return f"ssh-ng://localhost?remote-program={DAEMON_IN_URI}%20ok%20{name} - - {jobs} {speed}"
 
 
 def bad(name: str = "", speed: int = 1) -> str:
@@ -92,7 +89,7 @@ class Desk:
         self.look_ahead = LookAhead(self.queue.freed)
         self._hangup, self._end = os.pipe()
         self._log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        environ = {"PATH": os.environ["PATH"]}
         self.caller = Caller(-1, self._log, -1, "3", environ, os.getpid(), self._hangup)
         self._open: list[Dispatcher] = []
 
@@ -526,11 +523,14 @@ def test_builds_that_only_wait_at_a_disabled_machine_leave_it(desk: Desk) -> Non
     ready = [Ready(dispatcher, place) for dispatcher, place in zip(desk._open[-2:], places, strict=True)]
     wait_for_lines(desk, 2)
     disable(desk, running)
+    end = time.monotonic() + TIMEOUT_S
+    while desk.look_ahead.count(running.at):
+        assert time.monotonic() < end
+        os.sched_yield()
     for place in blocked:
         place.release()
     moved = [each.outcome() for each in ready]
     assert [place.name for place in moved if isinstance(place, Place)] == [blocked[0].name] * 2
-    assert desk.look_ahead.count(running.at) == 0
 
 
 def test_a_build_whose_inputs_still_travel_does_not_start_on_a_disabled_machine(desk: Desk) -> None:
@@ -890,7 +890,7 @@ def ssh(tmp_path: Path, desk: Desk) -> None:
     """An `ssh` in PATH that leads to a scripted daemon."""
     program = tmp_path / "bin/ssh"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.fakes.daemon ok\n")
+    program.write_text(f"#!/bin/sh\nexec {' '.join(DAEMON)} ok\n")
     program.chmod(0o755)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PATH": f"{program.parent}:/usr/bin:/bin"})
 
@@ -899,7 +899,7 @@ NO_SHARED_SESSION = """#!/bin/sh
 case " $* " in
 *" -G "*) echo "controlmaster false" ;;
 *ControlPath*) echo "muxclient: master hello exchange failed" >&2; exit 255 ;;
-*) exec {python} -m tests.fakes.daemon ok ;;
+*) exec {daemon} ok ;;
 esac
 """
 
@@ -910,7 +910,7 @@ def test_where_sharing_fails_a_connection_of_its_own_does(
 ) -> None:
     """A control connection may end at the very moment in which it is wanted."""
     monkeypatch.setattr(sharing_module, "LONGEST_PATH", 200)
-    (tmp_path / "bin/ssh").write_text(NO_SHARED_SESSION.format(python=sys.executable))
+    (tmp_path / "bin/ssh").write_text(NO_SHARED_SESSION.format(daemon=" ".join(DAEMON)))
     remote = connect(desk.dispatcher("ssh-ng://b1"))
     assert is_running(remote)
     assert list((tmp_path / "nix-ferry/ssh").iterdir()) == []

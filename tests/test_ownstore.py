@@ -1,6 +1,5 @@
 """The store that is built for is recognised by what happens in it; real ones are in tests/lab/test_here.py."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from hook.ownstore import THE_SAME, refuse_own
 from hook.remote import Remote
 from hook.store.temproots import TempRoots, is_rooted
 from hook.transport import Command
+from tests.fakes import DAEMON
 
-REPOSITORY = Path(__file__).parent.parent
 STORE_DIR = "/nix/store"
 PATH = f"{STORE_DIR}/00000000000000000000000000000001-a"
 
@@ -27,8 +26,8 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture(params=["ok"])
 def remote(state: Path, request: pytest.FixtureRequest) -> Iterator[Remote]:
     """A scripted daemon; as `own-store` it keeps its temporary roots in `state`."""
-    argv = (sys.executable, "-m", "tests.fakes.daemon", request.param)
-    environ = {"PYTHONPATH": str(REPOSITORY), "OWN_STATE": str(state)}
+    argv = (*DAEMON, request.param)
+    environ = {"OWN_STATE": str(state)}
     remote = Remote(Command(argv, environ), "ssh-ng", "ssh-ng://b1")
     remote.attach(Log(2, 3), None)
     remote.shake_hands()

@@ -93,7 +93,6 @@ class Hook:
             stderr=subprocess.PIPE,
             env={
                 "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(REPOSITORY),
                 "NIX_STATE_DIR": str(programs.state),
                 "STATE": str(programs.state),
                 **(environ or {}),

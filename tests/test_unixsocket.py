@@ -6,7 +6,6 @@ The daemon is the scripted one, started for each connection as a real one forks.
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from hook.protocol.options import Options
 from hook.remote import Remote
 from hook.stream import Stream
 from hook.unixsocket import UnixSocket
+from tests.fakes import DAEMON
 from tests.leaks import no_leaks
 
-REPOSITORY = Path(__file__).parent.parent
 ALL = Options(cores=3, others={"sandbox": "true", "timeout": "9"})
 HUMBLE = Options(cores=3, others={"timeout": "9"})
 
@@ -37,10 +36,8 @@ def listening(path: Path, behaviour: str) -> Iterator[list[str]]:
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                command = [sys.executable, "-m", "tests.fakes.daemon", behaviour]
-                done = subprocess.run(
-                    command, stdin=connection, stdout=connection, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
-                )
+                command = [*DAEMON, behaviour]
+                done = subprocess.run(command, stdin=connection, stdout=connection, stderr=subprocess.PIPE, check=False)
                 said.extend(done.stderr.decode().splitlines())
 
         thread = threading.Thread(target=serve)

@@ -20,9 +20,9 @@ from hook.machines import parse_machines
 from hook.protocol.wire import Writer
 from hook.schedule import Request
 from hook.settings import Settings
+from tests.fakes import DAEMON_IN_URI
 from tests.fakes.store import FakeStore
 
-REPOSITORY = Path(__file__).parents[2]
 HOOK = str(Path(sys.executable).with_name("nix-ferry-hook"))
 SYSTEM = "x86_64-linux"
 
@@ -96,7 +96,7 @@ class Bench:
 
     def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng", jobs: int = 2) -> str:
         # The name makes the URI, and with it the machine, distinct.
-        program = f"{sys.executable}%20-m%20tests.fakes.daemon%20{behaviour}%20{name}"
+        program = f"{DAEMON_IN_URI}%20{behaviour}%20{name}"
         return f"{scheme}://localhost?remote-program={program} {SYSTEM} - {jobs} {speed}"
 
     def preamble(self, machines: Sequence[str], **settings: str) -> bytes:
@@ -157,7 +157,6 @@ class Bench:
             "PATH": os.environ["PATH"],
             "OPS": str(self._ops),
             "CONNECTIONS": str(self._connections),
-            "PYTHONPATH": str(REPOSITORY),
             **places,
             **mode,
         }

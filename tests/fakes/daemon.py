@@ -1,4 +1,4 @@
-"""A scripted Nix daemon on standard input and output: `python -m tests.fakes.daemon BEHAVIOUR[,…] --stdio`.
+"""A scripted Nix daemon on standard input and output: `python tests/fakes BEHAVIOUR[,…] --stdio`.
 
 Builds nothing: an output whose path is known is a file that holds its own path, for the others see `float`.  BEHAVIOUR
 names what goes wrong, and when, or which Nix this is; `ok` means nothing special.  Each behaviour is a method or a
@@ -399,7 +399,3 @@ class Daemon:
 
 def nar(content: bytes) -> bytes:
     return oracles.nar(oracles.File(content))
-
-
-if __name__ == "__main__":
-    Daemon(sys.argv[1]).serve()
