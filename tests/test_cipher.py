@@ -10,6 +10,10 @@ import pytest
 
 from hook import cipher
 from hook.cipher import cipher_option, host_has_aes
+from hook.cli.speed import Speed, measure
+from hook.machines import Machine, parse_machines
+from hook.routes import Routes
+from hook.settings import Settings
 from hook.transport import Command, ssh_configuration
 
 DEFAULT = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes128-ctr"
@@ -33,11 +37,36 @@ def command(bin_dir: Path, configured: str = DEFAULT, default: str = DEFAULT, *,
     ssh.write_text(
         "#!/bin/sh\n"
         f'case " $* " in *" -Fnone "*) ciphers={default};; *) ciphers={configured};; esac\n'
+        f'case " $* " in *" -G "*) ;; *) echo " $* " >> {bin_dir}/uses;; esac\n'
         '[ "$ciphers" != fails ] || exit 1\n'
         'echo "ciphers $ciphers"\n'
     )
     ssh.chmod(0o755)
     return Command((str(ssh), "b1", "-x", "--", "nix-daemon"), {"PATH": "/usr/bin:/bin"}, has_aes=has_aes)
+
+
+@pytest.mark.parametrize(
+    ("system", "has_aes"), [("x86_64-linux", True), ("i686-linux,x86_64-linux", True), ("aarch64-linux", False)]
+)
+def test_a_machine_is_known_by_its_systems(tmp_path: Path, system: str, has_aes: bool) -> None:
+    assert commands(tmp_path, system)[1].has_aes is has_aes
+
+
+def test_the_speed_of_a_link_is_measured_with_the_same_cipher(tmp_path: Path) -> None:
+    command(tmp_path)
+    assert measure(*commands(tmp_path, "x86_64-linux")[0]) == Speed()
+    uses = (tmp_path / "uses").read_text().splitlines()
+    assert len(uses) == 2
+    assert all(f" -x {QUICKEST[0]} " in use for use in uses)
+
+
+def commands(bin_dir: Path, system: str) -> tuple[tuple[Machine, Routes], Command]:
+    """A machine and a way to it by the ssh in `bin_dir`; what that leads to."""
+    machines, _ = parse_machines(f"ssh://b1 {system}", default_system=system, release=(2, 34), read_file=str)
+    routes = Routes(Settings({}), (2, 34), {"PATH": f"{bin_dir}:/usr/bin:/bin"}, "/private", 1, 5)
+    way = routes.to(machines[0])
+    assert isinstance(way, Command)
+    return (machines[0], routes), way
 
 
 def option(command: Command) -> tuple[str, ...]:
