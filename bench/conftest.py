@@ -14,10 +14,24 @@ from tests.lab.lab import Lab
 SUITE = "sid"
 DELAY = "/usr/local/bin/delay"
 ONE_WAY_S = 0.025
+MAX_KIB = 64 << 10
+"""What one session may take, the program that carries it out included."""
 
 _results: list[Result] = []
 
 Compare = Callable[..., Result]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lines", type=int, help="how many lines a build prints (test_log)")
+
+
+def peak_of_broker(client: Host) -> int:
+    """The most memory that the broker has needed so far, in KiB."""
+    (broker,) = [pid for pid, command in client.processes().items() if "nix-ferry-broker" in command]
+    status = Path(f"/proc/{broker}/status").read_text()
+    (kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return kib
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ itself is in them.
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from bench.compare import RESULTS, versions
+from bench.conftest import MAX_KIB, peak_of_broker
 from tests.lab import install
 from tests.lab.host import Host
 
 PATHS = 50_000
-MOST_KIB = 64 << 10
 
 ADD_CLOSURE = f"""
 import hashlib, subprocess
@@ -86,13 +85,6 @@ def record() -> Iterator[dict[str, int]]:
     (RESULTS / f"memory-{date.replace(':', '')}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def peak_of_broker(client: Host) -> int:
-    (broker,) = [pid for pid, command in client.processes().items() if "nix-ferry-broker" in command]
-    status = Path(f"/proc/{broker}/status").read_text()
-    (kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
-    return kib
-
-
 def test_memory(hosts: tuple[Host, Host], part: str, record: dict[str, int]) -> None:
     client, builder = hosts
     for scheme in ("ssh-ng", "ssh"):
@@ -109,4 +101,4 @@ def test_memory(hosts: tuple[Host, Host], part: str, record: dict[str, int]) -> 
                 client.run(["nix-build", "/root/memory.nix", "-A", attribute, *arguments], env=environ)
                 peak = max(map(int, client.read_file(PEAK).split())) if alone else peak_of_broker(client)
                 record[f"{attribute}, {seed}"] = peak
-    assert max(record.values()) <= MOST_KIB, record
+    assert max(record.values()) <= MAX_KIB, record

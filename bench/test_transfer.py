@@ -11,11 +11,10 @@ import itertools
 import mmap
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from bench.conftest import Compare
+from bench.conftest import MAX_KIB, Compare, peak_of_broker
 from tests.lab import install
 from tests.lab.host import Host
 
@@ -23,7 +22,6 @@ SYSTEM = "x86_64-linux"
 SAMPLES = "/srv/samples"
 ENDED = "/run/ended"
 COPY = "/root/copy"
-MAX_KIB = 64 << 10
 TOUCHED_BYTES = 3 << 30
 
 MAKE_SAMPLES = f"""
@@ -93,14 +91,6 @@ def empty(pair: tuple[Host, Host]) -> None:
     mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
-def check_memory(client: Host) -> None:
-    """What the broker has needed at most, its program included."""
-    (broker,) = [pid for pid, command in client.processes().items() if "nix-ferry-broker" in command]
-    status = Path(f"/proc/{broker}/status").read_text()
-    (peak_kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
-    assert peak_kib <= MAX_KIB
-
-
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
 @pytest.mark.parametrize(("size", "rounds"), SIZES)
 def test_fetch(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str, rounds: int) -> None:
@@ -121,7 +111,7 @@ def test_fetch(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str
         "nix-ferry": lambda: fetch(install.HOOK),
     }
     compare(f"fetch-{size}-{scheme}", sides, rounds, before=lambda: empty(pair))
-    check_memory(client)
+    assert peak_of_broker(client) <= MAX_KIB
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
@@ -148,7 +138,7 @@ def test_send(pair: tuple[Host, Host], compare: Compare, scheme: str, size: str,
         "nix-ferry": lambda: send(install.HOOK),
     }
     compare(f"send-{size}-{scheme}", sides, rounds, before=before)
-    check_memory(client)
+    assert peak_of_broker(client) <= MAX_KIB
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
@@ -166,4 +156,4 @@ def test_send_many(pair: tuple[Host, Host], compare: Compare, scheme: str) -> No
         "nix-ferry": lambda: realise(client, drv_paths[-1], install.HOOK),
     }
     compare(f"send-3000-paths-{scheme}", sides, 5, before=before)
-    check_memory(client)
+    assert peak_of_broker(client) <= MAX_KIB
