@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from hook.errors import BuildFailed, InputsDoubted, MachineError, RemoteError
 from hook.front import Job
-from hook.inputs import Inputs
+from hook.inputs import Inputs, missing_there
 from hook.limits import Watch
 from hook.log import Log
 from hook.outputs import outputs_of
@@ -118,7 +118,7 @@ class Builder:
     def _check_doubt(self, remote: Remote, job: Job, failure: BuildFailed) -> None:
         """Raise `failure`, with which the build ended, unless an input is indeed missing there."""
         remote.doubt()
-        if remote.client.query_valid_paths(job.inputs, substitute=False) >= set(job.inputs):
+        if not missing_there(remote, job.inputs, substitute=False):
             raise failure
 
     @contextmanager

@@ -3,37 +3,50 @@
 Pure; tested in test_closure.py.
 """
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable
 
 from hook.errors import StoreError
-from hook.store.info import PathInfo
+
+_UNSEEN, _OPEN, _DONE = range(3)
 
 
-def references_first(infos: Iterable[PathInfo]) -> list[PathInfo]:
-    """Sort so that every path comes after those it refers to, as far as they are among `infos`.
+def references_first(paths: Iterable[str], references: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """Sort `paths` so that each comes after those it refers to, as far as they are among them.
 
-    Self references do not count.  Paths that do not depend on each other keep their order by path, so that the
-    same set always gives the same sequence.  Iterative: a chain may be as long as the set.
+    `references` tells of each path once, in any order, what it refers to.  Self references do not count.  Paths that do
+    not depend on each other keep their order by path, so that the same set always gives the same sequence.  Iterative:
+    a chain may be as long as the set.  Of a reference, four bytes are kept.
     """
-    by_path = {info.path: info for info in sorted(infos, key=lambda info: info.path)}
-    done: dict[str, PathInfo] = {}
-    for root, info in by_path.items():
-        if root in done:
-            continue
-        open_paths = {root}
-        stack: list[tuple[str, Iterator[str]]] = [(root, iter(info.references))]
+    ordered = sorted(paths)
+    numbers = {path: number for number, path in enumerate(ordered)}
+    targets = array("I")
+    following = array("I", bytes(4 * len(ordered)))  # of each path's targets, the one to look at next
+    ends = array("I", bytes(4 * len(ordered)))
+    for path, referred in references:
+        number = numbers[path]
+        following[number] = len(targets)
+        targets.extend(sorted([numbers[reference] for reference in referred if reference in numbers]))
+        ends[number] = len(targets)
+    del numbers
+    states = bytearray(len(ordered))
+    done = array("I")
+    stack: list[int] = []
+    for root in range(len(ordered)):
+        if states[root] == _UNSEEN:
+            stack.append(root)
         while stack:
-            path, references = stack[-1]
-            for reference in references:
-                if reference == path or reference in done or reference not in by_path:
-                    continue
-                if reference in open_paths:
-                    raise StoreError(f"cycle detected in the references of '{reference}'")
-                open_paths.add(reference)
-                stack.append((reference, iter(by_path[reference].references)))
-                break
+            number = stack[-1]
+            states[number] = _OPEN
+            for place in range(following[number], ends[number]):
+                reference = targets[place]
+                if states[reference] == _UNSEEN:
+                    following[number] = place + 1
+                    stack.append(reference)
+                    break
+                if states[reference] == _OPEN and reference != number:
+                    raise StoreError(f"cycle detected in the references of '{ordered[reference]}'")
             else:
-                stack.pop()
-                open_paths.discard(path)
-                done[path] = by_path[path]
-    return list(done.values())
+                states[number] = _DONE
+                done.append(stack.pop())
+    return [ordered[number] for number in done]

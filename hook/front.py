@@ -24,10 +24,10 @@ READ_BYTES = 64 << 10
 class Job:
     """What the parent sends after it heard `# accept`.
 
-    `inputs` is the closure of everything the build reads; `wanted` names the outputs not yet valid here.
+    `inputs` is the closure of everything the build reads, a path once; `wanted` names the outputs not yet valid here.
     """
 
-    inputs: frozenset[str]
+    inputs: tuple[str, ...]
     wanted: frozenset[str]
 
 
@@ -145,7 +145,7 @@ class Front:
 
     def read_job(self) -> Job:
         """The inputs and wanted outputs of an accepted build."""
-        return Job(inputs=frozenset(self._reader.texts()), wanted=frozenset(self._reader.texts()))
+        return Job(inputs=tuple(self._reader.texts()), wanted=frozenset(self._reader.texts()))
 
     def decline(self) -> None:
         """Let Nix build this derivation itself, and ask again for the next one."""

@@ -2,16 +2,17 @@
 
 The steps are the stock hook's, see the build-hook protocol, section 8.  What differs: nothing is locked unless
 something is missing; within a broker only uploads of the same paths wait for each other; and what somebody else
-uploaded meanwhile is not sent again.  Tested in test_session.py and test_build.py.
+uploaded meanwhile is not sent again.  Tested in test_inputs.py, test_session.py and test_build.py.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import islice
 
 from hook.closure import references_first
-from hook.errors import MachineError, RemoteError, StoreError
+from hook.errors import MachineError, RemoteError
 from hook.log import Log, step
 from hook.remote import Remote
 from hook.services import Services
@@ -22,6 +23,9 @@ from hook.uploads import Uploads
 
 UPLOAD_LOCK_S = 15 * 60.0
 """How long to wait for another hook's upload to the same machine; afterwards both upload at once."""
+
+ASKED_AT_ONCE = 16_000
+"""About how many paths a machine is asked in one question, which takes memory here and there until it is answered."""
 
 
 class Inputs:
@@ -58,23 +62,32 @@ class Inputs:
     ) -> None:
         try:
             ended = self._uploads.ended(remote.name)
-            missing: AbstractSet[str] = remote.known.unknown(paths)
-            if missing:
-                # What it fetches from elsewhere may take any time, and it may have nothing to say meanwhile.
-                with remote.stream.patience(None if self._substitute else remote.stream.silence_s):
-                    missing -= remote.client.query_valid_paths(missing, self._substitute)
+            # What it fetches from elsewhere may take any time, and it may have nothing to say meanwhile.
+            with remote.stream.patience(None if self._substitute else remote.stream.silence_s):
+                missing: AbstractSet[str] = missing_there(remote, remote.known.unknown(paths), self._substitute)
             with ExitStack() as held:
                 if missing:
                     before()
                     missing = held.enter_context(self._alone(remote, missing, ended, waiting))
                 # Also with nothing to copy: stock says so, too.
                 with copying():
-                    infos = references_first(self._local_infos(missing))
-                    with remote.stream.patience(UPLOAD_SILENCE_S):
-                        Copier(remote, self._store, self._log).upload(infos)
+                    self._send(remote, missing)
             remote.known.add(paths)
         except RemoteError as error:
             raise MachineError(f"it refused an input: {error}", trouble_of(str(error))) from None
+
+    def _send(self, remote: Remote, missing: Collection[str]) -> None:
+        nar_bytes = 0
+
+        def references() -> Iterator[tuple[str, Iterable[str]]]:
+            nonlocal nar_bytes
+            for outline in self._store.database.outlines(missing):
+                nar_bytes += outline.nar_size
+                yield outline.path, outline.references
+
+        ordered = references_first(missing, references())
+        with remote.stream.patience(UPLOAD_SILENCE_S):
+            Copier(remote, self._store, self._log).upload(len(ordered), nar_bytes, self._infos(ordered))
 
     @contextmanager
     def _alone(
@@ -87,7 +100,7 @@ class Inputs:
         """While nobody else here sends any of these paths to the machine; yields those that are missing there then."""
 
         def still_missing(paths: AbstractSet[str]) -> AbstractSet[str]:
-            return paths - remote.client.query_valid_paths(paths, substitute=False)
+            return missing_there(remote, paths, substitute=False)
 
         pause = self._services.caller.pause
         if self._uploads.shared and not remote.client.breaks_batches:
@@ -98,9 +111,16 @@ class Inputs:
                 # Whoever held the lock was most likely sending these very paths.
                 yield still_missing(missing)
 
-    def _local_infos(self, paths: Collection[str]) -> list[PathInfo]:
-        infos = self._store.database.path_infos(paths)
-        if invalid := sorted(set(paths) - infos.keys()):
-            raise StoreError(f"path '{invalid[0]}' is not valid")
-        # Only paths built by a store itself are its last word about them.
-        return [replace(info, ultimate=False) if info.ultimate else info for info in infos.values()]
+    def _infos(self, paths: Iterable[str]) -> Iterator[PathInfo]:
+        for info in self._store.database.infos(paths):
+            # Only paths built by a store itself are its last word about them.
+            yield replace(info, ultimate=False) if info.ultimate else info
+
+
+def missing_there(remote: Remote, paths: Iterable[str], substitute: bool) -> set[str]:
+    """Those of `paths` that are not valid on the machine; with `substitute` it first fetches what it can."""
+    missing: set[str] = set()
+    left = iter(paths)
+    while some := set(islice(left, ASKED_AT_ONCE)):
+        missing |= some - remote.client.query_valid_paths(some, substitute)
+    return missing

@@ -8,7 +8,8 @@ test_known.py.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 RENEW_S = 300.0
 MOST_PATHS = 20_000
@@ -25,17 +26,20 @@ class KnownPaths:
         self._young: set[str] = set()
         self._old: set[str] = set()
 
-    def unknown(self, paths: Iterable[str]) -> set[str]:
+    def unknown(self, paths: Iterable[str]) -> list[str]:
         """Those of `paths` that nothing is known of."""
         with self._lock:
             self._age()
-            return set(paths) - self._young - self._old
+            return [path for path in paths if path not in self._young and path not in self._old]
 
-    def add(self, paths: Collection[str]) -> None:
-        """All of `paths` are valid there now."""
+    def add(self, paths: Iterable[str]) -> None:
+        """All of `paths` are valid there now; of very many, the last are kept."""
+        left = iter(paths)
         with self._lock:
             self._age()
-            self._young.update(paths)
+            while some := tuple(islice(left, MOST_PATHS - len(self._young))):
+                self._young.update(some)
+                self._age()
 
     def forget(self) -> None:
         """Nothing is certain any more."""

@@ -76,14 +76,15 @@ class Outputs:
 
     def _in_order(self, infos: list[PathInfo]) -> list[PathInfo]:
         """References first; MachineError if there is no such order, or if they refer to what nobody has."""
+        by_path = {info.path: info for info in infos}
         try:
-            ordered = references_first(infos)
+            order = references_first(by_path, ((info.path, info.references) for info in infos))
         except StoreError as error:
             raise MachineError(f"what it said about its outputs cannot be used: {error}") from None
-        needed = {reference for info in infos for reference in info.references} - {info.path for info in infos}
+        needed = {reference for info in infos for reference in info.references} - by_path.keys()
         if wild := needed - self._store.database.valid_among(needed):
             raise MachineError(f"its outputs refer to '{min(wild)}', which is not valid here")
-        return ordered
+        return [by_path[path] for path in order]
 
     def _info(self, path: str, info: PathInfo | None) -> PathInfo:
         if info is None:

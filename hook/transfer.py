@@ -116,13 +116,12 @@ class Sink:
 class CopyProgress:
     """The activities of one copy operation, as the stock hook reports them."""
 
-    def __init__(self, log: Log, infos: Sequence[PathInfo]) -> None:
+    def __init__(self, log: Log, count: int, nar_bytes: int) -> None:
         self._log = log
-        self._count = len(infos)
+        self._count = count
         self._done = 0
-        self.activity = Activity(log, Verbosity.INFO, ActivityType.COPY_PATHS, f"copying {len(infos)} paths")
-        expected = sum(info.nar_size for info in infos)
-        log.result(self.activity.id, ResultType.SET_EXPECTED, int(ActivityType.COPY_PATH), expected)
+        self.activity = Activity(log, Verbosity.INFO, ActivityType.COPY_PATHS, f"copying {count} paths")
+        log.result(self.activity.id, ResultType.SET_EXPECTED, int(ActivityType.COPY_PATH), nar_bytes)
 
     def path_started(self) -> None:
         """One more path is on its way."""
@@ -158,15 +157,15 @@ class Copier:
         self._store = store
         self._log = log
 
-    def upload(self, infos: Sequence[PathInfo]) -> None:
-        """Send `infos`, which must be in an order with references first.
+    def upload(self, count: int, nar_bytes: int, infos: Iterable[PathInfo]) -> None:
+        """Send `infos`, `count` of them with as many bytes of NARs, which must be in an order with references first.
 
         RemoteError: the daemon refused a path; the connection stays usable.  StoreError: a path is damaged here.
         """
         sink = Sink(self._stream, self._client.poll_upload)
-        with (progress := CopyProgress(self._log, infos)).activity:
+        with (progress := CopyProgress(self._log, count, nar_bytes)).activity:
             try:
-                for operation in self._client.plan_upload(infos):
+                for operation in self._client.plan_upload(count, infos):
                     self._send(sink, operation, progress)
                 sink.flush()
                 self._client.end_upload()
@@ -184,7 +183,8 @@ class Copier:
         `arrived` is told; what a failed transfer left on disk is invalid and overwritten by the next attempt.  A path
         that became valid meanwhile is left alone.
         """
-        with (progress := CopyProgress(self._log, infos)).activity:
+        nar_bytes = sum(info.nar_size for info in infos)
+        with (progress := CopyProgress(self._log, len(infos), nar_bytes)).activity:
             destinations = {info.path: self._prepare(info) for info in infos}
             imported = [info for info in infos if destinations[info.path] is not None]
             nars = self._nars(imported, asked)

@@ -20,8 +20,12 @@ class _Machine:
     """Paths in flight to one machine, and how many uploads to it have ended."""
 
     def __init__(self) -> None:
-        self.in_flight: set[str] = set()
+        self.claims: list[AbstractSet[str]] = []
         self.ended = 0
+
+    def in_flight(self, paths: AbstractSet[str]) -> bool:
+        """Whether somebody is sending one of `paths`."""
+        return not all(paths.isdisjoint(claim) for claim in self.claims)
 
 
 class Uploads:
@@ -55,7 +59,7 @@ class Uploads:
         state = self._machines[machine]
         with waiting:
             while not self._claim(state, missing, ended):
-                if state.in_flight & missing:
+                if state.in_flight(missing):
                     pause(PAUSE_S)
                 else:
                     ended = self.ended(machine)
@@ -64,12 +68,12 @@ class Uploads:
             yield missing
         finally:
             with self._lock:
-                state.in_flight -= missing
+                state.claims.remove(missing)
                 state.ended += 1
 
     def _claim(self, state: _Machine, paths: AbstractSet[str], ended: int) -> bool:
         with self._lock:
-            if state.ended != ended or state.in_flight & paths:
+            if state.ended != ended or state.in_flight(paths):
                 return False
-            state.in_flight |= paths
+            state.claims.append(paths)
             return True

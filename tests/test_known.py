@@ -1,5 +1,7 @@
 """What is known of a machine's store: no more than was said, not for ever, and never too much of it."""
 
+import pytest
+
 from hook import known as known_module
 from hook.known import RENEW_S, KnownPaths
 
@@ -16,11 +18,11 @@ class Clock:
 
 def test_what_was_said_is_known_until_it_is_forgotten() -> None:
     known = KnownPaths(Clock())
-    assert known.unknown(["a", "b"]) == {"a", "b"}
+    assert known.unknown(["a", "b"]) == ["a", "b"]
     known.add(["a", "b"])
-    assert known.unknown(["a", "c"]) == {"c"}
+    assert known.unknown(["a", "c"]) == ["c"]
     known.forget()
-    assert known.unknown(["a", "c"]) == {"a", "c"}
+    assert known.unknown(["a", "c"]) == ["a", "c"]
 
 
 def test_knowledge_expires_unless_it_is_confirmed() -> None:
@@ -29,20 +31,22 @@ def test_knowledge_expires_unless_it_is_confirmed() -> None:
     known = KnownPaths(clock)
     known.add(["once", "again"])
     clock.now += RENEW_S
-    assert known.unknown(["once", "again"]) == set()
+    assert known.unknown(["once", "again"]) == []
     known.add(["again"])
     clock.now += RENEW_S
-    assert known.unknown(["once", "again"]) == {"once"}
+    assert known.unknown(["once", "again"]) == ["once"]
     clock.now += 2 * RENEW_S
-    assert known.unknown(["again"]) == {"again"}
+    assert known.unknown(["again"]) == ["again"]
 
 
-def test_memory_is_bounded_and_what_was_said_last_stays(monkeypatch) -> None:
-    """A broker may live for months."""
+@pytest.mark.parametrize("at_once", [1, 7, 95])
+def test_memory_is_bounded_and_what_was_said_last_stays(at_once: int, monkeypatch) -> None:
+    """A broker may live for months, and a closure be larger than all that is kept."""
     monkeypatch.setattr(known_module, "MOST_PATHS", 10)
     known = KnownPaths(Clock())
-    for number in range(95):
-        known.add([str(number)])
-    kept = {str(number) for number in range(95)} - known.unknown(map(str, range(95)))
+    numbers = [str(number) for number in range(95)]
+    for start in range(0, 95, at_once):
+        known.add(numbers[start : start + at_once])
+    kept = set(numbers) - set(known.unknown(numbers))
     assert len(kept) <= 20
     assert kept >= {str(number) for number in range(85, 95)}

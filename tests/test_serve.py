@@ -69,7 +69,7 @@ class Conversation:
             signatures=tuple(signatures),
             ca=ca,
         )
-        (upload,) = self.client.plan_upload([info])
+        (upload,) = self.client.plan_upload(1, [info])
         assert not upload.framed
         self.channel.write(upload.request + source.read(size))
         self.client.end_upload()

@@ -110,13 +110,25 @@ def test_only_valid_paths_are_found(database: Database) -> None:
     assert database.path_info(path(1)) is None
 
 
-def test_a_path_is_one_string_however_many_refer_to_it(database: Database) -> None:
-    """The infos of a large closure are mostly references; copies of them would fill the memory of a broker."""
-    count = 3 * BATCH
-    database.register([info(n, *range(max(0, n - 3), n)) for n in range(count)], 1)
-    infos = database.path_infos([path(n) for n in range(count)])
-    strings = {id(text) for found in infos.values() for text in (found.path, *found.references)}
-    assert len(strings) == len(infos) == count
+def test_many_infos_come_in_the_order_asked_for(database: Database) -> None:
+    """References first, say; read a part at a time, so that no closure is in memory as a whole."""
+    count = 3 * BATCH + 1
+    database.register([info(n, *range(max(0, n - 3), n)) for n in range(count)], NOW)
+    paths = [path(n) for n in reversed(range(count))]
+    infos = list(database.infos(paths))
+    assert [info.path for info in infos] == paths
+    assert infos[0] == database.path_info(paths[0])
+    outlines = {outline.path: (outline.nar_size, sorted(outline.references)) for outline in database.outlines(paths)}
+    assert outlines == {info.path: (info.nar_size, list(info.references)) for info in infos}
+
+
+def test_what_is_not_valid_is_named_where_all_must_be(database: Database) -> None:
+    """A machine would wait for it."""
+    database.register([info(n) for n in range(3)], NOW)
+    paths = [path(n) for n in (0, 7, 1)]
+    for read in (database.infos, database.outlines):
+        with pytest.raises(StoreError, match=f"'{path(7)}' is not valid"):
+            list(read(paths))
 
 
 def test_a_deep_and_wide_closure_is_complete(database: Database) -> None:

@@ -159,7 +159,9 @@ class Sending:
         null = os.open(os.devnull, os.O_WRONLY)
         try:
             remote = cast(Any, SimpleNamespace(client=self.client, stream=self.peer.stream, name="peer"))
-            Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR)).upload(self.store.infos)
+            infos = self.store.infos
+            copier = Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR))
+            copier.upload(len(infos), sum(info.nar_size for info in infos), iter(infos))
         finally:
             os.close(null)
 

@@ -77,6 +77,16 @@ def test_a_string_is_padded_with_zeros_to_eight_bytes() -> None:
     assert writer.take() == b"\x03\0\0\0\0\0\0\0try\0\0\0\0\0"
 
 
+def test_what_is_handed_over_is_gone() -> None:
+    """The next request begins with nothing, and changes nothing of what was sent."""
+    writer, written = Writer(), list[bytearray]()
+    for number in (1, 2):
+        writer.u64(number)
+        writer.hand_over(written.append)
+    assert written == [b"\1" + bytes(7), b"\2" + bytes(7)]
+    assert writer.take() == b""
+
+
 def test_padding_that_is_not_zero_is_refused() -> None:
     """Nix refuses it, and it is the first sign of a stream read out of step."""
     with pytest.raises(ProtocolError, match="padding"):

@@ -100,12 +100,12 @@ def replay(client: WorkerClient, channel: RecordedChannel, script: Script) -> di
                 results[op].append(client.query_valid_paths(argument[0], argument[1]))
             case Op.ADD_MULTIPLE_TO_STORE if not argument:
                 # Stock also sends that it has nothing to send.
-                assert list(client.plan_upload([])) == []
+                assert list(client.plan_upload(0, [])) == []
                 channel.write(request)
                 assert Reader(channel).u64() == Stderr.LAST
             case Op.ADD_MULTIPLE_TO_STORE:
                 ((info, nar),) = argument
-                for upload in client.plan_upload([info]):
+                for upload in client.plan_upload(1, [info]):
                     ((prefix, _),) = upload.parts
                     channel.write(upload.request + framed(prefix + nar))
                     client.end_upload()

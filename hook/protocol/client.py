@@ -3,7 +3,7 @@
 Implemented by WorkerClient and ServeClient; their docstrings say what each protocol adds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from hook.protocol.building import BuildResult, Limits
@@ -69,8 +69,8 @@ class StoreClient(Protocol):
         """What is registered for `path`; None if it is not valid there."""
         ...
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
-        """How to send `infos`, which are in an order with references first.
+    def plan_upload(self, count: int, infos: Iterable[PathInfo]) -> Iterator[Upload]:
+        """How to send `infos`, `count` of them, which are in an order with references first.
 
         Whoever takes an operation must send it.  None needs to wait for the answer to the one before.
         """

@@ -52,7 +52,7 @@ class Channel(Protocol):
         """Exactly `size` bytes."""
         ...
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Queue bytes for sending."""
         ...
 

@@ -5,7 +5,7 @@ standard error, and an error ends the connection.  Layouts: serve protocol, sect
 recorded from three Nix releases in test_serve.py.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import IntEnum
 from typing import TypeVar
 
@@ -158,7 +158,7 @@ class ServeClient:
         self._request(Command.DUMP_STORE_PATH).string(path)
         return self._ask(lambda: None)
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
+    def plan_upload(self, count: int, infos: Iterable[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: one command each."""
         for info in infos:
             self._unconfirmed += 1
@@ -191,7 +191,7 @@ class ServeClient:
         return self._writer
 
     def _ask(self, read: Callable[[], Value]) -> Answer[Value]:
-        self._channel.write(self._writer.take())
+        self._writer.hand_over(self._channel.write)
         return self._pipeline.expect(read)
 
 

@@ -5,7 +5,7 @@ go to.  Each length that a peer sends is checked against a limit before anything
 Sources: worker protocol, "Primitives".  Tested in test_wire.py, for every split of the input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hook.errors import ProtocolError
@@ -124,7 +124,7 @@ class Reader:
 
 
 class Writer:
-    """Collects one request; `take` hands the bytes over and starts anew."""
+    """Collects one request; `take` and `hand_over` start anew."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -149,13 +149,19 @@ class Writer:
     def strings(self, values: Sequence[str] | Sequence[bytes]) -> None:
         """A list; sets are sent sorted, so sort before."""
         # Loaded on first use: choosing a machine needs no C.
-        from hook.protocol.lists import encode_strings
+        from hook.protocol.lists import encoded_pieces
 
-        self._data += encode_strings(values)
+        for piece in encoded_pieces(values):
+            self._data += piece
 
     def raw(self, data: bytes) -> None:
         """Bytes that are encoded already."""
         self._data += data
+
+    def hand_over(self, write: Callable[[bytearray], object]) -> None:
+        """Have what was written since the last call written, without another copy of it."""
+        data, self._data = self._data, bytearray()
+        write(data)
 
     def take(self) -> bytes:
         """What was written since the last call."""

@@ -6,7 +6,7 @@ allow raises ProtocolError and the connection must be closed.  Layouts: worker p
 decoded against recorded bytes of three Nix releases in test_worker_recordings.py.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
 from typing import TypeVar
@@ -224,15 +224,15 @@ class WorkerClient:
         self._request(Op.NAR_FROM_PATH).string(path)
         return self._ask(lambda: None)
 
-    def plan_upload(self, infos: Sequence[PathInfo]) -> Iterator[Upload]:
+    def plan_upload(self, count: int, infos: Iterable[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
         if not self.adds_multiple:
             for info in infos:
                 self._unanswered += 1
                 yield Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),))
-        elif infos:
+        elif count:
             self._unanswered += 1
-            yield Upload(self._add_multiple(), framed=True, parts=_batch(infos))
+            yield Upload(self._add_multiple(), framed=True, parts=_batch(count, infos))
 
     def _add_multiple(self) -> bytes:
         w = self._request(Op.ADD_MULTIPLE_TO_STORE)
@@ -280,7 +280,7 @@ class WorkerClient:
 
     def _ask(self, read: Callable[[], Value]) -> Answer[Value]:
         """Send the request; `read` takes the result, which follows the messages."""
-        self._channel.write(self._writer.take())
+        self._writer.hand_over(self._channel.write)
 
         def read_reply() -> Value:
             self._drain_messages()
@@ -352,10 +352,10 @@ def _read_fields(r: Reader) -> tuple[Field, ...]:
 # Values shared by several operations
 
 
-def _batch(infos: Sequence[PathInfo]) -> Iterator[tuple[bytes, PathInfo]]:
+def _batch(count: int, infos: Iterable[PathInfo]) -> Iterator[tuple[bytes, PathInfo]]:
     """The parts of AddMultipleToStore: before the first one their number, before each NAR what it is."""
     w = Writer()
-    w.u64(len(infos))
+    w.u64(count)
     for info in infos:
         w.string(info.path)
         write_path_info(w, info)

@@ -10,9 +10,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from hook.errors import StockOnly, StoreError
 from hook.store.info import PathInfo, format_hash_hex, parse_hash
@@ -35,6 +36,14 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
+
+
+class Outline(NamedTuple):
+    """Of a valid path, what says when it can be sent and how much that is."""
+
+    path: str
+    nar_size: int
+    references: list[str]
 
 
 class Database:
@@ -94,14 +103,25 @@ class Database:
 
     def path_infos(self, paths: Iterable[str]) -> dict[str, PathInfo]:
         """What is registered for those of `paths` that are valid."""
-        # One string a path, however many refer to it: else most of the memory for a large closure would hold copies.
-        names = {path: path for path in paths}
-        batches = list(_batches(names))
+        batches = list(_batches(paths))
+        return self.transact("BEGIN", lambda: {info.path: info for batch in batches for info in self._infos(batch)})
 
-        def read() -> dict[str, PathInfo]:
-            return {info.path: info for batch in batches for info in self._infos(batch, names)}
+    def infos(self, paths: Iterable[str]) -> Iterator[PathInfo]:
+        """What is registered for `paths`, in their order, read a part at a time; StoreError if one is not valid."""
+        for batch in _batches(paths):
+            infos = self.path_infos(batch)
+            for path in batch:
+                if path not in infos:
+                    raise _not_valid(path)
+                yield infos[path]
 
-        return self.transact("BEGIN", read)
+    def outlines(self, paths: Iterable[str]) -> Iterator[Outline]:
+        """What is needed to put `paths` into order, read a part at a time; StoreError if one is not valid."""
+        for batch in _batches(paths):
+            outlines = self.transact("BEGIN", partial(self._outlines, batch))
+            if len(outlines) < len(batch):
+                raise _not_valid(min(set(batch) - {outline.path for outline in outlines}))
+            yield from outlines
 
     def valid_among(self, paths: Iterable[str]) -> set[str]:
         """Those of `paths` that are valid."""
@@ -211,20 +231,21 @@ class Database:
     def _select(self, select_in: str, values: Sequence[str] | Sequence[int]) -> list[tuple[Any, ...]]:
         return self._connection.execute(f"{select_in} ({','.join('?' * len(values))})", values).fetchall()
 
-    def _infos(self, paths: Sequence[str], names: dict[str, str]) -> list[PathInfo]:
+    def _outlines(self, paths: Sequence[str]) -> list[Outline]:
+        rows = self._select("SELECT id, path, narSize FROM ValidPaths WHERE path IN", paths)
+        references = self._references([row_id for row_id, _, _ in rows])
+        return [Outline(path, nar_size or 0, references[row_id]) for row_id, path, nar_size in rows]
+
+    def _infos(self, paths: Sequence[str]) -> list[PathInfo]:
         rows = self._select(
             "SELECT id, path, deriver, hash, narSize, registrationTime, ultimate, sigs, ca"
             " FROM ValidPaths WHERE path IN",
             paths,
         )
-        references: dict[int, list[str]] = {row[0]: [] for row in rows}
-        for referrer, reference in self._select(
-            "SELECT referrer, path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer IN", list(references)
-        ):
-            references[referrer].append(names.setdefault(reference, reference))
+        references = self._references([row[0] for row in rows])
         return [
             PathInfo(
-                path=names[path],
+                path=path,
                 deriver=deriver,
                 nar_hash=parse_hash(nar_hash, "sha256"),
                 nar_size=nar_size or 0,
@@ -236,6 +257,14 @@ class Database:
             )
             for row_id, path, deriver, nar_hash, nar_size, registration_time, ultimate, signatures, ca in rows
         ]
+
+    def _references(self, ids: Sequence[int]) -> dict[int, list[str]]:
+        references: dict[int, list[str]] = {row_id: [] for row_id in ids}
+        for referrer, reference in self._select(
+            "SELECT referrer, path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer IN", ids
+        ):
+            references[referrer].append(reference)
+        return references
 
     def _ids(self, paths: Iterable[str]) -> dict[str, int]:
         return {

@@ -39,7 +39,7 @@ class RecordedChannel(BytesSource):
         ends = [*self._marks[1:], len(self.sent)]
         return [bytes(self.sent[start:end]) for start, end in zip(self._marks, ends, strict=True)]
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         self.sent += data
 
     def available(self) -> memoryview:

@@ -43,7 +43,7 @@ OPERATIONS_BYTES = 8
 
 def _upload(client: StoreClient, channel: RecordedChannel) -> None:
     try:
-        for upload in client.plan_upload([INFO, INFO]):
+        for upload in client.plan_upload(2, [INFO, INFO]):
             channel.write(upload.request)
         client.poll_upload()
         client.end_upload()
