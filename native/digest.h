@@ -9,21 +9,25 @@
 
 #include <openssl/evp.h>
 
-enum { DIGEST_SIZE = 32 };
+enum {
+    DIGEST_SIZE = 32,
+    /* From here on, hashing beside other work saves more than a second thread costs. */
+    DIGEST_ASIDE_MIN = 64 << 10
+};
 
 /* All zero to begin with. */
 struct digest {
     uint8_t value[DIGEST_SIZE]; /* after digest_finish() */
 
     /* Private from here. */
-    EVP_MD_CTX *context;
-    bool threaded, failed;
+    EVP_MD_CTX *context; /* the thread's while there is one */
+    bool threaded;
     pthread_t thread;
-    pthread_mutex_t mutex; /* guards what follows, and the context while there is work */
-    pthread_cond_t changed;
-    const void *work; /* what the thread is to hash, NULL when it is done */
-    size_t work_len;
-    bool end;
+    uint8_t *queue; /* what the thread is to hash: a ring */
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t filled, emptied;
+    uint64_t put, taken; /* bytes, from the beginning */
+    bool end, failed;
 };
 
 /* Each returns false when libcrypto fails, which in practice means no memory. */
@@ -32,9 +36,8 @@ bool digest_update(struct digest *digest, const void *bytes, size_t len);
 bool digest_finish(struct digest *digest);
 void digest_free(struct digest *digest);
 
-/* As digest_update(), but the work may go on after the return: `bytes` must stay, and nothing else be asked for, until
- * digest_wait(), which returns what digest_update() would have.  Where no thread can be had the work is done at once. */
-void digest_begin(struct digest *digest, const void *bytes, size_t len);
-bool digest_wait(struct digest *digest);
+/* As digest_update(), but of DIGEST_ASIDE_MIN bytes, and of all that follow them, a copy is hashed by the thread while
+ * the caller goes on; that it failed may be told later.  Where no thread can be had the work is done at once. */
+bool digest_aside(struct digest *digest, const void *bytes, size_t len);
 
 #endif

@@ -14,9 +14,6 @@
 
 static const struct timespec canonical_times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
 
-/* From here on, hashing beside writing saves more than two threads cost that wait for each other. */
-enum { HASHED_ASIDE_MIN = 64 << 10 };
-
 struct restorer {
     struct nar_parser parser;
     const uint8_t *unhashed; /* of the input that is being consumed */
@@ -125,7 +122,7 @@ static int write_all(int fd, const uint8_t *data, size_t left)
 static int hash_until(struct restorer *restorer, const uint8_t *end)
 {
     size_t len = (size_t)(end - restorer->unhashed);
-    if (len && !digest_update(&restorer->digest, restorer->unhashed, len))
+    if (len && !digest_aside(&restorer->digest, restorer->unhashed, len))
         return ENOMEM;
     restorer->unhashed = end;
     return 0;
@@ -135,17 +132,9 @@ static int write_file(struct restorer *restorer)
 {
     const uint8_t *data = restorer->parser.data;
     size_t len = restorer->parser.data_len;
-    if (len < HASHED_ASIDE_MIN)
-        return write_all(restorer->file, data, len);
-    int error = hash_until(restorer, data);
-    if (error)
-        return error;
-    digest_begin(&restorer->digest, data, len);
-    error = write_all(restorer->file, data, len);
-    if (!digest_wait(&restorer->digest) && !error)
-        error = ENOMEM;
-    restorer->unhashed = data + len;
-    return error;
+    /* First, so that both go on at the same time. */
+    int error = len < DIGEST_ASIDE_MIN ? 0 : hash_until(restorer, data + len);
+    return error ? error : write_all(restorer->file, data, len);
 }
 
 static int make_canonical(const struct restorer *restorer, int fd, bool has_mode, mode_t mode)

@@ -1,4 +1,4 @@
-/* restore.c where a second thread takes part: large pieces, which are hashed while they are written.  And many at work at
+/* restore.c where a second thread takes part, which hashes a copy of what is written.  And many at work at
  * once, each on its own, as in a broker.  Also run under ThreadSanitizer. */
 #include <errno.h>
 #include <openssl/evp.h>
