@@ -5,21 +5,30 @@ something is missing; within a broker only uploads of the same paths wait for ea
 uploaded meanwhile is not sent again.  Tested in test_inputs.py, test_session.py and test_build.py.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from hook.closure import references_first
-from hook.errors import MachineError, RemoteError
+from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError
 from hook.log import Log, step
+from hook.nar import nar_hash
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.info import PathInfo
-from hook.transfer import UPLOAD_SILENCE_S, Copier
-from hook.trouble import trouble_of
+from hook.transfer import UPLOAD_SILENCE_S, Copier, modified
+from hook.transport import SETTLE_S
+from hook.trouble import Trouble, trouble_of
 from hook.uploads import Uploads
+
+REFUSED = re.compile(r"hash mismatch importing path '(?:\x1b\[[0-9;]*m)*(/[^'\x1b]+)")
+"""What every release says of a path that is not what it was announced as."""
+
+HASHED_BYTES = 1 << 20
 
 UPLOAD_LOCK_S = 15 * 60.0
 """How long to wait for another hook's upload to the same machine; afterwards both upload at once."""
@@ -73,8 +82,28 @@ class Inputs:
                 with copying():
                     self._send(remote, missing)
             remote.known.add(paths)
+        except ConnectionLost as error:
+            # Over ssh a machine that refuses a path just says so and goes.
+            if error.trouble is Trouble.LOST:
+                self._check_ours("\n".join(remote.stream.stderr_lines(SETTLE_S)))
+            raise
         except RemoteError as error:
+            self._check_ours(str(error))
             raise MachineError(f"it refused an input: {error}", trouble_of(str(error))) from None
+
+    def _check_ours(self, said: str) -> None:
+        """StoreError if the path that a machine has refused in these words is indeed damaged here."""
+        refused = REFUSED.search(said)
+        info = self._store.database.path_infos([refused[1]]).get(refused[1]) if refused else None
+        if info is None:
+            return
+        path, look = info.path, partial(self._services.caller.pause, 0)
+        try:
+            digest = nar_hash(self._store.real_path(path), bytearray(HASHED_BYTES), look)
+        except (OSError, NarError) as error:
+            raise StoreError(f"cannot read '{path}': {error}") from None
+        if digest != info.nar_hash:
+            raise modified(path)
 
     def _send(self, remote: Remote, missing: Collection[str]) -> None:
         nar_bytes = 0

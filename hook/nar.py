@@ -7,7 +7,7 @@ Grammar, limits and canonical form are the C module's.  Tested in test_nar.py an
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from hook._native import ffi, lib
@@ -53,16 +53,16 @@ class Dumper:
 
     `size` is the number of bytes read so far.  Nodes deeper than `max_depth` are refused (the root is at 0; None sets
     no limit, 63 is that of Nix since 2.28.7).  OSError: a file could not be read.  NarError: a NAR cannot hold it, or
-    it changed meanwhile.  Both are final.
+    it changed meanwhile.  Both are final.  `hashing`: so that there is a `digest`.
     """
 
-    def __init__(self, path: str, max_depth: int | None = None) -> None:
+    def __init__(self, path: str, max_depth: int | None = None, *, hashing: bool = True) -> None:
         self.size = 0
         self._path, self._max_depth = path, max_depth
         self._digest: bytes | None = None
         self._closed = False
         out = ffi.new("struct dumper **")
-        code = lib.dumper_new(os.fsencode(path), _NO_LIMIT if max_depth is None else max_depth, out)
+        code = lib.dumper_new(os.fsencode(path), _NO_LIMIT if max_depth is None else max_depth, hashing, out)
         if code:
             raise OSError(code, os.strerror(code), path)
         self._dumper = ffi.gc(out[0], lib.dumper_free)
@@ -79,15 +79,15 @@ class Dumper:
             size = lib.dumper_read(self._dumper, target, len(target))
         if size < 0:
             _raise(lib.dumper_error(self._dumper), self._path, self._max_depth)
-        if size < len(buffer):
-            self._digest = bytes(ffi.buffer(lib.dumper_digest(self._dumper), 32))
+        if size < len(buffer) and (digest := lib.dumper_digest(self._dumper)):
+            self._digest = bytes(ffi.buffer(digest, 32))
         self.size += size
         return size
 
     def digest(self) -> bytes:
-        """SHA-256 of the NAR; only after its end."""
+        """SHA-256 of the NAR; only after its end, and with `hashing`."""
         if self._digest is None:
-            raise ValueError("the NAR has not ended yet")
+            raise ValueError("the NAR has not ended yet, or is not hashed")
         return self._digest
 
     def close(self) -> None:
@@ -100,6 +100,17 @@ class Dumper:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def nar_hash(path: str, buffer: bytearray, between: Callable[[], object] = lambda: None) -> bytes:
+    """SHA-256 of the NAR of `path`, read through `buffer`; errors are those of Dumper.
+
+    `between` is called after each bufferful.
+    """
+    with Dumper(path) as dumper:
+        while dumper.read_into(buffer):
+            between()
+        return dumper.digest()
 
 
 class Restorer:

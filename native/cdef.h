@@ -33,7 +33,7 @@ struct nar_error {
 
 /* dump.h */
 struct dumper;
-int dumper_new(const char *path, uint32_t max_depth, struct dumper **out);
+int dumper_new(const char *path, uint32_t max_depth, bool hashing, struct dumper **out);
 int64_t dumper_read(struct dumper *dumper, uint8_t *out, size_t len);
 const uint8_t *dumper_digest(const struct dumper *dumper);
 const struct nar_error *dumper_error(const struct dumper *dumper);

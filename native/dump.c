@@ -30,13 +30,13 @@ struct dumper {
     int file; /* descriptor, -1 between files */
     uint64_t file_size, left; /* contents of it: all, still to read */
     bool at_end;              /* its end was seen behind them */
-    bool finished;
+    bool hashing, finished;
     size_t tokens_at, tokens_len;
     char *path;
     uint8_t tokens[TOKENS_MAX]; /* what the grammar wants next, from tokens_at to tokens_len */
 };
 
-int dumper_new(const char *path, uint32_t max_depth, struct dumper **out)
+int dumper_new(const char *path, uint32_t max_depth, bool hashing, struct dumper **out)
 {
     struct dumper *dumper = calloc(1, sizeof *dumper);
     if (!dumper)
@@ -44,7 +44,8 @@ int dumper_new(const char *path, uint32_t max_depth, struct dumper **out)
     dumper->file = -1;
     dumper->max_depth = max_depth < NAR_DEPTH_CEILING ? max_depth : NAR_DEPTH_CEILING;
     dumper->path = strdup(path);
-    if (!digest_init(&dumper->digest) || !dumper->path) {
+    dumper->hashing = hashing;
+    if ((hashing && !digest_init(&dumper->digest)) || !dumper->path) {
         dumper_free(dumper);
         return ENOMEM;
     }
@@ -254,6 +255,13 @@ static size_t take_tokens(struct dumper *dumper, uint8_t *out, size_t len)
     return size;
 }
 
+static bool hash(struct dumper *dumper, const uint8_t *bytes, size_t len)
+{
+    if (!dumper->hashing)
+        return true;
+    return digest_aside(&dumper->digest, bytes, len) && (!dumper->finished || digest_finish(&dumper->digest));
+}
+
 int64_t dumper_read(struct dumper *dumper, uint8_t *out, size_t len)
 {
     if (dumper->error.code)
@@ -276,14 +284,12 @@ int64_t dumper_read(struct dumper *dumper, uint8_t *out, size_t len)
         put_len += (size_t)got;
     }
     dumper->finished = put_len < len;
-    if (!digest_update(&dumper->digest, out, put_len) || (dumper->finished && !digest_finish(&dumper->digest)))
-        return fail_os(dumper, ENOMEM);
-    return (int64_t)put_len;
+    return hash(dumper, out, put_len) ? (int64_t)put_len : fail_os(dumper, ENOMEM);
 }
 
 const uint8_t *dumper_digest(const struct dumper *dumper)
 {
-    return dumper->finished ? dumper->digest.value : NULL;
+    return dumper->hashing && dumper->finished ? dumper->digest.value : NULL;
 }
 
 const struct nar_error *dumper_error(const struct dumper *dumper)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import resource
 import socket
@@ -296,6 +297,18 @@ def test_a_closed_object_refuses_work(place):
     restorer.close()
     with pytest.raises(ValueError, match="closed"):
         restorer.feed(b"")
+
+
+def test_what_is_not_hashed_has_the_same_bytes(place):
+    with open(f"{place}/file", "wb") as file:
+        file.write(b"content" * 30_000)
+    buffers = bytearray(1 << 20), bytearray(1 << 20)
+    with Dumper(place) as hashed, Dumper(place, hashing=False) as dumper:
+        assert hashed.read_into(buffers[0]) == dumper.read_into(buffers[1])
+        assert buffers[0] == buffers[1]
+        assert hashed.digest() == hashlib.sha256(buffers[0][: hashed.size]).digest()
+        with pytest.raises(ValueError, match="not hashed"):
+            dumper.digest()
 
 
 def test_buffers_that_cannot_be_used_are_refused(place):

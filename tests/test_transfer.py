@@ -292,10 +292,10 @@ def test_a_batch_is_given_up_in_the_middle(send: Send) -> None:
 
 
 def test_a_path_that_was_modified_is_not_passed_off(send: Send) -> None:
-    """It is our own store that is damaged: no other machine could do better."""
+    """It is our own store that is damaged: no other machine could do better.  One of the same size the peer refuses."""
 
-    sending = send("serve", [b"before"], lambda peer: peer.take_served_path())
-    Path(sending.store.real_path(sending.store.infos[0].path)).write_bytes(b"behind")
+    sending = send("serve", [b"a" * 8], lambda peer: peer.take_served_path())
+    Path(sending.store.real_path(sending.store.infos[0].path)).write_bytes(b"b" * 9)
     with pytest.raises(StoreError, match=r"file' was modified; see 'nix-store --verify"):
         sending.run()
 

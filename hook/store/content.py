@@ -71,7 +71,7 @@ def hash_modulo(chunks: Iterator[bytes | memoryview], algorithm: str, modulus: b
 
 def _nar_chunks(path: str) -> Iterator[memoryview]:
     buffer = bytearray(CHUNK_BYTES)
-    with Dumper(path) as dumper:
+    with Dumper(path, hashing=False) as dumper:
         while size := dumper.read_into(buffer):
             yield memoryview(buffer)[:size]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from hook.errors import StoreError
-from hook.nar import Dumper
+from hook.nar import nar_hash
 from hook.store.path import encode_base32
 
 MTIME_NS = 1_000_000_000
@@ -56,10 +56,7 @@ def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def _link_name(path: str, buffer: bytearray) -> str:
     # A NAR tells an executable from a plain file, which must not share an inode.
-    with Dumper(path) as dumper:
-        while dumper.read_into(buffer):
-            pass
-        return encode_base32(dumper.digest())
+    return encode_base32(nar_hash(path, buffer))
 
 
 def _offer(path: str, status: os.stat_result, link: str) -> bool:

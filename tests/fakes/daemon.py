@@ -19,7 +19,7 @@ from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, read_path_info
 from hook.store.derivation import parse_derivation
-from hook.store.info import format_hash
+from hook.store.info import PathInfo, format_hash
 from hook.store.path import base_name, source_path
 from tests import oracles
 from tests.fakes.source import BytesSource
@@ -34,6 +34,7 @@ RELEASES = {
 NEWS_OF_NOTHING = b"".join(word.to_bytes(8, "little") for word in (Stderr.RESULT, 99, 105, 0))
 CHATTY_LINES = 200_000
 UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
+MISMATCH = "hash mismatch importing path '\x1b[35;1m{}\x1b[0m';\n  specified: …\n  got:       …"
 NOT_PRIVILEGED = "you are not privileged to build input-addressed derivations"
 
 
@@ -215,14 +216,14 @@ class Daemon:
         added = {}
         for _ in range(r.u64() if source.left else 0):
             info = read_path_info(r, r.text())
-            added[info.path] = source.read(info.nar_size)
+            added[info] = source.read(info.nar_size)
         self.add(Op.ADD_MULTIPLE_TO_STORE, added)
 
     def add_to_store_nar(self) -> None:
         info = read_path_info(self.r, self.r.text())
         self.r.flag()
         self.r.flag()
-        self.add(Op.ADD_TO_STORE_NAR, {info.path: self.frames()})
+        self.add(Op.ADD_TO_STORE_NAR, {info: self.frames()})
 
     def frames(self) -> bytes:
         data = b""
@@ -230,11 +231,15 @@ class Daemon:
             data += self.read(size)
         return data
 
-    def add(self, op: Op, nars: dict[str, bytes]) -> None:
+    def add(self, op: Op, nars: dict[PathInfo, bytes]) -> None:
         if "wants-signatures" in self.behaviour:
-            self.error(UNSIGNED.format(min(nars)))
+            self.error(UNSIGNED.format(min(info.path for info in nars)))
         elif not self.refused(op):
-            self.uploaded.update(nars)
+            for info, data in nars.items():
+                if hashlib.sha256(data).digest() != info.nar_hash:
+                    self.error(MISMATCH.format(info.path))
+                    return
+                self.uploaded[info.path] = data
             self.w.u64(Stderr.LAST)
 
     # Builds

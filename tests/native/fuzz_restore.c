@@ -64,7 +64,7 @@ static void dumps_to(const uint8_t *nar, size_t len, const uint8_t *digest)
 {
     struct dumper *dumper;
     uint8_t *out = malloc(len + 1);
-    CHECK(out && dumper_new(path, LEVELS, &dumper) == 0);
+    CHECK(out && dumper_new(path, LEVELS, true, &dumper) == 0);
     CHECK(dumper_read(dumper, out, len + 1) == (int64_t)len && memcmp(out, nar, len) == 0);
     CHECK(memcmp(dumper_digest(dumper), digest, 32) == 0);
     dumper_free(dumper);

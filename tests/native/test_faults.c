@@ -80,7 +80,7 @@ static int dump(uint8_t *out, size_t room, size_t piece, size_t *len, uint8_t *h
     char path[64];
     snprintf(path, sizeof path, "%s/tree", place);
     struct dumper *dumper;
-    int error = dumper_new(path, UINT32_MAX, &dumper);
+    int error = dumper_new(path, UINT32_MAX, true, &dumper);
     if (error)
         return error;
     int64_t got;
@@ -195,7 +195,7 @@ static void the_buffer_is_filled_and_not_exceeded(void)
     for (size_t piece = 1; piece < 3000; piece = piece * 3 / 2 + 1) {
         struct guarded out = guard(NULL, piece);
         struct dumper *dumper;
-        CHECK(dumper_new(path, UINT32_MAX, &dumper) == 0);
+        CHECK(dumper_new(path, UINT32_MAX, true, &dumper) == 0);
         for (at = 0;; at += len) {
             len = (size_t)dumper_read(dumper, out.bytes, piece);
             CHECK(len == (piece < nar_len - at ? piece : nar_len - at));

@@ -136,7 +136,7 @@ static void *work(void *number)
             CHECK(restorer_feed(restorer, nar + at, PIECE < nar_len - at ? PIECE : nar_len - at) > 0);
         CHECK(memcmp(restorer_digest(restorer), digest, sizeof digest) == 0);
         restorer_free(restorer);
-        CHECK(dumper_new(path, 0, &dumper) == 0 && dumper_read(dumper, out, nar_len + 1) == (int64_t)nar_len);
+        CHECK(dumper_new(path, 0, true, &dumper) == 0 && dumper_read(dumper, out, nar_len + 1) == (int64_t)nar_len);
         CHECK(memcmp(out, nar, nar_len) == 0 && memcmp(dumper_digest(dumper), digest, sizeof digest) == 0);
         dumper_free(dumper);
         CHECK(loglines_take(nar, nar_len, 1, &frame, out, nar_len, &sizes) == 0);

@@ -12,7 +12,7 @@ int main(int argc, char **argv)
     static uint8_t buffer[65536];
     int64_t size;
 
-    if (argc != 2 || dumper_new(argv[1], NAR_DEPTH_CEILING, &dumper) != 0)
+    if (argc != 2 || dumper_new(argv[1], NAR_DEPTH_CEILING, true, &dumper) != 0)
         return 2;
     while ((size = dumper_read(dumper, buffer, sizeof buffer)) == (int64_t)sizeof buffer)
         ;
