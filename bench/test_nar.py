@@ -1,6 +1,6 @@
 """NAR dump and restore next to nix-store, on a memory file system.
 
-`--dump` does what we do for an upload, `nix-hash` (dump and SHA-256) the same as we.  `--restore` does less: no hash, no
+`--dump` does what an upload does, `nix-hash` (dump and SHA-256) the same as we.  `--restore` does less: no hash, no
 canonical metadata.  `--import` (restore, SHA-256, canonical metadata) does the same and writes a row.
 """
 
