@@ -5,7 +5,7 @@ decided here.  Tested in test_dispatch.py.
 """
 
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from hook.errors import MachineError
@@ -71,7 +71,8 @@ class Connections:
         seat = self._seat(self._destination(machine, route), route)
         with step(self._log, f"connecting to '{name}'"):
             try:
-                remote, value = self._shake_hands(machine, name, route, seat, meanwhile)
+                with nullcontext() if seat is None else seat.opening(self._services.caller.pause):
+                    remote, value = self._shake_hands(machine, name, route, seat, meanwhile)
             except MachineError as error:
                 self._renew(machine)
                 if seat is None or not blames_sharing(error.one_line):

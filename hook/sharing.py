@@ -1,20 +1,24 @@
 """One connection to a machine for the ssh sessions of many builds, as ssh's own ControlMaster has them.
 
 The first ssh to a destination leaves a control connection behind, which the next ones find by its socket; that costs
-them no TCP connection, key exchange or login.  It ends by itself, shortly after its last session, so nothing stays
-behind however the broker ends.  Where a session is refused, ssh makes a connection of its own.  Who has a control
-connection in ssh's configuration or in NIX_SSHOPTS keeps it.  Tested in test_sharing.py and with a real ssh in the lab.
+them no TCP connection, key exchange or login.  Whoever comes while the first one logs in waits for it and shares its
+fate: a crowd at its door is what sshd turns away (MaxStartups).  The connection ends by itself, shortly after its last
+session, so nothing stays behind however the broker ends.  Where a session is refused, ssh makes a connection of its
+own.  Who has a control connection in ssh's configuration or in NIX_SSHOPTS keeps it.  Tested in test_sharing.py and
+with a real ssh in the lab.
 """
 
 import os
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hook.cipher import cipher_option
 from hook.errors import MachineError
 from hook.transport import Command, options_first, ssh_configuration
+from hook.trouble import blames_sharing
 
 SESSIONS_EACH = 10
 """What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""
@@ -25,6 +29,7 @@ PERSIST_S = 1
 LONGEST_PATH = 90
 """A socket's name may have 107 bytes, of which ssh takes 17 for a temporary one."""
 
+PAUSE_S = 0.01
 FORGET_S = 600.0
 
 
@@ -34,6 +39,10 @@ class Trunk:
 
     path: str
     sessions: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+    """Set when the first of its sessions has begun, or will not."""
+    error: MachineError | None = None
+    """Why it could not."""
 
 
 @dataclass(slots=True)
@@ -47,10 +56,39 @@ class _Destination:
 class Seat:
     """Room for one session on `trunk`; `leave` it when that has ended."""
 
-    def __init__(self, sharing: "Sharing", trunk: Trunk, options: tuple[str, ...]) -> None:
+    def __init__(self, sharing: "Sharing", trunk: Trunk, options: tuple[str, ...], *, first: bool) -> None:
         self._sharing = sharing
         self._trunk = trunk
         self._options = options
+        self._first = first
+
+    @contextmanager
+    def opening(self, pause: Callable[[float], object]) -> Iterator[None]:
+        """For the block in which the session begins: it comes after the first one's has, and not at all if that failed.
+
+        `pause` does nothing for as many seconds.  MachineError, the same as there, and the place is left.
+        """
+        trunk = self._trunk
+        if not self._first:
+            try:
+                while not trunk.ready.is_set():
+                    pause(PAUSE_S)
+                if trunk.error:
+                    raise type(trunk.error)(str(trunk.error), trunk.error.trouble)
+            except BaseException:
+                self.leave()
+                raise
+            yield
+            return
+        try:
+            yield
+        except MachineError as error:
+            # Otherwise others may do without sharing, as this one will.
+            if not blames_sharing(error.one_line):
+                trunk.error = error
+            raise
+        finally:
+            trunk.ready.set()
 
     def command(self, command: Command) -> Command:
         """`command`, as a session of the shared connection."""
@@ -89,13 +127,16 @@ class Sharing:
                 if len(os.fsencode(trunk.path)) > LONGEST_PATH:
                     return None
                 state.trunks.append(trunk)
+            first = trunk.sessions == 0
+            if first:
+                trunk.ready, trunk.error = threading.Event(), None
             trunk.sessions += 1
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
         except OSError:
             self.left(trunk)
             return None
-        return Seat(self, trunk, state.options)
+        return Seat(self, trunk, state.options, first=first)
 
     def left(self, trunk: Trunk) -> None:
         """A session has ended."""

@@ -4,14 +4,19 @@
 """
 
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from hook import sharing as sharing_module
+from hook.errors import Cancelled, ConnectionLost, MachineError
 from hook.sharing import LONGEST_PATH, SESSIONS_EACH, Seat, Sharing
 from hook.transport import Command
+from hook.trouble import Trouble
 
 NO_SHARING = "controlmaster false"
 ARGV = ("ssh", "b1", "-x", "-oControlPersist=60", "--", "nix-daemon", "--stdio")
@@ -95,6 +100,71 @@ def test_a_connection_has_as_many_sessions_as_sshd_allows(tmp_path: Path) -> Non
     seats[3].leave()
     assert path_of(seat(sharing, tmp_path)) == first
     assert path_of(seat(sharing, tmp_path)) == last
+
+
+def open_together(sharing: Sharing, tmp_path: Path, error: Exception | None = None) -> list[Exception | None]:
+    """What becomes of one session, and of two that come while it begins."""
+    first, *others = (taken for _ in range(3) if (taken := seat(sharing, tmp_path)) is not None)
+    begun = [threading.Event() for _ in others]
+    outcomes: list[Exception | None] = [None] * 2
+
+    def follow(number: int) -> None:
+        def pause(seconds: float) -> None:
+            begun[number].set()
+            time.sleep(seconds)
+
+        try:
+            with others[number].opening(pause):
+                assert leader_is_done
+                others[number].leave()
+        except (MachineError, AssertionError) as failed:
+            outcomes[number] = failed
+
+    leader_is_done = False
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(2)]
+    with suppress(OSError, MachineError), first.opening(pytest.fail):
+        for thread in threads:
+            thread.start()
+        for event in begun:
+            assert event.wait(60)
+        leader_is_done = True
+        if error is not None:
+            raise error
+    first.leave()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_who_comes_while_the_first_one_logs_in_waits_for_it(tmp_path: Path) -> None:
+    """And again, when all have left: the connection may have ended since."""
+    sharing = Sharing()
+    for _ in range(2):
+        assert open_together(sharing, tmp_path) == [None, None]
+
+
+def test_the_others_fail_with_the_first_one(tmp_path: Path) -> None:
+    """A dead machine costs one time-out, not one after the other; for what is wrong with the first one only, none."""
+    outcomes = open_together(Sharing(), tmp_path, ConnectionLost("gone", Trouble.TIMED_OUT))
+    for error in outcomes:
+        assert isinstance(error, ConnectionLost)
+        assert (str(error), error.trouble) == ("gone", Trouble.TIMED_OUT)
+    assert open_together(Sharing(), tmp_path, MachineError("muxclient: no")) == [None, None]
+    assert open_together(Sharing(), tmp_path, OSError()) == [None, None]
+
+
+def test_who_is_given_up_while_waiting_leaves(tmp_path: Path) -> None:
+    """Its place is free again."""
+    sharing = Sharing()
+    seats = [seat(sharing, tmp_path) for _ in range(SESSIONS_EACH)]
+    assert seats[-1] is not None
+
+    def give_up(seconds: float) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled), seats[-1].opening(give_up):
+        pytest.fail("it was not its turn")
+    assert path_of(seat(sharing, tmp_path)) == path_of(seats[0])
 
 
 def test_destinations_have_nothing_in_common(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A real ssh and sshd, the oldest and the newest; how it is decided is in tests/te
 import re
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -65,6 +66,19 @@ def test_many_builds_log_in_once(site: Site) -> None:
     kill(site.client, ".*nix-ferry-broker")
     site.client.wait_idle()
     site.builder.wait_idle()
+
+
+def test_several_commands_at_once_log_in_once(site: Site) -> None:
+    """A crowd at its door is what sshd turns away."""
+    with ExitStack() as held:
+        builds = [held.enter_context(running(site.client, build_gated(name, seed="crowd"))) for name in "abcd"]
+        site.gates.wait_inside(4)
+        assert site.logins() == 1
+        for name, build in zip("abcd", builds, strict=True):
+            site.gates.let_through(name)
+            _, stderr = build.communicate(timeout=60)
+            assert build.returncode == 0, stderr
+    is_clean(site.client, site.builder)
 
 
 def test_a_build_that_is_given_up_stops_there_and_others_go_on(site: Site) -> None:
