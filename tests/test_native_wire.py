@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hook.errors import ProtocolError
 from hook.protocol.frames import FrameReader
-from hook.protocol.lists import ENCODED_AT_ONCE, decode_texts, encode_strings
+from hook.protocol.lists import ENCODED_AT_ONCE, append_strings, decode_texts
 from tests.oracles import Input, Invalid, frames, strings
 
 MANY = 1 << 20
@@ -20,6 +20,12 @@ texts = st.lists(st.text(st.characters(exclude_categories=["Cs"])))
 
 
 # Lists
+
+
+def encode_strings(case):
+    append_strings(out := bytearray(b"before"), case)
+    assert out.startswith(b"before")
+    return bytes(out[6:])
 
 
 @given(items)

@@ -5,7 +5,7 @@ with them.  One C call turns a list into a single block that Python splits in on
 bytes out.  Tested in test_native_wire.py against a Python reference.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from hook._native import ffi, lib
@@ -23,16 +23,11 @@ _INVALID = {
 }
 
 
-def encode_strings(strings: Sequence[str] | Sequence[bytes]) -> bytes:
-    """A list of strings: u64 count, then each padded; text becomes UTF-8."""
-    return b"".join(encoded_pieces(strings))
-
-
-def encoded_pieces(strings: Sequence[str] | Sequence[bytes]) -> Iterator[bytes | memoryview]:
-    """The same, piece by piece, for whoever puts them together."""
-    yield len(strings).to_bytes(8, "little")
+def append_strings(out: bytearray, strings: Sequence[str] | Sequence[bytes]) -> None:
+    """Append a list of strings to `out`: u64 count, then each padded; text becomes UTF-8."""
+    out += len(strings).to_bytes(8, "little")
     for start in range(0, len(strings), ENCODED_AT_ONCE):
-        yield _encode(strings[start : start + ENCODED_AT_ONCE])
+        out += _encode(strings[start : start + ENCODED_AT_ONCE])
 
 
 def _encode(strings: Sequence[str] | Sequence[bytes]) -> bytes | memoryview:

@@ -149,10 +149,9 @@ class Writer:
     def strings(self, values: Sequence[str] | Sequence[bytes]) -> None:
         """A list; sets are sent sorted, so sort before."""
         # Loaded on first use: choosing a machine needs no C.
-        from hook.protocol.lists import encoded_pieces
+        from hook.protocol.lists import append_strings
 
-        for piece in encoded_pieces(values):
-            self._data += piece
+        append_strings(self._data, values)
 
     def raw(self, data: bytes) -> None:
         """Bytes that are encoded already."""
