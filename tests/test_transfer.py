@@ -324,13 +324,17 @@ def test_a_copy_needs_no_more_memory_for_more_paths(send: Send, release: str) ->
                 peer.nars.clear()
         peer.answer(peer.r.u64())
 
-    sending = send(release, [b"x"], act)
-    sending.store.infos *= PATHS
-    tracemalloc.start()
-    try:
-        sending.run()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    sending.ask()
-    assert peak < MOST_BYTES
+    peaks = []
+    for _ in range(3):
+        sending = send(release, [b"x"], act)
+        sending.store.infos *= PATHS
+        tracemalloc.start()
+        try:
+            sending.run()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        sending.ask()
+        peaks.append(peak)
+    # Modules that the first copy loads count, too, and what other threads of this process do meanwhile.
+    assert min(peaks) < MOST_BYTES
