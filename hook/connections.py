@@ -68,8 +68,8 @@ class Connections:
         ConfigurationError, or MachineError, after which nothing depends on a shared connection that may be dead.
         """
         route = self._route(machine)
-        seat = self._seat(self._destination(machine, route), route)
         with step(self._log, f"connecting to '{name}'"):
+            seat = self._seat(self._destination(machine, route), route)
             try:
                 with nullcontext() if seat is None else seat.opening(self._services.caller.pause):
                     remote, value = self._shake_hands(machine, name, route, seat, meanwhile)
