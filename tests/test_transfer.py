@@ -324,8 +324,8 @@ def test_a_copy_needs_no_more_memory_for_more_paths(send: Send, release: str) ->
                 peer.nars.clear()
         peer.answer(peer.r.u64())
 
-    peaks = []
-    for _ in range(3):
+    # The first copy also loads modules; the second one counts.
+    for _ in range(2):
         sending = send(release, [b"x"], act)
         sending.store.infos *= PATHS
         tracemalloc.start()
@@ -335,6 +335,4 @@ def test_a_copy_needs_no_more_memory_for_more_paths(send: Send, release: str) ->
         finally:
             tracemalloc.stop()
         sending.ask()
-        peaks.append(peak)
-    # Modules that the first copy loads count, too, and what other threads of this process do meanwhile.
-    assert min(peaks) < MOST_BYTES
+    assert peak < MOST_BYTES
