@@ -113,7 +113,7 @@ class Sharing:
         """Room for a session to `destination`, which `command` leads to; None if it is to have its own connection."""
         with self._lock:
             known = self._destinations.get(destination)
-        options = known.options if known else _options(command)
+        options = known.options if known else session_options(command)
         directory = os.path.join(private_dir, "ssh")
         with self._lock:
             state = self._destinations.setdefault(destination, _Destination(options))
@@ -158,8 +158,8 @@ class Sharing:
                     del self._destinations[destination]
 
 
-def _options(command: Command) -> tuple[str, ...] | None:
-    """What to tell ssh besides; None if it is configured to share connections by itself, or cannot say whether."""
+def session_options(command: Command) -> tuple[str, ...] | None:
+    """What builds tell ssh besides; None if it is configured to share connections by itself, or cannot say whether."""
     try:
         configuration = ssh_configuration(command)
     except MachineError:

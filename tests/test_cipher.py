@@ -39,7 +39,7 @@ def command(bin_dir: Path, configured: str = DEFAULT, default: str = DEFAULT, *,
         f'case " $* " in *" -Fnone "*) ciphers={default};; *) ciphers={configured};; esac\n'
         f'case " $* " in *" -G "*) ;; *) echo " $* " >> {bin_dir}/uses;; esac\n'
         '[ "$ciphers" != fails ] || exit 1\n'
-        'echo "ciphers $ciphers"\n'
+        'echo "controlmaster false"; echo "ciphers $ciphers"\n'
     )
     ssh.chmod(0o755)
     return Command((str(ssh), "b1", "-x", "--", "nix-daemon"), {"PATH": "/usr/bin:/bin"}, has_aes=has_aes)
@@ -52,12 +52,13 @@ def test_a_machine_is_known_by_its_systems(tmp_path: Path, system: str, has_aes:
     assert commands(tmp_path, system)[1].has_aes is has_aes
 
 
-def test_the_speed_of_a_link_is_measured_with_the_same_cipher(tmp_path: Path) -> None:
-    command(tmp_path)
+@pytest.mark.parametrize("configured", [DEFAULT, "aes128-ctr", "fails"])
+def test_the_speed_of_a_link_is_measured_with_the_cipher_of_builds(tmp_path: Path, configured: str) -> None:
+    """Also by an ssh that cannot say what it would do."""
+    command(tmp_path, configured)
     assert measure(*commands(tmp_path, "x86_64-linux")[0]) == Speed()
     uses = (tmp_path / "uses").read_text().splitlines()
-    assert len(uses) == 2
-    assert all(f" -x {QUICKEST[0]} " in use for use in uses)
+    assert [f" -x {QUICKEST[0]} " in use for use in uses] == [configured == DEFAULT] * 2
 
 
 def commands(bin_dir: Path, system: str) -> tuple[tuple[Machine, Routes], Command]:

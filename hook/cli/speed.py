@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hook.cipher import cipher_option
 from hook.cli.shell import shell_command
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
-from hook.transport import Command, options_first, ssh_configuration
+from hook.sharing import session_options
+from hook.transport import Command, options_first
 
 MOST_BYTES = 128 << 20
 MOST_S = 3.0
@@ -60,7 +60,7 @@ def _measure(
 
 
 def _as_builds_do(ssh: Command) -> Command:
-    return replace(ssh, argv=options_first(ssh.argv, cipher_option(ssh, ssh_configuration(ssh))))
+    return replace(ssh, argv=options_first(ssh.argv, session_options(ssh) or ()))
 
 
 def _run(ssh: Command, run: Callable[["subprocess.Popen[bytes]"], float | None]) -> float | None:
