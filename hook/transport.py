@@ -49,7 +49,10 @@ GRACE_S = 0.5
 """How long a child may take to clean up after itself."""
 
 SYSTEMS_WITH_AES = frozenset({"aarch64-darwin", "x86_64-darwin", "x86_64-linux"})
-"""What only processors build for that have instructions for AES; others may have them."""
+"""Whoever builds for one of these is taken to have instructions for AES, as x86-64 has had since about 2010.
+
+Of other systems some machines have them and some have not.
+"""
 
 FIRST_OPTION = 3
 """Where the options begin, after `ssh HOST -x`."""
