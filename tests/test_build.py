@@ -77,3 +77,12 @@ def test_an_untrusting_machine_that_is_lost_is_replaced(bench: Bench, behaviour:
     assert outcome.status == 0
     assert "was lost" in outcome.messages
     assert bench.outputs_valid()
+
+
+def test_a_machine_that_takes_a_sound_input_for_a_damaged_one_is_left(bench: Bench) -> None:
+    """What it says is looked into, and is not true: another machine can do better."""
+    outcome = bench.build(bench.machine("accuses", speed=9), bench.machine("ok"))
+    assert outcome.status == 0
+    assert "was lost (it refused an input: hash mismatch importing path" in outcome.messages
+    assert "was modified" not in outcome.messages
+    assert bench.outputs_valid()
