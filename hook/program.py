@@ -13,6 +13,9 @@ def find_nix(pid: int, environ: Mapping[str, str]) -> str | None:
     running = f"/proc/{pid}/exe"
     try:
         path = os.readlink(running)
+        # A number that was the parent's can be another user's process by now.
+        if os.stat(running).st_uid not in (0, os.geteuid()):
+            path = ""
     except OSError:
         path = ""
     if not os.path.basename(path).startswith("nix"):

@@ -74,7 +74,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     for name in ("NIX_CONFIG", "NIX_REMOTE", "NIX_USER_CONF_FILES", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
-    monkeypatch.setattr(place, "SYSTEMD", str(tmp_path / "run"))
+    monkeypatch.setattr(daemon, "SYSTEMD", str(tmp_path / "run"))
     monkeypatch.setattr(place, "DROP_IN", str(host.drop_in))
     # Whatever else runs on the machine of the tests, this is our daemon's.
     monkeypatch.setattr(daemon, "environment", dict)
@@ -256,7 +256,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(host: Place, monkeypatch: 
 LAUNCH = """
 import sys
 from hook.cli import daemon, place
-sys.argv[0], place.SYSTEMD, place.DROP_IN = sys.argv[1:4]
+sys.argv[0], daemon.SYSTEMD, place.DROP_IN = sys.argv[1:4]
 del sys.argv[1:4]
 daemon.environment = dict
 from hook.cli.main import main

@@ -84,7 +84,10 @@ def _check_hook(settings: Settings, release: str, served: bool) -> Check:
     subject = "build-hook"
     who = "the Nix daemon" if served else "Nix"
     if served:
-        environ = daemon.environment(os.environ)
+        try:
+            environ = daemon.environment(os.environ)
+        except FerryError as error:
+            return Check(subject, Level.WRONG, error.one_line, "have root alone own it, then restart the daemon")
         if environ is None:
             text = "the daemon's environment cannot be seen, so its build hook is not known"
             return Check(subject, Level.NOTE, text, "run this as root, while the daemon runs")

@@ -16,7 +16,7 @@ from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line
 from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
 
-RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", place.UNIT))
+RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", daemon.UNIT))
 
 restart_option = click.option("--restart", is_flag=True, help="Restart the Nix daemon without asking.")
 
@@ -128,7 +128,7 @@ def _unit_change(target: Target) -> Change:
     if before is None and given is not None:
         if given.strip() == target.line:
             return Change(place.DROP_IN, None, None)
-        raise FerryError(f"{place.UNIT} sets NIX_CONFIG already: add '{target.line}' to it")
+        raise FerryError(f"{daemon.UNIT} sets NIX_CONFIG already: add '{target.line}' to it")
     return Change(place.DROP_IN, before, f"{CREATED}\n{place.drop_in(target.hook)}")
 
 

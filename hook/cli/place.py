@@ -19,10 +19,7 @@ HOOK = "nix-ferry-hook"
 IGNORES_NIX_CONF = ((2, 25), (2, 34))
 """From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
 
-UNIT = "nix-daemon.service"
-DROP_IN = f"/etc/systemd/system/{UNIT}.d/nix-ferry.conf"
-SYSTEMD = "/run/systemd/system"
-"""Exists where systemd is the first process."""
+DROP_IN = f"/etc/systemd/system/{daemon.UNIT}.d/nix-ferry.conf"
 
 MANAGED = "nix.custom.conf"
 """What Determinate Nix leaves to its user; it writes nix.conf itself, and includes this."""
@@ -96,7 +93,7 @@ def user_conf_file(environ: Mapping[str, str]) -> str:
 
 def has_systemd() -> bool:
     """Whether systemd starts the daemon."""
-    return os.path.isdir(SYSTEMD)
+    return os.path.isdir(daemon.SYSTEMD)
 
 
 def drop_in(hook: str) -> str:
@@ -106,7 +103,7 @@ def drop_in(hook: str) -> str:
 
 def unit_nix_config() -> str | None:
     """`NIX_CONFIG` as the daemon's unit sets it; None if it does not."""
-    command = ["systemctl", "show", "--property=Environment", "--value", UNIT]
+    command = ["systemctl", "show", "--property=Environment", "--value", daemon.UNIT]
     try:
         shown = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=True, timeout=nix.TIMEOUT_S

@@ -96,6 +96,28 @@ def test_a_process_that_only_calls_itself_a_daemon_is_not_believed(healthy: Host
         healthy.end(impostor)
 
 
+@one_release
+def test_a_program_that_anybody_can_run_as_root_is_not_believed(healthy: Host) -> None:
+    """At its prompt `su` is root's process, with the environment and under the name that its user chose."""
+    healthy.add_user("alice")
+    healthy.run(["mkdir", "-p", "/srv/alice"])
+    healthy.run(["ln", "-sf", "/usr/bin/su", "/srv/alice/nix-daemon"])
+    # Looked for in the order of their numbers.
+    healthy.stop_daemon()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environ = {"NIX_CONF_DIR": "/srv/alice", "NIX_CONFIG": "build-hook = /evil"}
+    impostor = healthy.popen(["/srv/alice/nix-daemon"], user="alice", env=environ, stdin=subprocess.PIPE, **quiet)
+    try:
+        wait_until(lambda: "/srv/alice/nix-daemon" in healthy.processes().values(), "the impostor")
+        healthy.start_daemon()
+        assert examine(healthy)["build-hook"][:2] == ("ok", f"the Nix daemon runs '{HOOK}'")
+        assert "/srv/alice" not in ferry(healthy, "install", "--dry-run").stdout
+    finally:
+        healthy.end(impostor)
+        assert impostor.stdin is not None
+        impostor.stdin.close()
+
+
 def test_a_hook_that_is_gone_is_found(healthy: Host, twin: Host) -> None:
     healthy.configure(hook="/opt/gone/bin/nix-ferry-hook", builders=f"{plain(twin)} - - 4")
     level, text, _ = examine(healthy)["build-hook"]
