@@ -104,8 +104,10 @@ class Remote:
         from hook.protocol.worker import WorkerClient
 
         client = WorkerClient(self.stream, self._relay, self._relay_lines)
-        if not isinstance(self.route, Command):
-            client.set_options(self.route.humble_options if client.trusted is False else self.route.options)
+        if not isinstance(self.route, Command) and client.trusted is False:
+            client.set_options(self.route.humble_options)
+        elif self.route.options is not None:
+            client.set_options(self.route.options)
         return client
 
     def _relay(self, event: LogEvent) -> None:

@@ -6,6 +6,7 @@ own process with them; a daemon behind a socket is sent them.  Source: machines.
 
 import os
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from hook.errors import ConfigurationError, StockOnly
@@ -37,6 +38,15 @@ NOT_IN_OPTIONS = (*NOT_FOR_MACHINES, *IN_OPTIONS, "experimental-features", "plug
 
 ANYBODY_MAY_SET = ("connect-timeout", "timeout")
 """A daemon warns about every other setting sent by somebody it does not trust."""
+
+ONLY_AT_START = ("experimental-features", "plugin-files")
+"""A daemon does not take these from a connection.  They name features and files, never a secret."""
+
+BLANKS = " \t\n\r"
+"""What separates words in a configuration."""
+
+CONFIG_BYTES = 64 << 10
+"""At most this much goes into one variable of an environment; Linux takes 128 KiB."""
 
 FEATURES_ADDED: Release = (2, 23)
 """From here on `system-features` of an address are kept next to those of the other columns; before, they were lost."""
@@ -96,12 +106,18 @@ class Routes:
         settings = {name: value for name, value in self._settings.items() if name not in NOT_FOR_MACHINES}
         # A machine builds what it is asked to, however many jobs this host has for itself.
         settings |= {"max-jobs": "1", "builders": ""}
-        odd = {name: value for name, value in settings.items() if not _fits_config(value)}
-        config = "".join(f"{name} = {value}\n" for name, value in settings.items() if name not in odd)
-        options = [word for name, value in odd.items() for word in ("--option", name, value)]
-        argv = ("nix-daemon", "--stdio", "--store", store_address(machine, self._release), *options)
-        # Not on the command line, which everybody can read and which would show access tokens.
-        return Command(argv, {**self._environ, "NIX_CONFIG": config}, program, has_settings=True)
+        config, odd = "", {}
+        for name, value in settings.items():
+            line = f"{name} = {value.strip(BLANKS)}\n"
+            if _fits_config(value) and len(os.fsencode(config + line)) < CONFIG_BYTES:
+                config += line
+            else:
+                odd[name] = value
+        # A command line is for everybody to read: nothing goes there that may hold a secret.
+        words = [word for name in ONLY_AT_START if name in odd for word in ("--option", name, odd.pop(name))]
+        argv = ("nix-daemon", "--stdio", "--store", store_address(machine, self._release), *words)
+        options = replace(self._options(trusted=True), others=odd) if odd else None
+        return Command(argv, {**self._environ, "NIX_CONFIG": config}, program, has_settings=True, options=options)
 
     def _options(self, *, trusted: bool) -> "Options":
         from hook.protocol.options import Options
@@ -124,8 +140,9 @@ def destination_of(route: Route, services: "Services") -> Hashable:
     s = services
     if not isinstance(route, Command):
         return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
+    others = tuple(route.options.others.items()) if route.options else ()
     environ = ssh_looks_at(route.environ) if route.argv[0] == "ssh" else tuple(sorted(route.environ.items()))
-    return route.argv, environ, s.limits, s.machines_substitute, s.store.state_dir
+    return route.argv, environ, others, s.limits, s.machines_substitute, s.store.state_dir
 
 
 def ssh_looks_at(environ: Mapping[str, str]) -> Hashable:
@@ -147,5 +164,8 @@ def store_address(machine: Machine, release: Release) -> str:
 
 
 def _fits_config(value: str) -> bool:
-    """Whether NIX_CONFIG can hold `value`, where a comment begins with `#` and words are all there is."""
-    return "#" not in value and " ".join(value.split()) == value
+    """Whether NIX_CONFIG can hold `value`, where a comment begins with `#` and words are all there is.
+
+    Nix writes a blank before a map, as `access-tokens` is one, that means nothing.
+    """
+    return not {"#", "\0"} & set(value) and " ".join(value.split()) == value.strip(BLANKS)

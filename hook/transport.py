@@ -10,12 +10,16 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine
 from hook.release import Release
 from hook.stream import Deadline, Stream
 from hook.trouble import Trouble, diagnose
+
+if TYPE_CHECKING:
+    from hook.protocol.options import Options
 
 HANDSHAKE_S = 30.0
 """What a machine has from the start of ssh to the end of the handshake: Nix does nothing else meanwhile."""
@@ -68,7 +72,8 @@ LINES_SHOWN = 2
 class Command:
     """A program whose standard input and output are the connection; `program` if it is not found as `argv[0]`.
 
-    `has_settings` if it already has those that Nix sent us; `has_aes` if the processor there has instructions for AES.
+    `has_settings` if it already has those that Nix sent us, or is sent what is left of them as `options`; `has_aes` if
+    the processor there has instructions for AES.
     """
 
     argv: tuple[str, ...]
@@ -76,6 +81,7 @@ class Command:
     program: str | None = None
     has_settings: bool = False
     has_aes: bool = False
+    options: "Options | None" = None
 
     def connect(self, name: str) -> "Connection":
         """Start it, to connect to the machine shown to the user as `name`."""

@@ -15,7 +15,7 @@ from hook.transport import Command
 from hook.unixsocket import UnixSocket
 
 SETTINGS = {
-    "access-tokens": "example.org=secret",
+    "access-tokens": " example.org=secret",
     "bash-prompt": "# ",
     "build-hook": "/bin/hook",
     "builders": "somewhere",
@@ -49,12 +49,16 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"PATH": str(tmp_path), "NIX_STATE_DIR": str(tmp_path / "state"), "NIX_CONFIG": "cores = 1"}
 
 
-def route(line: str, environ: dict[str, str], release: tuple[int, int] = (2, 34)) -> Route:
-    return Routes(Settings(SETTINGS), release, environ, "/private", os.getpid(), 5).to(machine(line, release))
+def route(
+    line: str, environ: dict[str, str], release: tuple[int, int] = (2, 34), settings: dict[str, str] = SETTINGS
+) -> Route:
+    return Routes(Settings(settings), release, environ, "/private", os.getpid(), 5).to(machine(line, release))
 
 
-def child(line: str, environ: dict[str, str], release: tuple[int, int] = (2, 34)) -> Command:
-    way = route(line, environ, release)
+def child(
+    line: str, environ: dict[str, str], release: tuple[int, int] = (2, 34), settings: dict[str, str] = SETTINGS
+) -> Command:
+    way = route(line, environ, release, settings)
     assert isinstance(way, Command)
     return way
 
@@ -95,9 +99,55 @@ def test_the_child_has_our_settings(environ: dict[str, str]) -> None:
     command = child("/x", environ)
     lines = command.environ["NIX_CONFIG"].splitlines()
     assert {"sandbox = relaxed", "cores = 3", "access-tokens = example.org=secret", "keep-failed = true"} <= set(lines)
-    assert command.argv[4:] == ("--option", "bash-prompt", "# ")
+    assert command.argv[4:] == ()
     assert command.has_settings
     assert command.environ["PATH"] == environ["PATH"]
+
+
+VALUES = {
+    "plain": True,
+    "": True,
+    " before": True,
+    "after ": True,
+    "\tbefore": True,
+    "two words": True,
+    "two  blanks": False,
+    "two\nlines": False,
+    "two\twords": False,
+    "a#b": False,
+    "# ": False,
+    "no-break\u00a0space": False,
+    "\u00a0before": False,
+    "nul\0": False,
+    "x" * 200_000: False,
+    "not UTF-8: \udcff": True,
+}
+"""Values of a setting, and whether they can be a line of NIX_CONFIG."""
+
+
+@pytest.mark.parametrize(("value", "fits"), VALUES.items(), ids=lambda value: repr(value)[:20])
+def test_no_value_is_for_other_users_to_read(value: str, fits: bool, environ: dict[str, str]) -> None:
+    """A command line is; what no configuration can hold goes over the connection."""
+    command = child("/x", environ, settings={"a": "1", "access-tokens": value, "b": "2"})
+    assert len(command.argv) == 4
+    lines = command.environ["NIX_CONFIG"].split("\n")
+    assert {"a = 1", "b = 2"} <= set(lines)
+    line = f"access-tokens = {value.strip()}"
+    if fits:
+        assert line in lines
+        assert command.options is None
+    else:
+        assert "access-tokens" not in command.environ["NIX_CONFIG"]
+        assert command.options is not None
+        assert command.options.others == {"access-tokens": value}
+
+
+def test_what_a_daemon_takes_only_when_it_starts_is_on_its_command_line(environ: dict[str, str]) -> None:
+    """Neither is a secret."""
+    command = child("/x", environ, settings={"plugin-files": "/a#b", "post-build-hook": "/c#d"})
+    assert command.argv[4:] == ("--option", "plugin-files", "/a#b")
+    assert command.options is not None
+    assert command.options.others == {"post-build-hook": "/c#d"}
 
 
 def test_the_child_builds_itself_and_builds_at_all(environ: dict[str, str]) -> None:

@@ -79,3 +79,23 @@ def test_a_build_in_another_store_here_ends_with_who_asked_for_it(
     gates.leave_open("a")
     assert client.read_file(client.run(build_gated("a", seed="here")).stdout.strip()) == "done\n"
     is_clean(client)
+
+
+def test_no_setting_is_on_the_command_line_of_such_a_store(client: Host) -> None:
+    """Everybody on this host can read it, and access tokens are settings."""
+    client.run(["mkdir", "-p", DIRECTORY])
+    tokens = "example.org=lab-token"
+    client.configure(
+        hook=HOOK, builders=ELSEWHERE, sandbox_paths=f"/bin /lib /lib64 /usr {DIRECTORY}", access_tokens=tokens
+    )
+    gates = Gates(client)
+    odd = ["-j0", "--option", "post-build-hook", "lab  #token"]
+    with running(client, build_gated("a", seed="secret", options=odd)) as build:
+        gates.wait_for("+ a")
+        shown = client.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"]).stdout.splitlines()
+        assert "--stdio" in shown
+        assert [word for word in shown if "lab-token" in word] == []
+        assert shown.count(odd[-1]) == 1, "only where the user wrote it"
+        kill(client, "nix-build", signal.SIGINT)
+        build.communicate(timeout=30)
+    is_clean(client)
