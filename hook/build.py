@@ -15,14 +15,19 @@ from hook.inputs import Inputs, missing_there
 from hook.limits import Watch
 from hook.log import Log
 from hook.outputs import outputs_of
+from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
+from hook.release import Release
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
 from hook.trouble import Trouble, is_disk_full, trouble_of
 from hook.uploads import Uploads
+
+KEPT: Release = (2, 30)
+"""From here on stock says where the directory of a failed build is."""
 
 WITHOUT_INPUTS = (BuildStatus.MISC_FAILURE, BuildStatus.DEPENDENCY_FAILED)
 """How builds end whose inputs are not there; no builder that ran ends so."""
@@ -99,6 +104,7 @@ class Builder:
             self._services.caller.settle_log()
             if full:
                 raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
+            self._say_what_was_kept()
             raise BuildFailed(result.message)
 
     def _start(self, remote: Remote, job: Job) -> Answer[BuildResult]:
@@ -119,7 +125,18 @@ class Builder:
         """Raise `failure`, with which the build ended, unless an input is indeed missing there."""
         remote.doubt()
         if not missing_there(remote, job.inputs, substitute=False):
+            self._say_what_was_kept()
             raise failure
+
+    def _say_what_was_kept(self) -> None:
+        """Stock's words about `--keep-failed` after a failure, on the releases that have any."""
+        host = self._services.host
+        if not self._services.limits.keep_failed or host.release < KEPT:
+            return
+        text = "The failed build directory was kept on the remote builder due to `--keep-failed`."
+        if self._derivation.system in {host.system, *host.extra_platforms}:
+            text += " You can re-run the command with `--builders ''` to disable remote building for this invocation."
+        self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
 
     @contextmanager
     def _limited(self, remote: Remote) -> Iterator[None]:

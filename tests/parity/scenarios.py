@@ -4,6 +4,7 @@ A scenario gets both with empty stores, knowing each other (offload.connect), an
 A new one is a function in SCENARIOS; `settings` and `daemon` say how the client is set up for it.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from tests.lab.host import Host, Output
 from tests.lab.lab import GRAPHS
 from tests.lab.offload import SSH_NG, nix_build
 from tests.lab.roots import SUITES
+
+CONF = "/etc/nix/nix.conf"
+KEPT = re.compile(r"(/nix/var/nix/builds|/tmp)/nix-[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,15 @@ def _build_missing_outputs(client: Host, builder: Host) -> Sequence[Output]:
     return [*first, *empty, *_build("shapes.empty", "shapes.out")(client, builder)]
 
 
+def _build_and_keep(client: Host, builder: Host) -> Sequence[Output]:
+    """A failing build whose directory stays on the machine, under a name that is another one each time."""
+    # Over ssh-ng stock does not tell a machine what the user wants, and we do.
+    builder.write_file(CONF, builder.read_file(CONF) + "keep-failed = true\n")
+    built = client.run(nix_build("mute", seed="parity", options=["--keep-failed"]), check=False)
+    assert "keeping build directory" in built.stderr
+    return [Output(built.args, built.returncode, built.stdout, KEPT.sub("(kept)", built.stderr))]
+
+
 SCENARIOS = (
     Scenario("graph", _build("top")),
     Scenario("graph, single user", _build("top"), daemon=False),
@@ -86,6 +99,9 @@ SCENARIOS = (
     ),
     # One that says nothing: stock's hook may end before Nix has read what came last.
     Scenario("failing, ssh", _build("mute"), status=1, prefix="ssh://"),
+    Scenario("failing, kept", _build_and_keep, status=1),
+    # The name of the directory is in the log of the build.
+    Scenario("failing, kept, ssh", _build_and_keep, status=1, prefix="ssh://", settings={"keep_build_log": "false"}),
     Scenario("other user", _build("shapes"), prefix="ssh-ng://visitor@", trusted="root visitor"),
     Scenario("other user, ssh", _build("shapes"), prefix="ssh://visitor@", trusted="root visitor"),
     # Older daemons do not say that they do not trust us.
