@@ -78,7 +78,7 @@ class Inputs:
                 if missing:
                     before()
                     missing = held.enter_context(self._alone(remote, missing, ended, waiting))
-                # Also with nothing to copy: stock says so, too.
+                # Also with nothing to copy: stock says so, too, and the copier knows on which releases.
                 with copying():
                     self._send(remote, missing)
             remote.known.add(paths)
@@ -116,7 +116,8 @@ class Inputs:
 
         ordered = references_first(missing, references())
         with remote.stream.patience(UPLOAD_SILENCE_S):
-            Copier(remote, self._store, self._log).upload(len(ordered), nar_bytes, self._infos(ordered))
+            copier = Copier(remote, self._store, self._log, self._services.host.release)
+            copier.upload(len(ordered), nar_bytes, self._infos(ordered))
 
     @contextmanager
     def _alone(

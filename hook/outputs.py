@@ -39,6 +39,7 @@ class Outputs:
     def __init__(self, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]) -> None:
         self._paths = {output.path for _, output in derivation.outputs}
         self._store = services.store
+        self._release = services.host.release
         self._pause = services.caller.pause
         self._log = log
         self._arrived = arrived
@@ -70,7 +71,8 @@ class Outputs:
                 asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
                 infos = self._in_order([self._info(path, answer.get()) for path, answer in asked.items()])
                 remote.known.add(paths)
-                Copier(remote, self._store, self._log).download(infos, ahead.nars, self._arrived)
+                copier = Copier(remote, self._store, self._log, self._release)
+                copier.download(infos, ahead.nars, self._arrived)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
 

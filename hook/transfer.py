@@ -15,6 +15,7 @@ from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
+from hook.release import Release
 from hook.remote import Remote
 from hook.store.info import PathInfo
 from hook.store.local import LocalStore
@@ -29,6 +30,9 @@ UPLOAD_SILENCE_S = 300.0
 
 NARS_AHEAD = 16
 """How many more NARs are asked for before one has arrived."""
+
+SILENT_WITHOUT_PATHS: Release = (2, 35)
+"""From here on stock does not mention a copy of nothing."""
 
 PROGRESS_STEP_BYTES = 1 << 20
 """How often a copy reports its progress: once for this many bytes, and at its end."""
@@ -153,14 +157,15 @@ class _PathProgress:
 
 
 class Copier:
-    """Copies store paths to and from one connected machine."""
+    """Copies store paths to and from one connected machine; `release` is that of the Nix whose user is told so."""
 
-    def __init__(self, remote: Remote, store: LocalStore, log: Log) -> None:
+    def __init__(self, remote: Remote, store: LocalStore, log: Log, release: Release) -> None:
         self._client = remote.client
         self._stream = remote.stream
         self._name = remote.name
         self._store = store
         self._log = log
+        self._release = release
 
     def upload(self, count: int, nar_bytes: int, infos: Iterable[PathInfo]) -> None:
         """Send `infos`, `count` of them with as many bytes of NARs, which must be in an order with references first.
@@ -168,6 +173,8 @@ class Copier:
         RemoteError: the daemon refused a path; the connection stays usable.  StoreError: a path has another size than
         the database says; one with another content is for the machine to refuse.
         """
+        if not count and self._release >= SILENT_WITHOUT_PATHS:
+            return
         sink = Sink(self._stream, self._client.poll_upload)
         with (progress := CopyProgress(self._log, count, nar_bytes)).activity:
             try:
@@ -189,6 +196,9 @@ class Copier:
         `arrived` is told; what a failed transfer left on disk is invalid and overwritten by the next attempt.  A path
         that became valid meanwhile is left alone.
         """
+        if not infos and self._release >= SILENT_WITHOUT_PATHS:
+            arrived()
+            return
         nar_bytes = sum(info.nar_size for info in infos)
         with (progress := CopyProgress(self._log, len(infos), nar_bytes)).activity:
             destinations = {info.path: self._prepare(info) for info in infos}

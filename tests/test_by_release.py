@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from hook.protocol.wire import Writer
 from tests.fakes.bench import SYSTEM, Bench, Outcome
 
 BEFORE_2_30 = {"fsync-store-paths": "false"}
@@ -54,3 +55,37 @@ def test_a_failure_says_that_its_directory_was_kept(
 
 def test_a_success_keeps_nothing(bench: Bench) -> None:
     assert warnings(bench.build(bench.machine("ok"), **FROM_2_30, keep_failed="true")) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [(FROM_2_30, ["copying 0 paths", "copying 2 paths"]), (FROM_2_35, ["copying 2 paths"])],
+    ids=["before 2.35", "2.35"],
+)
+def test_a_copy_of_nothing_is_mentioned_as_stock_does(
+    bench: Bench, settings: Mapping[str, str], said: list[str]
+) -> None:
+    """Users see this line for each build whose inputs are there already."""
+    w = Writer()
+    w.strings([])
+    w.strings(["dev", "out"])
+    preamble = bench.preamble([bench.machine("careless")], **settings)
+    outcome = bench.hook(preamble + bench.request() + w.take())
+    assert outcome.status == 0
+    assert [text for text in outcome.texts if text.endswith(" paths")] == said
+    assert "copying dependencies to" in " ".join(outcome.texts)
+    assert bench.outputs_valid()
+
+
+def test_floating_outputs_that_are_valid_already_are_not_copied(bench: Bench) -> None:
+    """Only their realisations are missing here: the same silence, and they are registered all the same."""
+    drv_path, _ = bench.store.add_floating("BuildTraceV3")
+    settings = FROM_2_35 | {"experimental-features": "ca-derivations"}
+    assert bench.build(bench.machine("ok"), drv_path=drv_path, **settings).status == 0
+    bench.store.empty("BuildTraceV3")
+    again = bench.build(bench.machine("ok"), drv_path=drv_path, **settings)
+    assert again.status == 0
+    assert "copying outputs from" in " ".join(again.texts)
+    assert not [text for text in again.texts if text.startswith("copying path") and " from " in text]
+    assert "copying 0 paths" not in again.texts
+    assert len(bench.store.rows("select * from BuildTraceV3")) == 2

@@ -160,7 +160,7 @@ class Sending:
         try:
             remote = cast(Any, SimpleNamespace(client=self.client, stream=self.peer.stream, name="peer"))
             infos = self.store.infos
-            copier = Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR))
+            copier = Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR), (2, 34))
             copier.upload(len(infos), sum(info.nar_size for info in infos), iter(infos))
         finally:
             os.close(null)

@@ -120,6 +120,11 @@ class FakeStore:
             database.execute("delete from ValidPaths where path = ?", (path,))
         (self.real / path.removeprefix("/nix/store/")).unlink()
 
+    def empty(self, table: str) -> None:
+        """Delete all rows of a table."""
+        with self._database() as database:
+            database.execute(f"delete from {table}")
+
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """The result of a query."""
         with self._database() as database:
