@@ -51,6 +51,19 @@ def test_a_line_that_claims_too_much_is_found() -> None:
     assert claimed == ["system 'riscv64-linux'", "feature 'big-parallel'", "feature 'unobtainium'"]
 
 
+EXPERIMENTAL = "nix-ferry experimental-features = ca-derivations flakes nix-command recursive-nix\n"
+
+
+def test_a_line_may_claim_what_a_store_adds() -> None:
+    """Two system features come with an experimental one; the setting of that name lists neither."""
+    claims = machine("ssh://m x86_64-linux - 1 1 kvm,ca-derivations,recursive-nix")
+    assert said(text=SAID + EXPERIMENTAL).wrong_claims(claims) == []
+    assert said().wrong_claims(claims) == ["feature 'ca-derivations'", "feature 'recursive-nix'"]
+    assert said(text=SAID + EXPERIMENTAL).wrong_claims(machine("ssh://m x86_64-linux - 1 1 flakes")) == [
+        "feature 'flakes'"
+    ]
+
+
 @pytest.mark.parametrize(
     "text", ["", "This account is for Nix only.", "nix-ferry clock = 12\n", "nix-ferry clock = x\n"]
 )

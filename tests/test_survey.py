@@ -24,6 +24,7 @@ task
 BASH_ON_DARWIN = """\
 cores = 10
 memory-kib =
+experimental-features = ca-derivations nix-command
 extra-platforms = x86_64-darwin
 system = aarch64-darwin
 system-features =
@@ -50,7 +51,7 @@ def survey(cores: int = 4, memory_gib: int = 0, task_s: float = 1.0) -> Survey:
                 0.26,
             ),
         ),
-        (BASH_ON_DARWIN, Survey(("aarch64-darwin", "x86_64-darwin"), frozenset(), 10, 0, 0.12)),
+        (BASH_ON_DARWIN, Survey(("aarch64-darwin", "x86_64-darwin"), frozenset({"ca-derivations"}), 10, 0, 0.12)),
     ],
     ids=["dash", "bash"],
 )

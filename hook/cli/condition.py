@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES, run, shell_command
+from hook.cli.shell import CAPABILITIES, run, shell_command, system_features
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
@@ -88,7 +88,7 @@ def parse_condition(text: str, start: float, end: float) -> Condition | None:
         clock_off_s=round(off),
         free_kib=free,
         systems=tuple(dict.fromkeys([*values["system"], *values.get("extra-platforms", [])])),
-        features=frozenset(values.get("system-features", [])),
+        features=system_features(values.get("system-features", []), values.get("experimental-features", [])),
     )
 
 

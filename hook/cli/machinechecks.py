@@ -191,7 +191,10 @@ def _conditions(found: Findings) -> Iterator[Check]:
         return
     if claims := state.wrong_claims(found.machine):
         text = f"its line claims {', '.join(claims)}, which its Nix does not have for the user that logs in"
-        fix = f"take that out of the line ({origin}), or add it to 'extra-platforms' or 'system-features' there"
+        fix = (
+            f"take that out of the line ({origin}), or add it to 'extra-platforms' or 'system-features' there; "
+            "'ca-derivations' and 'recursive-nix' belong to 'experimental-features'"
+        )
         yield Check("", Level.NOTE, text, fix, "systems")
     else:
         yield Check("", Level.OK, state.builds, "", "systems")

@@ -4,7 +4,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -20,9 +20,17 @@ MOST_BYTES = 1 << 20
 CAPABILITIES = """
 NIX_CONFIG="extra-experimental-features = nix-command"; export NIX_CONFIG
 { nix config show </dev/null 2>/dev/null || nix show-config </dev/null 2>/dev/null; } |
-  grep -E '^(system|extra-platforms|system-features) = '
+  grep -E '^(system|extra-platforms|system-features|experimental-features) = '
 """
 """A script for its standard input that prints what Nix could build there, as settings: `system = x86_64-linux`."""
+
+EXPERIMENTS = frozenset({"ca-derivations", "recursive-nix"})
+"""The experimental features that make a system feature of the same name, as every store of Nix 2.4 and later does."""
+
+
+def system_features(system: Iterable[str], experimental: Iterable[str]) -> frozenset[str]:
+    """What a store with these settings offers to builds that require it."""
+    return frozenset(system) | EXPERIMENTS.intersection(experimental)
 
 
 def shell_command(machine: Machine, routes: Routes, command: str) -> Command | None:

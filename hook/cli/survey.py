@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES
+from hook.cli.shell import CAPABILITIES, system_features
 from hook.errors import MachineError
 
 TASK = "let f = n: if n < 2 then n else f (n - 1) + f (n - 2); in f 29"
@@ -89,12 +89,13 @@ def parse_survey(text: str) -> Survey:
     if not values.get("system") or not times:
         raise MachineError("it does not tell its Nix settings: is 'nix' in PATH of a non-interactive login there?")
     systems = dict.fromkeys([values["system"], *values.get("extra-platforms", "").split()])
-    features = values.get("system-features", "").split()
+    experiments = values.get("experimental-features", "").split()
+    features = system_features(values.get("system-features", "").split(), experiments)
     if strange := [name for name in (*systems, *features) if not NAME.fullmatch(name)]:
         raise MachineError(f"it names a system or feature that cannot be one: {strange[0]!r}")
     return Survey(
         systems=tuple(systems),
-        features=frozenset(features),
+        features=features,
         cores=_number(values.get("cores", "")) or 1,
         memory_kib=_number(values.get("memory-kib", "")),
         task_s=min(times),

@@ -252,6 +252,10 @@ def test_a_machine_says_what_it_can_do(healthy: Host, twin: Host) -> None:
     assert level == "note"
     assert "its line claims system 'riscv64-linux', feature 'unobtainium', which its Nix does not have" in text
     assert "'system-features'" in fix
+    twin.configure(experimental_features="nix-command ca-derivations")
+    line = f"{plain(twin)} x86_64-linux - 4 1 big-parallel,ca-derivations"
+    level, text, _ = examine(healthy, "--option", "builders", line)[f"{plain(twin)} systems"]
+    assert (level, "ca-derivations" in text) == ("ok", True)
 
 
 @one_release
