@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from hook.errors import ConfigurationError
@@ -84,7 +85,7 @@ def parse_machines(
     warnings: list[str] = []
     for item in _expand(Item(text, "builders"), (), release, read_file, warnings):
         try:
-            machines.append(_parse_machine(item, default_system))
+            machines.append(_parse_machine(item, default_system, release))
         except ConfigurationError as error:
             warnings.append(f"{item.origin}: ignoring '{item.text}': {error}")
     return machines, warnings
@@ -150,7 +151,7 @@ def _split(source: Item, *, in_file: bool, release: Release) -> Iterator[Item]:
                 yield Item(text, f"{source.origin}:{number}" if in_file else source.origin)
 
 
-def _parse_machine(item: Item, default_system: str) -> Machine:
+def _parse_machine(item: Item, default_system: str, release: Release) -> Machine:
     if "\0" in item.text:
         raise ConfigurationError("there is a NUL in it, which no program takes as an argument")
     fields = item.text.translate(dict.fromkeys(map(ord, BLANKS), " ")).split(" ")
@@ -158,7 +159,7 @@ def _parse_machine(item: Item, default_system: str) -> Machine:
     given = [field if field != "-" else "" for field in fields if field][: len(FIELDS)]
     uri, systems, ssh_key, max_jobs, speed, supported, mandatory, host_key = given + [""] * (len(FIELDS) - len(given))
     return Machine(
-        uri=_column(0, uri, _parse_uri),
+        uri=_column(0, uri, partial(_parse_uri, release=release)),
         text=item.text,
         origin=item.origin,
         systems=_names(systems) if systems else (default_system,),
@@ -183,11 +184,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
-def _parse_uri(text: str) -> StoreUri:
+def _parse_uri(text: str, release: Release) -> StoreUri:
     if not text:
         raise ConfigurationError("is missing, expected for example 'ssh-ng://user@host'")
     try:
-        return parse_store_uri(text)
+        return parse_store_uri(text, release)
     except ConfigurationError as error:
         raise ConfigurationError(f"is '{text}': {error}") from None
 

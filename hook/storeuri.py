@@ -1,7 +1,7 @@
 """The address of a machine's store: `ssh-ng://user@host:port?parameter=value`, a path, or one word.
 
-Parsing is the same for every Nix release: what one of them accepts is accepted, and what could reach ssh as an option
-is refused.  Only `render` differs by release, since its text names lock files that stock hooks share with us.
+What one Nix release accepts is accepted for all, and what could reach ssh as an option is refused.  Two things differ
+by release: as whom ssh logs in, and `render`, since its text names lock files that stock hooks share with us.
 No file, socket or process is touched.  Source: machines.md section 2, ssh.md sections 1 and 3; rules and renderings are
 rows in test_storeuri.py.
 """
@@ -27,6 +27,9 @@ AUTHORITY_PARSED: Release = (2, 31)
 """From here on user, host and port are taken apart and encoded again."""
 
 PATH_ENCODED: Release = (2, 32)
+
+NEWEST: Release = (999, 0)
+"""Stands for whatever comes."""
 
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
@@ -61,8 +64,8 @@ KNOWN_PARAMETERS = {
 class StoreUri:
     """A parsed address.
 
-    `user`, `host` and `path` are decoded and the host has no brackets, which is how ssh wants them; `authority` is
-    `[user@]host[:port]` as written.  Parameters are sorted by name.
+    `host` and `path` are decoded and the host has no brackets, as ssh wants them; `user` is the name to log in
+    with, `authority` is `[user@]host[:port]` as written.  Parameters are sorted by name.
     """
 
     text: str
@@ -134,7 +137,7 @@ class StoreUri:
         return userinfo + ("@" if self.user is not None else "") + host + (f":{self.port}" if self.port else "")
 
 
-def parse_store_uri(text: str) -> StoreUri:
+def parse_store_uri(text: str, release: Release = NEWEST) -> StoreUri:
     """Parse the first field of a line of `builders`; a name that is no address at all is a host for ssh."""
     base, _, query = text.partition("?")
     if "://" not in text and "/" not in text and base not in ("", *WORDS):
@@ -154,7 +157,7 @@ def parse_store_uri(text: str) -> StoreUri:
         raise ConfigurationError(f"'{scheme}' is no URI scheme, expected for example 'ssh-ng'")
     if forbidden := set(text) - URI_CHARACTERS:
         raise ConfigurationError(f"{min(forbidden)!r} cannot stand in a URI, expected it percent-encoded")
-    user, password, host, port = _parse_authority(authority)
+    user, password, host, port = _parse_authority(authority, release)
     uri = StoreUri(text, scheme, authority, user, password, host, port, _decode(slash + path), parameters)
     if scheme in SSH_SCHEMES:
         _check_for_ssh(uri)
@@ -176,12 +179,15 @@ def _parse_query(query: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(parameters.items()))
 
 
-def _parse_authority(authority: str) -> tuple[str | None, str | None, str, int | None]:
+def _parse_authority(authority: str, release: Release) -> tuple[str | None, str | None, str, int | None]:
     """User, password, host and port."""
     userinfo, at, place = authority.rpartition("@")
     user: str | None = None
     password: str | None = None
-    if at:
+    if at and release < AUTHORITY_PARSED:
+        # To ssh all of it is a name: `user:target` is what some bastions take for a login.
+        user = userinfo
+    elif at:
         user, colon, secret = userinfo.partition(":")
         user, password = _decode(user), _decode(secret) if colon else None
     if place.startswith("["):

@@ -1,7 +1,7 @@
 """Ask the stock hook of a lab host what it makes of `builders`, without letting it reach a machine.
 
-The hook's PATH is empty, so every connection fails at once, and what it prints and which lock files it makes tell how
-it read the text and whom it would have chosen.
+The hook's PATH is empty, or has an ssh that only tells how it was called, so every connection fails at once.  What the
+hook prints and which lock files it makes tell how it read the text and whom it would have chosen.
 """
 
 import json
@@ -63,8 +63,19 @@ def fresh_state(host: Host) -> Path:
     return directory.parent
 
 
-def ask(host: Host, builders: str, *requests: Request, **settings: str) -> Answered:
-    """Run the stock hook on the given requests; by default one without features."""
+def ssh_arguments(host: Host, address: str) -> list[str]:
+    """The arguments with which the stock hook runs ssh for a machine at `address`."""
+    fresh_state(host)
+    # It is also run to see whether there is a connection to be shared.
+    check = 'case " $* " in *" -O check "*) exit 255;; esac'
+    script = f"#!/bin/sh\n{check}\nprintf '%s\\n' \"$@\" > {STORE}/argv\n"
+    host.write_file(f"{STORE}/bin/ssh", script, 0o755)
+    ask(host, address, path=f"{STORE}/bin")
+    return host.read_file(f"{STORE}/argv").splitlines()
+
+
+def ask(host: Host, builders: str, *requests: Request, path: str = "/nonexistent", **settings: str) -> Answered:
+    """Run the stock hook on the given requests, by default one without features; `path` is where it finds ssh."""
     values = {"builders": builders, "store": STORE, "system": SYSTEM, "max-jobs": "0"}
     values |= {name.replace("_", "-"): value for name, value in settings.items()}
     data = format_settings(Settings(values))
@@ -72,7 +83,7 @@ def ask(host: Host, builders: str, *requests: Request, **settings: str) -> Answe
         data += format_request(request)
     done = host.run(
         ["/bin/sh", "-c", "exec /usr/libexec/nix/build-remote 5 4>/dev/null 5</dev/null"],
-        env={"PATH": "/nonexistent", "NIX_CONF_DIR": STORE},
+        env={"PATH": path, "NIX_CONF_DIR": STORE},
         input=data.decode(errors="surrogateescape"),
         check=False,
     )

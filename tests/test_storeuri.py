@@ -5,6 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hook.errors import ConfigurationError
+from hook.machines import parse_machines
 from hook.release import Release
 from hook.storeuri import StoreUri, parse_store_uri
 from tests import stockhook
@@ -52,6 +53,43 @@ def test_an_address_is_taken_apart(
     """Host and user come out as ssh wants them: decoded, without brackets."""
     uri = parse_store_uri(text)
     assert (uri.scheme, uri.user, uri.host, uri.port, uri.path) == (scheme, user, host, port, path)
+
+
+LOGINS = [
+    # text, then as whom Nix up to 2.30 and later ones log in
+    ("ssh://h", None, None),
+    ("ssh://u@h:22", "u", "u"),
+    ("ssh://user:target@bastion", "user:target", "user"),
+    ("user:target@bastion:2222", "user:target", "user"),
+    ("ssh-ng://user:target@[fe80::1]", "user:target", "user"),
+    ("ssh-ng://user:tar%40get@bastion", "user:tar%40get", "user"),
+    ("ssh-ng://user%3Atarget@bastion", "user%3Atarget", "user:target"),
+    ("ssh-ng://us%2Ber@bastion", "us%2Ber", "us+er"),
+    ("ssh-ng://user:@bastion", "user:", "user"),
+]
+
+
+@pytest.mark.parametrize(("text", "old", "new"), LOGINS)
+def test_the_login_is_the_one_of_that_release(text: str, old: str | None, new: str | None) -> None:
+    """Some bastions tell by it who goes on to where: half of it leads elsewhere."""
+    assert [parse_store_uri(text, release).user for release in ((2, 8), (2, 30), (2, 31))] == [old, old, new]
+    assert parse_store_uri(text).user == new
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("text", [text for text, _, new in LOGINS if new])
+def test_stock_logs_in_as_the_same(builder: Host, text: str) -> None:
+    """Seen by the ssh that stock runs."""
+    address = text if "://" in text else f"ssh://{text}"
+    seen = stockhook.ssh_arguments(builder, address)
+    assert seen[0].rpartition("@")[0] == parse_store_uri(text, stockhook.release_of_host(builder)).user
+
+
+def test_a_machine_is_logged_in_to_as_its_release_does() -> None:
+    """The release of the Nix that asks."""
+    for release, user in (((2, 26), "user:target"), ((2, 34), "user")):
+        (machine,), _ = parse_machines("user:target@b1", default_system="x", release=release, read_file=str)
+        assert machine.uri.user == user
 
 
 REFUSED = [

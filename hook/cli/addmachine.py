@@ -78,7 +78,8 @@ class Adding:
         served = daemon.serves(settings, environ)
         if served and os.geteuid() != 0:
             raise FerryError("run this as root: the Nix daemon logs in to machines as root")
-        uri = parse_store_uri("ssh-ng://" + wanted.target.removeprefix("ssh-ng://").removeprefix("ssh://"))
+        target = wanted.target.removeprefix("ssh-ng://").removeprefix("ssh://")
+        uri = parse_store_uri(f"ssh-ng://{target}", host.release)
         self._old = next((each for each in machines if _is_at(each, uri.user, uri.host, uri.port)), None)
         if self._old is not None:
             uri = self._old.uri
@@ -199,7 +200,7 @@ class Adding:
         ours = own_store(self._settings, self._environ)
         failed: Pong | None = None
         for scheme in ("ssh-ng", "ssh"):
-            machine = replace(machine, uri=parse_store_uri(scheme + separator + rest))
+            machine = replace(machine, uri=parse_store_uri(scheme + separator + rest, self._host.release))
             (pong,) = ping([machine], routes, self._host.release, ours)
             if not pong.error:
                 trust = {True: ", trusts us", False: ", does not trust us", None: ""}[pong.trusted]
