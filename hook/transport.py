@@ -4,9 +4,8 @@ Nothing here speaks a Nix protocol.  ssh is the one found in PATH with the user'
 a way to ask a question.  Source: ssh.md; tested with a scripted ssh in test_transport.py and a real one in the lab.
 """
 
-import base64
-import binascii
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +33,28 @@ OUTLIVES_US = ("-oControlPersist=60",)
 """With `ControlMaster auto` in the user's configuration the sessions of other builds go through the connection that the
 first one made: that must not be our child, which ends with this build.  Without ControlMaster it means nothing."""
 
-ONLY_THE_PINNED_KEY = ("-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no")
+CLEAR_FORWARDINGS = "-oClearAllForwardings=yes"
+
+NOTHING_ELSE = ("-oRemoteCommand=none", CLEAR_FORWARDINGS)
+"""A session is for our command; a port that it forwards would be taken from the user's own ssh."""
+
+NOTHING_ELSE_SINCE_8_7 = ("-oSessionType=default", "-oStdinNull=no", "-oForkAfterAuthentication=no")
+"""The same, by words that OpenSSH had no options for before."""
+
+FORWARDINGS = ("-L", "-R", "-D")
+FORWARDING_WORDS = ("localforward", "remoteforward", "dynamicforward")
+
+ONLY_THE_PINNED_KEY = (
+    "-oStrictHostKeyChecking=yes",
+    "-oUpdateHostKeys=no",
+    # Not `none`, which is a file of that name here.
+    "-oGlobalKnownHostsFile=/dev/null",
+    "-oNoHostAuthenticationForLocalhost=no",
+    "-oVerifyHostKeyDNS=no",
+)
 """Otherwise a user's configuration could make ssh accept other keys and even add them to the file."""
+
+ONLY_THE_PINNED_KEY_SINCE_8_5 = ("-oKnownHostsCommand=none",)
 
 QUOTED_BEFORE: Release = (2, 20)
 """Older releases quote `remote-store` for the remote shell; since then that is up to whoever writes the address."""
@@ -61,11 +80,17 @@ Of other systems some machines have them and some have not.
 FIRST_OPTION = 3
 """Where the options begin, after `ssh HOST -x`."""
 
+VERSION = re.compile(r"^OpenSSH_(\d+)\.(\d+)", re.MULTILINE)
+
 VERBOSE = ("debug1: ", "debug2: ", "debug3: ", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: ")
 """How lines of ssh begin that it prints with `-v` only."""
 
 LINES_SHOWN = 2
 """Of what ssh prints, banners and advice included, the last lines tell what went wrong."""
+
+
+_releases: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
+"""Of ssh, by program; one that was replaced is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,24 +235,43 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
     """
     uri = machine.uri
     argv = ["ssh", f"{uri.user}@{uri.host}" if uri.user else uri.host, "-x"]
-    if options := environ.get("NIX_SSHOPTS"):
-        import shlex
-
-        try:
-            argv += shlex.split(options)
-        except ValueError as error:
-            raise ConfigurationError(f"NIX_SSHOPTS cannot be split into words: {error}") from None
-    argv += [*NO_QUESTIONS, f"-oConnectTimeout={connect_timeout_s}", *KEEP_ALIVE, *OUTLIVES_US]
+    own = _words(environ.get("NIX_SSHOPTS", ""))
+    release = ssh_release(environ)
+    argv += [*own, *NO_QUESTIONS, f"-oConnectTimeout={connect_timeout_s}", *KEEP_ALIVE, *OUTLIVES_US]
+    # Whoever forwards ports on the command line wants them for builds.
+    argv += [option for option in NOTHING_ELSE if not (option == CLEAR_FORWARDINGS and _forwards(own))]
+    if release >= (8, 7):
+        argv += NOTHING_ELSE_SINCE_8_7
     if key := machine.ssh_key or uri.parameter("ssh-key", ""):
         argv.append(f"-i{key}")
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):
-        file = _known_hosts_file(public, private_dir).replace("%", "%%")
+        from hook.hostkey import known_hosts_file
+
+        file = known_hosts_file(public, private_dir).replace("%", "%%")
         argv += [f'-oUserKnownHostsFile="{file}"', *ONLY_THE_PINNED_KEY]
+        if release >= (8, 5):
+            argv += ONLY_THE_PINNED_KEY_SINCE_8_5
     if uri.flag("compress", False):
         argv.append("-C")
     if uri.port is not None:
         argv.append(f"-p{uri.port}")
     return argv
+
+
+def _words(options: str) -> list[str]:
+    if not options:
+        return []
+    import shlex
+
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise ConfigurationError(f"NIX_SSHOPTS cannot be split into words: {error}") from None
+
+
+def _forwards(words: Sequence[str]) -> bool:
+    """Whether these words for ssh forward a port."""
+    return any(word.startswith(FORWARDINGS) or any(name in word.lower() for name in FORWARDING_WORDS) for word in words)
 
 
 def options_first(argv: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
@@ -241,39 +285,42 @@ def _ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {"SSH_ASKPASS_REQUIRE": "never", "SHELL": "/bin/sh"}
 
 
-def _known_hosts_file(public: str, private_dir: str) -> str:
-    """A known-hosts file with just this key, named by its content and therefore never rewritten.
+def ssh_program(environ: Mapping[str, str]) -> str | None:
+    """The ssh that somebody with this environment runs."""
+    # Not shutil's: to load that takes longer than to start a hook.
+    candidates = (os.path.join(directory, "ssh") for directory in environ.get("PATH", os.defpath).split(":"))
+    return next((path for path in candidates if os.access(path, os.X_OK) and not os.path.isdir(path)), None)
 
-    The key is valid for every name: it belongs to one machine, and ssh may look it up under an alias, an address or
-    a non-standard port.
+
+def ssh_release(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Its release, `(9, 2)` say; `(0, 0)` if it does not tell.  Each program is asked once.
+
+    A word that it does not know would end it, and `IgnoreUnknown` would undo that of the user.
     """
+    program = ssh_program(environ)
+    if program is None:
+        return 0, 0
     try:
-        keys = base64.b64decode(public, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        raise ConfigurationError("the public host key is not base64 text") from None
-    import hashlib
-
-    content = "".join(f"* {line}\n" for line in keys.splitlines() if line.strip())
-    directory = os.path.join(private_dir, "known-hosts")
-    path = os.path.join(directory, hashlib.sha256(content.encode()).hexdigest()[:32])
-    if not os.path.exists(path):
-        try:
-            _write_once(path, content)
-        except OSError as error:
-            raise ConfigurationError(f"cannot write the public host key to '{path}': {error.strerror}") from None
-    return path
+        found = os.stat(program)
+        key = program, (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        if key not in _releases:
+            _releases[key] = _ask_release(program, environ)
+        return _releases[key]
+    except (OSError, subprocess.SubprocessError):
+        return 0, 0
 
 
-def _write_once(path: str, content: str) -> None:
-    """Make a file appear under its name only with all of its content, whoever else makes it at the same time."""
-    import tempfile
-
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    fd, partial = tempfile.mkstemp(dir=os.path.dirname(path))
-    with os.fdopen(fd, "w") as file:
-        file.write(content)
-        os.fchmod(fd, 0o400)
-    os.rename(partial, path)
+def _ask_release(program: str, environ: Mapping[str, str]) -> tuple[int, int]:
+    said = subprocess.run(
+        [program, "-V"],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=CONFIGURATION_TIMEOUT_S,
+        check=False,
+    )
+    release = VERSION.search((said.stderr + said.stdout).decode(errors="replace"))
+    return (int(release[1]), int(release[2])) if release else (0, 0)
 
 
 def ssh_configuration(command: Command) -> dict[str, list[str]]:

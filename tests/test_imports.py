@@ -35,7 +35,7 @@ LAYERS = [
     {"front", "stream", "slotqueue"},
     {"program"},
     {"log", "caller", "journal", "places", "record", "ledger"},
-    {"slots", "schedule", "health", "known", "limits", "uploads", "disabled"},
+    {"slots", "schedule", "health", "known", "limits", "uploads", "disabled", "hostkey"},
     {"machines"},
     {"storeuri", "trust"},
     {"protocol", "closure"},

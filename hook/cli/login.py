@@ -5,7 +5,6 @@ which it does itself, on the terminal.  Tested with a real sshd in tests/lab/tes
 """
 
 import base64
-import binascii
 import hashlib
 import os
 import re
@@ -15,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hook.cli.shell import run
-from hook.errors import FerryError, MachineError
+from hook.errors import ConfigurationError, FerryError, MachineError
+from hook.hostkey import AUTHORITY, known_hosts_lines
 from hook.machines import Machine
 from hook.transport import options_first, ssh_arguments
 from hook.trouble import Trouble, diagnose
@@ -155,8 +155,8 @@ class Login:
 def pinned_key(column: str | None) -> HostKey | None:
     """The key in the 8th column of a line; None if there is none that can be read."""
     try:
-        kind, blob, *_ = base64.b64decode(column or "", validate=True).decode().split()
-    except (binascii.Error, ValueError):
+        _, kind, blob, *_ = known_hosts_lines(column or "")[0].removeprefix(f"{AUTHORITY} ").split()
+    except (ConfigurationError, ValueError):
         return None
     return HostKey(kind, blob)
 

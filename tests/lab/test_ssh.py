@@ -9,6 +9,7 @@ import base64
 import os
 import pty
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
 import pexpect.fdpexpect
@@ -205,6 +206,39 @@ def test_a_build_that_ends_does_not_take_the_control_connection_of_others_along(
     assert sorted(gates.log()) == ["+ a", "+ b", "- a", "- b"]
 
 
+@pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])
+@pytest.mark.parametrize(
+    "line", ["RemoteCommand tmux attach", "SessionType none", "StdinNull yes", "ForkAfterAuthentication yes"]
+)
+def test_what_the_user_has_ssh_do_by_itself_is_not_done_for_builds(site: Site, scheme: str, line: str) -> None:
+    """It would end, or never begin, what the build is to use."""
+    site.know(site.builder)
+    site.config("Host b", "HostName 127.0.0.1", f"Port {site.builder.port}", f"IdentityFile {KEY}", line)
+    assert works(site.build(f"{scheme}://b"))
+
+
+def test_ports_that_the_user_forwards_stay_free_for_the_users_own_ssh(site: Site) -> None:
+    """A connection that is kept would keep them, too; what NIX_SSHOPTS forwards is meant for builds."""
+    site.know(site.builder)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    host = ("Host b", "HostName 127.0.0.1", f"Port {site.builder.port}", f"IdentityFile {KEY}")
+    forward = f"LocalForward 127.0.0.1:{port} 127.0.0.1:{site.builder.port}"
+    site.config(*host, forward, "ExitOnForwardFailure yes")
+    assert works(site.build("ssh-ng://b"))
+    # With a broker the connection is still there.
+    site.client.run(["ssh", "b", "true"])
+    site.client.reset_store()
+    site.builder.reset_store()
+    script = f'#!/bin/sh\nexec 3<>/dev/tcp/127.0.0.1/{port} && head -c4 <&3 > /root/greeting; exec nix-daemon "$@"\n'
+    site.builder.write_file("/root/nix", script.replace("/bin/sh", "/bin/bash"), 0o755)
+    site.config(*host)
+    forwarding = f"-L 127.0.0.1:{port}:127.0.0.1:{site.builder.port}"
+    assert works(site.build("ssh-ng://b?remote-program=/root/nix", NIX_SSHOPTS=forwarding))
+    assert site.builder.read_file("/root/greeting") == "SSH-"
+
+
 # NIX_SSHOPTS
 
 
@@ -268,6 +302,35 @@ def test_another_host_key_than_the_pinned_one_is_refused(site: Site, config: str
         (line,) = (line for line in result.stderr.splitlines() if "cannot build on" in line)
         assert line.startswith(f"error: cannot build on 'ssh-ng://127.0.0.1:{site.builder.port}': ")
         assert line.endswith("failed. (it is not the key in known_hosts, or in the last column of `builders`)")
+
+
+def test_a_pinned_key_is_the_only_one_whatever_ssh_config_lets_in(site: Site) -> None:
+    """By each of these alone ssh would accept the builder's own key, of which the line says that it is another's."""
+    known = f"[127.0.0.1]:{site.builder.port} {site.builder.read_file(HOST_KEY + '.pub')}"
+    site.client.write_file("/root/known", known)
+    other = base64.b64encode(OTHER_KEY.encode()).decode()
+    address = f"ssh-ng://127.0.0.1:{site.builder.port} - {KEY} - - - -"
+    for way in (
+        "GlobalKnownHostsFile /root/known",
+        "NoHostAuthenticationForLocalhost yes",
+        "KnownHostsCommand /bin/cat /root/known",
+    ):
+        site.config(way)
+        assert works(site.build(address)), way
+        site.client.reset_store()
+        site.builder.reset_store()
+        refused = site.build(f"{address} {other}", check=False)
+        assert "cannot build on" in refused.stderr, way
+
+
+@pytest.mark.parametrize("form", ["unpadded", "known_hosts", "bare"])
+def test_a_pinned_key_may_be_written_in_other_ways(site: Site, form: str) -> None:
+    """As ssh-keyscan prints it, as known_hosts has it, or as it is."""
+    kind, blob, *_ = site.builder.read_file(HOST_KEY + ".pub").split()
+    text = {"unpadded": f"{kind} {blob} b", "known_hosts": f"b.example.org {kind} {blob}"}
+    column = blob if form == "bare" else base64.b64encode(text[form].encode()).decode().rstrip("=")
+    assert works(site.build(f"ssh-ng://127.0.0.1:{site.builder.port} - {KEY} - - - - {column}"))
+    assert not site.client.path("/root/.ssh/known_hosts").exists()
 
 
 # Addresses
