@@ -13,6 +13,9 @@ from hook.errors import ConfigurationError
 
 Value = bool | int | None
 
+MOST = 1_000_000
+"""More than anybody means, and little enough for every program that is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -35,6 +38,8 @@ class Key:
     meaning: str
     least: int | None = None
     """The smallest whole number it can have; None if it is a truth value."""
+    most: int = MOST
+    """The greatest."""
     unset: str = ""
     """What holds without it, if that is no value."""
 
@@ -47,14 +52,14 @@ class Key:
     @property
     def kind(self) -> str:
         """What values it can have, in words."""
-        return "true or false" if self.least is None else f"a whole number, {self.least} or more"
+        return "true or false" if self.least is None else f"a whole number from {self.least} to {self.most}"
 
     def check(self, value: object) -> Value:
         """`value`, if the key can have it; otherwise ConfigurationError."""
         # A truth value is an int, too.
         if self.least is None and isinstance(value, bool):
             return value
-        if self.least is not None and type(value) is int and value >= self.least:
+        if self.least is not None and type(value) is int and self.least <= value <= self.most:
             return value
         raise ConfigurationError(f"'{self.name}' must be {self.kind}")
 
@@ -70,6 +75,7 @@ KEYS = (
         "connect_timeout_s",
         "Seconds until ssh gives up connecting to a machine (`ConnectTimeout`).",
         least=1,
+        most=3600,
     ),
     Key(
         "look-ahead",
