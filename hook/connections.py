@@ -16,7 +16,8 @@ from hook.protocol.activity import Verbosity
 from hook.remote import Remote
 from hook.routes import Route, Routes, destination_of
 from hook.services import Services
-from hook.transport import Command
+from hook.stream import Deadline
+from hook.transport import Command, time_to_get_ready
 from hook.trouble import blames_sharing
 
 if TYPE_CHECKING:
@@ -70,14 +71,15 @@ class Connections:
         route = self._route(machine)
         with step(self._log, f"connecting to '{name}'"):
             seat = self._seat(self._destination(machine, route), route)
+            deadline = time_to_get_ready()
             try:
                 with nullcontext() if seat is None else seat.opening(self._services.caller.pause):
-                    remote, value = self._shake_hands(machine, name, route, seat, meanwhile)
+                    remote, value = self._shake_hands(machine, name, route, seat, deadline, meanwhile)
             except MachineError as error:
                 self._renew(machine)
                 if seat is None or not blames_sharing(error.one_line):
                     raise
-                remote, value = self._shake_hands(machine, name, route, None, meanwhile)
+                remote, value = self._shake_hands(machine, name, route, None, deadline, meanwhile)
         self._remotes.add(remote)
         return remote, value
 
@@ -109,18 +111,26 @@ class Connections:
         return destination
 
     def _shake_hands(
-        self, machine: Machine, name: str, route: Route, seat: "Seat | None", meanwhile: Callable[[], Value]
+        self,
+        machine: Machine,
+        name: str,
+        route: Route,
+        seat: "Seat | None",
+        deadline: Deadline,
+        meanwhile: Callable[[], Value],
     ) -> tuple[Remote, Value]:
         with ExitStack() as held:
             known = self._hub.pool.known(self._destinations[machine])
             remote = Remote(route, machine.uri.scheme, name, seat, known)
             held.callback(remote.close)
+            remote.stream.watch = deadline
             remote.attach(self._log, self._services.caller.hangup_fd)
             value = meanwhile()
             remote.shake_hands()
             from hook.ownstore import refuse_own
 
             refuse_own(remote, self._services.store.store_dir, self._services.store.state_dir)
+            remote.be_ready()
             held.pop_all()
             return remote, value
 

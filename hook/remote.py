@@ -24,7 +24,8 @@ QUERY_SILENCE_S = 60.0
 class Remote:
     """One connection, shown to the user as `name`; close it whatever happens.  With a `seat` it is shared with others.
 
-    It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
+    The time to get ready that its machine has begins with it and ends with `be_ready`, whatever the machine says until
+    then.  It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
     """
 
     client: "StoreClient"
@@ -88,6 +89,9 @@ class Remote:
             raise self.explain(error) from None
         finally:
             self._show_what_ssh_said()
+
+    def be_ready(self) -> None:
+        """Everything that had to be asked first is answered: from now on only silence has a limit, not all together."""
         self.stream.watch = None
         self.stream.silence_s = QUERY_SILENCE_S
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hook.protocol.options import Options
 
 HANDSHAKE_S = 30.0
-"""What a machine has from the start of ssh to the end of the handshake: Nix does nothing else meanwhile."""
+"""What a machine has to get ready, which is all that it is asked before a build: Nix does nothing else meanwhile."""
 
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 """A link that is dead for a minute ends the session, also while a silent build runs."""
@@ -93,6 +93,11 @@ _releases: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
 """Of ssh, by program; one that was replaced is another one."""
 
 
+def time_to_get_ready() -> Deadline:
+    """The `watch` of a connection that begins now, until its machine is ready."""
+    return Deadline(HANDSHAKE_S)
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """A program whose standard input and output are the connection; `program` if it is not found as `argv[0]`.
@@ -137,7 +142,7 @@ class Connection:
             self._child.wait()
             raise MachineError(f"cannot run '{command.argv[0]}': {error.strerror}") from None
         self.stream = Stream(read_fd, write_fd, stderr_fd, name)
-        self.stream.watch = Deadline(HANDSHAKE_S)
+        self.stream.watch = time_to_get_ready()
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` with what the child had to say about it."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from hook.errors import MachineError
 from hook.protocol.options import Options
-from hook.stream import Deadline, Stream
-from hook.transport import HANDSHAKE_S
+from hook.stream import Stream
+from hook.transport import time_to_get_ready
 
 CONNECT_S = 5
 """How long a daemon may take to accept a connection: with those of several builds its queue is full for a moment."""
@@ -41,7 +41,7 @@ class SocketConnection:
                     self.stream = Stream(connection.detach(), other.detach(), None, name)
         except OSError as error:
             raise MachineError(f"cannot connect to socket at '{path}': {error.strerror or error}") from None
-        self.stream.watch = Deadline(HANDSHAKE_S)
+        self.stream.watch = time_to_get_ready()
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` itself: there is no child that could have said more."""

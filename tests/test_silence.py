@@ -31,6 +31,9 @@ LARGE = b"x" * (8 << 20)
 STEPS = {
     "silent": (transport, "HANDSHAKE_S"),
     "murmurs": (transport, "HANDSHAKE_S"),
+    "hang-add_temp_root": (transport, "HANDSHAKE_S"),
+    "rant-add_temp_root": (transport, "HANDSHAKE_S"),
+    "dribble-add_temp_root": (transport, "HANDSHAKE_S"),
     "hang-query_valid_paths": (remote, "QUERY_SILENCE_S"),
     "hang-add_multiple_to_store": (inputs, "UPLOAD_SILENCE_S"),
     "hang-query_path_info": (remote, "QUERY_SILENCE_S"),

@@ -93,6 +93,7 @@ def _ask(machine: Machine, inputs: Inputs, routes: Routes, release: Release) -> 
     try:
         with closing(Remote(routes.to(machine), machine.uri.scheme, machine.uri.render(release))) as remote:
             remote.shake_hands()
+            remote.be_ready()
             remote.stream.watch = Deadline(ANSWER_S)
             missing = inputs.sizes.keys() - remote.client.query_valid_paths(inputs.sizes.keys(), substitute=False)
     except FerryError as error:

@@ -98,6 +98,14 @@ class Daemon:
         finally:
             os._exit(1)
 
+    def dribble(self) -> NoReturn:
+        """Say a few bytes of nothing now and then, and never what was asked."""
+        self.say("hanging")
+        while not select.select([0], [], [], 0.02)[0]:
+            self.w.raw(NEWS_OF_NOTHING)
+            self.flush()
+        os._exit(1)
+
     def wait_at_gate(self) -> None:
         """Answer when the test has opened the pipe GATE for writing."""
         self.say("waiting")
@@ -136,6 +144,8 @@ class Daemon:
             if f"rant-{op.name.lower()}" in self.behaviour:
                 self.say("hanging")
                 self.flood(sys.stdout.buffer, NEWS_OF_NOTHING * 1000)
+            if f"dribble-{op.name.lower()}" in self.behaviour:
+                self.dribble()
             if f"gated-{op.name.lower()}" in self.behaviour:
                 self.wait_at_gate()
             if self.refused(op):
