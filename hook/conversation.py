@@ -6,7 +6,6 @@ from hook.caller import Caller, State
 from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.hub import Hub
-from hook.journal import log
 from hook.protocol.activity import Verbosity
 from hook.session import Session
 
@@ -28,6 +27,8 @@ def serve(caller: Caller, hub: Hub) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost layer: a stack trace helps no user of Nix
         if hub.lasting:
             import traceback
+
+            from hook.journal import log
 
             log(traceback.format_exc())
         return _give_up(caller, f"internal error in nix-ferry: {_where(error)}")

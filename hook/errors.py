@@ -12,6 +12,18 @@ EXIT_FAILED = 1
 """The only failure code the stock hook uses; Nix maps it to a plain failure on every release."""
 
 
+LONGEST_TEXT = 2000
+"""Characters of an error that are kept: a machine may send megabytes, and what it did is remembered for days."""
+
+
+def shortened(text: str, most: int = LONGEST_TEXT) -> str:
+    """`text`, without its middle if it is longer than `most`: an error says what it is at its beginning or end."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
+
+
 def printable(text: str) -> str:
     """`text` that others chose, with escapes for whatever could move a terminal's cursor or pass for another line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
@@ -22,8 +34,8 @@ class FerryError(Exception):
 
     @property
     def one_line(self) -> str:
-        """The text on one line: what a remote daemon says may span several."""
-        return " ".join(str(self).split())
+        """The text on one line, shortened: what a remote daemon says may span several, and be of any length."""
+        return " ".join(shortened(str(self)).split())
 
 
 class RequestError(FerryError):
@@ -39,12 +51,15 @@ class StockOnly(FerryError):
 
 
 class MachineError(FerryError):
-    """This machine cannot be used now; another one may.  Never raised for the failure of a build."""
+    """This machine cannot be used now; another one may.  Never raised for the failure of a build.
+
+    The text is shortened: all who meet the same trouble are told of it.
+    """
 
     trouble = Trouble.OTHER
 
     def __init__(self, text: str, trouble: Trouble | None = None) -> None:
-        super().__init__(text)
+        super().__init__(shortened(text))
         if trouble is not None:
             self.trouble = trouble
 

@@ -77,6 +77,10 @@ class _Input:
         return rest
 
 
+MOST_REMEMBERED_BYTES = 1 << 20
+"""Of a preamble, which is a few kilobytes; a larger one is parsed each time."""
+
+
 class Preamble:
     """What a conversation began with, and what that meant: the hooks of one command all begin with the same.
 
@@ -94,7 +98,9 @@ class Preamble:
     def keep(self, settings: Settings) -> None:
         """These were sent last."""
         # Nix sends them sorted, as this does.
-        self._last = format_settings(settings), settings
+        data = format_settings(settings)
+        if len(data) <= MOST_REMEMBERED_BYTES:
+            self._last = data, settings
 
 
 class Front:

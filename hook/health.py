@@ -9,8 +9,13 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from hook.recent import Recent
+
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
+MOST_RECORDS = 4096
+"""A machine may be another one for each caller, and callers come and go."""
+
 FRESH_S = 60.0
 """How long a machine that worked is taken to be working."""
 
@@ -33,7 +38,7 @@ class Health:
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._records: dict[Hashable, _Record] = {}
+        self._records: Recent[Hashable, _Record] = Recent(MOST_RECORDS)
 
     def obstacle(self, machine: Hashable) -> str | None:
         """Why `machine` must not be tried now, or None."""
@@ -77,7 +82,7 @@ class Health:
         with self._lock:
             before = self._records.get(machine)
             ever = before.failures_ever if before else 0
-            self._records[machine] = _Record(worked_at=self._clock(), failures_ever=ever)
+            self._records.put(machine, _Record(worked_at=self._clock(), failures_ever=ever))
 
     def abandoned(self, machine: Hashable) -> None:
         """A try ended without telling anything: its session was given up."""
@@ -96,7 +101,7 @@ class Health:
     def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
         """The machine cannot be used: leave it alone, for longer each time."""
         with self._lock:
-            record = self._records.setdefault(machine, _Record())
+            record = self._records.put(machine, self._records.get(machine) or _Record())
             if self._clock() < record.retry_at:
                 return  # one of many tries that met the same trouble
             record.failures += 1

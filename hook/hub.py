@@ -1,4 +1,20 @@
-"""What one conversation leaves to the next: a broker has one hub for its life, a standalone hook for one build."""
+"""What one conversation leaves to the next: a broker has one hub for its life, a standalone hook for one build.
+
+Everything in it has a bound, whatever machines say and however long the broker lives:
+
+    what                                      bound
+    builds and decisions not written yet      20,000 and 8 Mi characters each; written every few seconds (ledger.py)
+    builds under way, lines of the queue      what hooks that are connected wait for
+    totals, health, uploads by machine        4,096 machines each, as callers know them
+    machines of each store, for `status`      64 stores
+    text of an error that is remembered       2,000 characters (errors.py)
+    idle connections                          a minute; what is known of a machine: 40,000 paths, while there is one
+    shared connections by destination         ten minutes after the last session
+    open databases                            16 of a kind, two seconds
+    the preamble of the last conversation     1 MiB
+    files: builds.jsonl, decisions.jsonl      8 MiB each, broker.log 2 MiB, notices/ 4,096 files
+    files that the user makes                 disabled/: one for each machine that was disabled
+"""
 
 import time
 from dataclasses import dataclass

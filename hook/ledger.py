@@ -12,10 +12,20 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
 
+from hook.errors import shortened
 from hook.machines import Machine
+from hook.recent import Recent
 
 UNWRITTEN = 20_000
-"""How many entries may wait for `flush`; after that the oldest are lost."""
+UNWRITTEN_CHARACTERS = 8 << 20
+"""How many entries, and of what size altogether, may wait for `flush`; after that the oldest are lost.
+
+The files would not hold more.
+"""
+
+MOST_STORES = 64
+MOST_TOTALS = 4096
+"""Machines may be named on a command line, another one each time."""
 
 
 class Phase(Enum):
@@ -90,6 +100,28 @@ class Total:
     received_bytes: int = 0
 
 
+class _Unwritten:
+    """Entries that wait to be written; of too many, the last ones."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Mapping[str, object], int]] = deque()
+        self._characters = 0
+
+    def add(self, entry: Mapping[str, object], characters: int) -> None:
+        """One more, whose texts have so many characters."""
+        self._entries.append((entry, characters))
+        self._characters += characters
+        while len(self._entries) > UNWRITTEN or self._characters > UNWRITTEN_CHARACTERS:
+            self._characters -= self._entries.popleft()[1]
+
+    def take(self) -> list[Mapping[str, object]]:
+        """All of them; none are left."""
+        entries = [entry for entry, _ in self._entries]
+        self._entries.clear()
+        self._characters = 0
+        return entries
+
+
 class Ledger:
     """Builds, decisions and machines; thread-safe."""
 
@@ -98,11 +130,11 @@ class Ledger:
         self._lock = threading.Lock()
         self.since = clock()
         self._current: dict[int, Conversation] = {}
-        self._machines: dict[str, Sequence[MachineInUse]] = {}
-        self._over: deque[Mapping[str, object]] = deque(maxlen=UNWRITTEN)
-        self._decisions: deque[Mapping[str, object]] = deque(maxlen=UNWRITTEN)
+        self._machines: Recent[str, Sequence[MachineInUse]] = Recent(MOST_STORES)
+        self._over = _Unwritten()
+        self._decisions = _Unwritten()
         self._answers: Counter[str] = Counter()
-        self._totals: defaultdict[str, Total] = defaultdict(Total)
+        self._totals: Recent[str, Total] = Recent(MOST_TOTALS)
 
     def conversation(self, copied_bytes: Callable[[], int]) -> "Conversation":
         """Somebody who asks for builds; `copied_bytes` says how much its builds have copied, either way."""
@@ -111,7 +143,7 @@ class Ledger:
     def meet(self, private_dir: str, machines: Sequence[MachineInUse]) -> None:
         """These are the machines of whoever builds now for the store with this private directory."""
         with self._lock:
-            self._machines[private_dir] = machines
+            self._machines.put(private_dir, machines)
 
     def machines(self) -> list[MachineInUse]:
         """Machines of the last conversation about each store."""
@@ -140,8 +172,7 @@ class Ledger:
 
         for record, unwritten in ((BUILDS, self._over), (DECISIONS, self._decisions)):
             with self._lock:
-                entries = list(unwritten)
-                unwritten.clear()
+                entries = unwritten.take()
             record.append(directory, entries)
 
     def began(self, conversation: "Conversation") -> None:
@@ -154,38 +185,41 @@ class Ledger:
         with self._lock:
             self._current.pop(id(conversation), None)
 
-    def decided(self, answer: str, decision: Mapping[str, object]) -> None:
-        """One more question was answered."""
+    def decided(self, answer: str, decision: Mapping[str, object], characters: int) -> None:
+        """One more question was answered; the texts of `decision` have so many characters."""
         with self._lock:
             self._answers[answer] += 1
-            self._decisions.append(decision)
+            self._decisions.add(decision, characters)
 
     def ended(self, conversation: "Conversation", build: Build, outcome: Outcome, detail: str) -> None:
         """One more build is over."""
+        detail = shortened(detail)
         with self._lock:
             self._current.pop(id(conversation), None)
             for machine in build.moved_from:
-                self._totals[machine].builds[Outcome.MOVED] += 1
-            total = self._totals[build.machine]
+                self._total(machine).builds[Outcome.MOVED] += 1
+            total = self._total(build.machine)
             total.builds[outcome] += 1
             for phase, seconds in build.seconds.items():
                 total.seconds[phase] += seconds
             total.sent_bytes += build.sent_bytes
             total.received_bytes += build.received_bytes
-            self._over.append(
-                {
-                    "derivation": build.drv_path,
-                    "machine": build.machine,
-                    "outcome": outcome.value,
-                    "detail": detail,
-                    "began": round(build.since, 3),
-                    "ended": round(self._clock(), 3),
-                    "seconds": {phase.value: round(seconds, 4) for phase, seconds in build.seconds.items()},
-                    "sent_bytes": build.sent_bytes,
-                    "received_bytes": build.received_bytes,
-                    "moved_from": build.moved_from,
-                }
-            )
+            over = {
+                "derivation": build.drv_path,
+                "machine": build.machine,
+                "outcome": outcome.value,
+                "detail": detail,
+                "began": round(build.since, 3),
+                "ended": round(self._clock(), 3),
+                "seconds": {phase.value: round(seconds, 4) for phase, seconds in build.seconds.items()},
+                "sent_bytes": build.sent_bytes,
+                "received_bytes": build.received_bytes,
+                "moved_from": build.moved_from,
+            }
+            self._over.add(over, len(build.drv_path) + len(detail) + sum(map(len, (build.machine, *build.moved_from))))
+
+    def _total(self, machine: str) -> Total:
+        return self._totals.get(machine) or self._totals.put(machine, Total())
 
 
 class Conversation:
@@ -202,8 +236,8 @@ class Conversation:
     def decided(self, drv_path: str, answer: str, verdicts: Sequence[tuple[str, str]]) -> None:
         """Nix asked for a build; it is answered so, for these reasons, one a machine."""
         machines = [{"machine": machine, "reason": reason} for machine, reason in verdicts]
-        at = round(self._clock(), 3)
-        self._ledger.decided(answer, {"at": at, "derivation": drv_path, "answer": answer, "machines": machines})
+        decision = {"at": round(self._clock(), 3), "derivation": drv_path, "answer": answer, "machines": machines}
+        self._ledger.decided(answer, decision, len(drv_path) + sum(len(name) + len(why) for name, why in verdicts))
 
     def begin(self, drv_path: str, machine: str) -> None:
         """A build that may be promised to Nix; `machine` is the likely one."""

@@ -8,6 +8,8 @@ import os
 import time
 
 KEPT_S = 24 * 60 * 60
+MOST_KEPT = 4096
+"""Of more than these, some are said again."""
 
 
 class Notices:
@@ -45,9 +47,10 @@ class Notices:
 
     def _remove_stale(self) -> None:
         oldest = time.time() - KEPT_S
-        for entry in os.scandir(self._directory):
-            if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                os.unlink(entry.path)
+        with os.scandir(self._directory) as entries:
+            for number, entry in enumerate(entries):
+                if number >= MOST_KEPT or entry.stat(follow_symlinks=False).st_mtime < oldest:
+                    os.unlink(entry.path)
 
 
 def _start_time(pid: int) -> str:

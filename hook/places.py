@@ -34,7 +34,7 @@ class LookAhead:
     def lent(self, at: Hashable) -> int:
         """How many slots of this machine are lent and free to be taken."""
         with self._lock:
-            return len(self._lent[at])
+            return len(self._lent.get(at, ()))
 
     def enter(self, at: Hashable) -> None:
         """One more."""
@@ -45,6 +45,8 @@ class LookAhead:
         """One less."""
         with self._lock:
             self._builds[at] -= 1
+            if not self._builds[at]:
+                del self._builds[at]
         self.changed()
 
     def lend(self, at: Hashable, slot: Slot) -> None:
@@ -56,15 +58,22 @@ class LookAhead:
     def borrow(self, at: Hashable) -> Slot | None:
         """A slot that is lent, now the caller's; None if there is none."""
         with self._lock:
-            return self._lent[at].pop() if self._lent[at] else None
+            return self._take(at, -1) if at in self._lent else None
 
     def take_back(self, at: Hashable, slot: Slot) -> bool:
         """Lend `slot` no longer; False if somebody has taken it."""
         with self._lock:
-            if slot not in self._lent[at]:
+            if slot not in self._lent.get(at, ()):
                 return False
-            self._lent[at].remove(slot)
+            self._take(at, self._lent[at].index(slot))
             return True
+
+    def _take(self, at: Hashable, index: int) -> Slot:
+        slots = self._lent[at]
+        slot = slots.pop(index)
+        if not slots:
+            del self._lent[at]
+        return slot
 
 
 class Place:

@@ -6,7 +6,7 @@ disk say, costs its reader that line.  Tested in test_record.py.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import UnionType
@@ -15,7 +15,10 @@ from typing import Any
 from hook.journal import open_bounded
 
 RECORD_BYTES = 4 << 20
-"""A file larger than this is set aside as `NAME.1`, in place of the one before."""
+"""A file that would grow larger than this is set aside as `NAME.1`, in place of the one before."""
+
+PIECE_BYTES = 256 << 10
+"""How much is written with one system call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,33 @@ class Record:
     """What an entry has at least, and of which type; whatever has not was not written by us."""
     file_bytes: int = RECORD_BYTES
 
-    def append(self, directory: str, entries: Sequence[Mapping[str, object]]) -> None:
-        """Add entries; a full disk is no reason to stop working."""
-        if not entries:
-            return
-        data = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries).encode()
+    def append(self, directory: str, entries: Iterable[Mapping[str, object]]) -> None:
+        """Add entries; a full disk is no reason to stop working.
+
+        Neither file is larger than `file_bytes` afterwards: an entry that does not fit into an empty one is lost.
+        """
+        path = os.path.join(directory, self.name)
         with suppress(OSError):
-            fd = open_bounded(os.path.join(directory, self.name), self.file_bytes)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
+            for data in self._pieces(entries):
+                fd = open_bounded(path, self.file_bytes - len(data))
+                try:
+                    os.write(fd, data)
+                finally:
+                    os.close(fd)
+
+    def _pieces(self, entries: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
+        """Whole lines, as many at a time as are worth a system call."""
+        most = min(PIECE_BYTES, self.file_bytes)
+        piece = bytearray()
+        for entry in entries:
+            line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+            if piece and len(piece) + len(line) > most:
+                yield bytes(piece)
+                piece.clear()
+            if len(line) <= self.file_bytes:
+                piece += line
+        if piece:
+            yield bytes(piece)
 
     def read(self, directory: str) -> Iterator[dict[str, Any]]:
         """All entries that are kept, the oldest first; OSError if they cannot be read."""

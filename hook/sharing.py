@@ -85,7 +85,8 @@ class Seat:
         except MachineError as error:
             # Otherwise others may do without sharing, as this one will.
             if not blames_sharing(error.one_line):
-                trunk.error = error
+                # Not the error itself, which holds on to everything that led to it.
+                trunk.error = type(error)(str(error), error.trouble)
             raise
         finally:
             trunk.ready.set()

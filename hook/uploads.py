@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 
+from hook.recent import Recent
+
 PAUSE_S = 0.02
+MOST_MACHINES = 4096
+"""One that is forgotten while somebody uploads there may be sent a path twice, which is wasteful but not wrong."""
 
 Ask = Callable[[AbstractSet[str]], AbstractSet[str]]
 """Which of the paths given to it are missing on the machine now."""
@@ -34,12 +38,12 @@ class Uploads:
     def __init__(self, *, shared: bool) -> None:
         self.shared = shared
         self._lock = threading.Lock()
-        self._machines: dict[str, _Machine] = {}
+        self._machines: Recent[str, _Machine] = Recent(MOST_MACHINES)
 
     def ended(self, machine: str) -> int:
         """How many uploads to `machine` have ended: to be read before asking what is missing there."""
         with self._lock:
-            return self._machines.setdefault(machine, _Machine()).ended
+            return self._machine(machine).ended
 
     @contextmanager
     def claimed(
@@ -56,7 +60,8 @@ class Uploads:
         `ended` is what the method of that name said before `missing` was found.  `pause` waits for as many seconds;
         `waiting` is entered meanwhile.
         """
-        state = self._machines[machine]
+        with self._lock:
+            state = self._machine(machine)
         with waiting:
             while not self._claim(state, missing, ended):
                 if state.in_flight(missing):
@@ -70,6 +75,9 @@ class Uploads:
             with self._lock:
                 state.claims.remove(missing)
                 state.ended += 1
+
+    def _machine(self, name: str) -> _Machine:
+        return self._machines.get(name) or self._machines.put(name, _Machine())
 
     def _claim(self, state: _Machine, paths: AbstractSet[str], ended: int) -> bool:
         with self._lock:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hook import conversation
+from hook import conversation, journal
 from hook.caller import Caller, State
 from hook.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
@@ -44,7 +44,7 @@ def nix() -> Iterator[Nix]:
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(conversation, "log", lines.append)
+    monkeypatch.setattr(journal, "log", lines.append)
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, Health
 
 
 class Clock:
@@ -129,3 +129,14 @@ def test_machines_do_not_answer_for_each_other(health: Health) -> None:
     health.worked("b")
     assert health.obstacle("b") is None
     assert not health.is_fresh("a")
+
+
+def test_of_very_many_machines_the_last_are_remembered(clock: Clock) -> None:
+    """A machine is another one for each caller with other keys, and a broker may live for months."""
+    health = Health(clock, jitter=lambda: 0.5)
+    for number in range(MOST_RECORDS + 10):
+        health.failed(number, "down") if number % 2 else health.worked(number)
+    assert health.obstacle(1) is None
+    assert health.obstacle(11)
+    assert not health.is_fresh(8)
+    assert health.is_fresh(10)

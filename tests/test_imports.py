@@ -13,7 +13,10 @@ MODULES = sorted(path for path in HOOK.rglob("*.py"))
 PURE = [
     *sorted((HOOK / "protocol").glob("*.py")),
     *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation", "requirements")),
-    *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release", "trouble", "trust")),
+    *(
+        HOOK / f"{name}.py"
+        for name in ("schedule", "closure", "machines", "storeuri", "release", "trouble", "trust", "recent")
+    ),
 ]
 IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl", "tempfile", "shutil"}
 
@@ -41,7 +44,7 @@ LAYERS = [
     {"protocol", "closure"},
     {"store"},
     {"nar", "settings", "config", "release"},
-    {"errors", "trouble", "_native"},
+    {"errors", "trouble", "recent", "_native"},
 ]
 """From top to bottom; a module imports from its own layer or from those below."""
 

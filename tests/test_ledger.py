@@ -156,6 +156,46 @@ def test_why_a_build_went_where_it_went_is_kept(world: World) -> None:
     assert world.ledger.answers() == {"decline": 2}
 
 
+def test_what_a_machine_said_at_length_is_shortened(world: World) -> None:
+    """Its beginning and its end; a builder may fail with megabytes, again and again."""
+    for _ in range(30):
+        told = world.conversation()
+        told.begin(DRV, "ssh://b1")
+        told.promise()
+        told.end(Outcome.FAILED, "first words " + "ü" * 8_000_000 + " last words")
+    details = {entry["detail"] for entry in world.over()}
+    assert len(details) == 1
+    (detail,) = details
+    assert detail.startswith("first words ü")
+    assert detail.endswith("ü last words")
+    assert "7998023 characters left out" in detail
+    assert len(detail) < 2100
+
+
+def test_what_waits_to_be_written_is_bounded_by_its_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand machines may each have a reason."""
+    monkeypatch.setattr(ledger_module, "UNWRITTEN_CHARACTERS", 1000)
+    for number in range(50):
+        world.conversation().decided(f"{number:02}", "decline", [("ssh://b1", "x" * 90)] * 2)
+    assert [entry["derivation"] for entry in world.decisions()] == ["45", "46", "47", "48", "49"]
+    world.conversation().decided("next", "decline", [])
+    assert world.decisions()[-1]["derivation"] == "next"
+
+
+def test_machines_that_were_named_once_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command may name others, and other stores."""
+    monkeypatch.setattr(ledger_module, "MOST_TOTALS", 3)
+    world.ledger = Ledger(lambda: world.now)
+    for number in range(5):
+        told = world.conversation()
+        told.begin(DRV, f"ssh://b{number}")
+        told.promise()
+        told.lose("ssh://b1")
+        told.end(Outcome.BUILT)
+        world.ledger.meet(f"/store/{number}", [])
+    assert world.ledger.standing()[1].keys() == {"ssh://b1", "ssh://b3", "ssh://b4"}
+
+
 def test_what_waits_to_be_written_is_bounded_and_counted_all_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
+from hook import notices as notices_module
 from hook.notices import KEPT_S, Notices
 
 
@@ -27,6 +30,14 @@ def test_yesterdays_notices_are_removed(tmp_path: Path) -> None:
     assert KEPT_S > 0
     notices.first_time("young")
     assert stale not in (tmp_path / "notices").iterdir()
+
+
+def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine says may be something else each time."""
+    monkeypatch.setattr(notices_module, "MOST_KEPT", 10)
+    notices = Notices(str(tmp_path), os.getpid())
+    assert all(notices.first_time(f"text {number}") for number in range(50))
+    assert len(list((tmp_path / "notices").iterdir())) == 10
 
 
 def test_a_directory_that_cannot_be_written_only_repeats_the_notice(tmp_path: Path) -> None:

@@ -41,6 +41,16 @@ def test_the_files_are_bounded(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 300
 
 
+def test_neither_file_is_ever_larger_than_its_bound(tmp_path: Path) -> None:
+    """However much is written at once; what fits into no file is lost, and nothing else."""
+    for n in range(0, 100, 20):
+        RECORD.append(str(tmp_path), [{"n": each, "text": "x" * (each % 7 * 20)} for each in range(n, n + 20)])
+        assert all(file.stat().st_size <= RECORD.file_bytes for file in tmp_path.iterdir())
+    kept = numbers(tmp_path)
+    assert kept == [n for n in range(kept[0], 100) if n % 7 < 5]
+    assert len(kept) > 1
+
+
 @contextmanager
 def full_disk(most_bytes: int) -> Iterator[None]:
     """No file of ours can grow beyond that."""

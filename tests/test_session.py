@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hook.cli.asking import overview_of
 from hook.protocol.wire import Writer
+from hook.record import BUILDS
 from tests.fakes.bench import HOOK, Bench
 
 
@@ -47,6 +49,20 @@ def test_a_failing_derivation_is_reported_once_in_stocks_words_and_not_tried_aga
     assert outcome.messages.count("builder failed with exit code 3") == 1
     assert f"build of '{bench.store.drv_path}' on 'ssh-ng://localhost" in outcome.messages
     assert not bench.outputs_valid()
+
+
+def test_a_failure_is_told_in_full_once_and_remembered_in_short(tmp_path: Path) -> None:
+    """The last lines of a log may be megabytes; a hundred such builds are nothing to a broker or its files."""
+    with Bench(tmp_path, broker=True) as bench:
+        outcome = bench.build(bench.machine("fails-at-length"))
+        assert outcome.messages.count("first words") == outcome.messages.count("last words") == 1
+        assert outcome.messages.count("x" * 1_000_000) == 1
+        directory = str(bench.hook_state / "nix-ferry")
+        overview_of(directory)
+        (entry,) = BUILDS.read(directory)
+        assert entry["detail"].startswith("first words xxx")
+        assert entry["detail"].endswith("xxx last words")
+        assert len(entry["detail"]) < 2100
 
 
 @pytest.mark.parametrize("verbosity", ["4", "5"])

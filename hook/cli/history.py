@@ -17,7 +17,7 @@ from hook.cli.command import as_json, command
 from hook.cli.completing import complete_machine
 from hook.cli.output import print_json, print_table
 from hook.cli.words import derivation_name, duration
-from hook.errors import FerryError, printable
+from hook.errors import FerryError, printable, shortened
 from hook.ledger import Outcome, Phase
 from hook.record import BUILDS, DECISIONS, Record
 
@@ -25,6 +25,9 @@ BUILD_HEADER = ("WHEN", "DERIVATION", "MACHINE", "OUTCOME", "QUEUE", "UPLOAD", "
 SUMMARY = ("BUILDS", "BUILT", "FAILED", "LOST", "SUCCESS", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
 DURATIONS = (Phase.WAITING, Phase.SENDING, Phase.BUILDING, Phase.FETCHING)
 """What the columns from QUEUE on say."""
+
+DETAIL_SHOWN = 400
+"""Characters of what became of a build, in a table that is as wide as the widest; JSON has all that is kept."""
 
 Entry = Mapping[str, Any]
 
@@ -84,7 +87,7 @@ def show_recent(word: str | None, *, as_json: bool) -> int:
             click.echo()
         click.echo(f"{when(decision['at'])} {printable(decision['derivation'])}: {decision['answer']}")
         for machine in decision["machines"]:
-            click.echo(f"  {printable(machine['machine'])}: {printable(machine['reason'])}")
+            click.echo(f"  {printable(machine['machine'])}: {printable(shortened(machine['reason']))}")
     return 0
 
 
@@ -110,7 +113,7 @@ def build_row(build: Entry) -> tuple[str, ...]:
         when(build["ended"]),
         derivation_name(build["derivation"]),
         build["machine"] + moved,
-        build["outcome"] + (f": {build['detail']}" if build["detail"] else ""),
+        build["outcome"] + (f": {shortened(build['detail'], DETAIL_SHOWN)}" if build["detail"] else ""),
         *(_duration(build["seconds"].get(phase.value)) for phase in DURATIONS),
     )
 

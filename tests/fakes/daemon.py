@@ -320,6 +320,9 @@ class Daemon:
         if "build-fails" in self.behaviour:
             self.failure(BuildStatus.PERMANENT_FAILURE, "builder failed with exit code 3")
             return
+        if "fails-at-length" in self.behaviour:
+            self.failure(BuildStatus.PERMANENT_FAILURE, f"first words\n{'x' * 1_000_000}\nlast words")
+            return
         if "cannot-build" in self.behaviour:
             self.failure(BuildStatus.MISC_FAILURE, "cannot build such a thing")
             return
