@@ -19,15 +19,18 @@ from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.remote import Remote
 from hook.routes import is_handled, ssh_looks_at
-from hook.schedule import Answer, Candidate, Decision, Request, decide, suitable
+from hook.schedule import Answer, Candidate, Decision, Request, Verdict, decide, suitable
 from hook.services import Services
-from hook.slots import Slot
+from hook.slots import BusyError, Slot
 from hook.trouble import Trouble
 
 Value = TypeVar("Value")
 
 LOSSES_ALLOWED = 2
 """How often one build may lose a machine, or see others fail to reach it, before that machine is out for it."""
+
+CHOOSING_S = 10.0
+"""How long an answer to Nix may wait for other hooks that choose: only one that was stopped takes that long."""
 
 REMINDER_S = 60.0
 """How often one Nix command is told that a machine cannot be used, or that none can."""
@@ -74,16 +77,22 @@ class Dispatcher:
         ]
 
     def decide(
-        self, request: Request, avoided: Collection[Machine] = (), *, ahead: bool = False
+        self,
+        request: Request,
+        avoided: Collection[Machine] = (),
+        *,
+        ahead: bool = False,
+        patience_s: float | None = CHOOSING_S,
     ) -> tuple[Decision, Place | None]:
         """Choose a machine that is not among `avoided` and take its slot, in one step for all hooks on this host.
 
         With `ahead` and no slot free anywhere, the place is ahead of a slot of the machine that is best otherwise.
+        Without the main lock after `patience_s` none is chosen.
         """
         candidates: list[Candidate] = []
         slots: dict[Machine, Slot] = {}
         try:
-            with self._services.slots.selection():
+            with self._services.slots.selection(self._services.caller.pause, patience_s):
                 for machine in self._services.machines:
                     load, disabled = None, self._disabled.reason(machine)
                     failed = "avoided" if machine in avoided else self._trouble(machine)
@@ -107,12 +116,20 @@ class Dispatcher:
                     if chosen.machine is not None:
                         return decision, self._place(chosen.machine, None)
                 return self._patient(request, decision), None
+        except BusyError as error:
+            return self._none_chosen(request, error), None
         finally:
             for slot in slots.values():
                 slot.release()
 
+    def _none_chosen(self, request: Request, error: BusyError) -> Decision:
+        verdicts = tuple(Verdict(machine, False, f"not looked at: {error}") for machine in self._services.machines)
+        here = self._services.host.could_build(request)
+        return Decision(Answer.DECLINE if here else Answer.POSTPONE, None, verdicts)
+
     def _probe(self, machine: Machine) -> tuple[Slot | None, int]:
-        return self._services.slots.probe(machine.uri.lock_stem(self._services.host.release), machine.max_jobs)
+        stem, caller = machine.uri.lock_stem(self._services.host.release), self._services.caller
+        return self._services.slots.probe(stem, machine.max_jobs, lambda: caller.pause(0))
 
     def _at(self, machine: Machine) -> Hashable:
         """Whose slots these are: lines of `builders` with one address share them."""
@@ -200,7 +217,7 @@ class Dispatcher:
     def _slot_of(self, place: Place) -> Slot | None:
         """A slot of a machine that we are connected to, whatever others have found it to be."""
         try:
-            with self._services.slots.selection():
+            with self._services.slots.selection(self._services.caller.pause):
                 slot, _ = self._probe(place.machine)
         except ConfigurationError as error:
             raise MachineError(error.one_line) from None
@@ -214,7 +231,7 @@ class Dispatcher:
     ) -> Place | None:
         """Choose for a build that was promised to Nix, which will not build it itself any more, willing or not."""
         while True:
-            _, place = self.decide(replace(request, am_willing=False), avoided, ahead=ahead)
+            _, place = self.decide(replace(request, am_willing=False), avoided, ahead=ahead, patience_s=None)
             if place is None or is_handled(place.machine):
                 return place
             place.release()

@@ -1,6 +1,6 @@
 """What a broker says of itself: its machines, the builds that are under way, and totals since it began.
 
-Reads what others keep, and probes slots as every hook does; changes nothing.  The answer is what `nix-ferry status
+Reads what others keep, slots included; changes nothing.  The answer is what `nix-ferry status
 --json` prints.  Tested in test_overview.py.
 """
 
@@ -66,15 +66,10 @@ def _health(machine: MachineInUse, hub: Hub) -> tuple[str, str]:
 
 def _slots_used(machine: MachineInUse) -> int | None:
     """By whatever hooks on this host; None if that cannot be seen."""
-    slots = SlotTable(machine.state_dir)
     try:
-        with slots.selection():
-            free, used = slots.probe(machine.lock_stem, machine.machine.max_jobs)
-            if free is not None:
-                free.release()
+        return SlotTable(machine.state_dir).busy(machine.lock_stem, machine.machine.max_jobs)
     except ConfigurationError:
         return None
-    return used
 
 
 def _builds(builds: Iterable[Build]) -> list[dict[str, Any]]:

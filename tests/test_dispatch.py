@@ -36,7 +36,7 @@ from hook.services import Services, limits_of
 from hook.settings import Settings
 from hook.sharing import Sharing
 from hook.slotqueue import SlotQueue
-from hook.slots import SlotTable
+from hook.slots import MOST_SLOTS, SlotTable
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
@@ -224,6 +224,45 @@ def test_a_machine_whose_slots_cannot_be_locked_is_left_out(desk: Desk) -> None:
     assert "ok%20b" in place_b.name
     assert "cannot lock" in decision.verdicts[0].reason
     lock.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "expected"), [(0, Answer.POSTPONE), (1, Answer.DECLINE)], ids=["elsewhere", "here"]
+)
+def test_hooks_that_choose_for_ever_do_not_hold_nix(desk: Desk, max_jobs: int, expected: Answer) -> None:
+    """One that was stopped holds the main lock; Nix does nothing else until it has an answer."""
+    desk.max_jobs = max_jobs
+    dispatcher = desk.dispatcher(good())
+    with SlotTable(str(desk.root)).selection():
+        decision, place = dispatcher.decide(REQUEST, patience_s=0.01)
+    assert place is None
+    assert decision.answer is expected
+    assert "another hook has held 'main-lock'" in decision.verdicts[0].reason
+
+
+def test_choosing_ends_with_its_caller(desk: Desk) -> None:
+    """Also after the accept, when there is all the time in the world."""
+    dispatcher = desk.dispatcher(good())
+    with SlotTable(str(desk.root)).selection():
+        waiting = Waiting(dispatcher)
+        desk.hang_up()
+        assert isinstance(waiting.outcome(), Cancelled)
+
+
+@pytest.mark.parametrize("files", [0, MOST_SLOTS], ids=["none", "many"])
+def test_a_machine_with_very_many_jobs_does_not_keep_anybody(desk: Desk, files: int) -> None:
+    """A builder can claim any number when it is added; whoever gives up is not kept either."""
+    dispatcher = desk.dispatcher(good(jobs=4_294_967_295))
+    stem = dispatcher.machines()[0].lock_stem
+    for number in range(files):
+        (desk.root / "current-load" / f"{stem}-{number}").touch()
+    place_of(dispatcher).release()
+    assert len(list((desk.root / "current-load").iterdir())) == max(files, 1) + 1
+    desk.hang_up()
+    if files:
+        with pytest.raises(Cancelled):
+            dispatcher.decide(REQUEST)
+    assert desk.held() == 0
 
 
 def test_the_end_of_a_conversation_gives_up_everything(desk: Desk) -> None:

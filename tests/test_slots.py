@@ -6,14 +6,15 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from hook.errors import ConfigurationError
-from hook.slots import LONGEST_PAUSE_S, Slot, SlotTable
+from hook.errors import Cancelled, ConfigurationError
+from hook.slots import CHOOSING_PAUSE_S, GAP, LONGEST_PAUSE_S, MOST_SLOTS, BusyError, Slot, SlotTable
 from tests import stockhook
 from tests.lab.host import Host
 from tests.leaks import descriptors, no_leaks
@@ -75,12 +76,78 @@ def test_the_first_free_slot_is_kept_and_the_busy_ones_counted(
     """All slots are looked at, also those behind a free one."""
     with held(tmp_path, *(f"{STEM}-{number}" for number in busy)), table.selection():
         slot, counted = table.probe(STEM, 3)
-        locked = [number for number in range(3) if is_locked(tmp_path / "current-load" / f"{STEM}-{number}")]
+        files = [tmp_path / "current-load" / f"{STEM}-{number}" for number in range(3)]
+        locked = [number for number, file in enumerate(files) if file.exists() and is_locked(file)]
     assert counted == load
     assert (slot is None) == (kept is None)
     assert locked == sorted([*busy, *([] if kept is None else [kept])])
     if slot is not None:
         slot.release()
+
+
+@pytest.mark.parametrize("busy", [[], [0], [1, 2], [0, 70, 129]])
+@pytest.mark.parametrize("max_jobs", [0, 1, 3, 200])
+def test_who_only_looks_counts_the_same_and_makes_nothing(
+    table: SlotTable, tmp_path: Path, busy: list[int], max_jobs: int
+) -> None:
+    """Not even the directory; a slot without a file is free."""
+    assert table.busy(STEM, max_jobs) == 0
+    assert list(tmp_path.iterdir()) == []
+    with held(tmp_path, *(f"{STEM}-{number}" for number in busy)):
+        for number in range(130):
+            (tmp_path / "current-load" / f"{STEM}-{number}").touch()
+        before = sorted(tmp_path.rglob("*"))
+        assert table.busy(STEM, max_jobs) == len([number for number in busy if number < max_jobs])
+        assert sorted(tmp_path.rglob("*")) == before
+        with table.selection():
+            slot, load = table.probe(STEM, max_jobs)
+        assert load == len([number for number in busy if number < max_jobs])
+        if slot is not None:
+            slot.release()
+
+
+def test_who_only_looks_waits_for_those_who_choose(
+    table: SlotTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would be taken for a build by them; and not for ever."""
+    pauses = Pauses()
+    monkeypatch.setattr(time, "sleep", pauses)
+    with held(tmp_path, "main-lock"), no_leaks(), pytest.raises(BusyError, match=r"held 'main-lock' in .* for 10 s"):
+        table.busy(STEM, 1)
+    assert sum(pauses.taken) == pytest.approx(10, abs=0.1)
+
+
+def test_a_line_with_very_many_jobs_costs_nothing(table: SlotTable, tmp_path: Path) -> None:
+    """Four thousand million files would: only slots that are used have one."""
+    with held(tmp_path, f"{STEM}-0"):
+        for expected in (1, 2, 3):
+            with table.selection():
+                slot, load = table.probe(STEM, (1 << 32) - 1)
+            assert slot is not None
+            assert load == 1
+            assert table.busy(STEM, (1 << 32) - 1) == 2
+            slot.release()
+            assert len(list((tmp_path / "current-load").iterdir())) == 3, expected
+
+
+def test_no_more_slots_are_looked_at_than_anybody_uses(table: SlotTable, tmp_path: Path) -> None:
+    """Also where somebody else has made files for very many; whoever looks long notices that nobody waits for it."""
+    (tmp_path / "current-load").mkdir()
+    for number in range(MOST_SLOTS + 1):
+        (tmp_path / "current-load" / f"{STEM}-{number}").touch()
+    looks: list[None] = []
+    with held(tmp_path, f"{STEM}-{MOST_SLOTS - 1}", f"{STEM}-{MOST_SLOTS}"), table.selection():
+        slot, load = table.probe(STEM, MOST_SLOTS + 1, lambda: looks.append(None))
+    assert slot is not None
+    assert load == 1
+    assert len(looks) == MOST_SLOTS // GAP
+    slot.release()
+
+    def gone() -> None:
+        raise Cancelled("nobody waits")
+
+    with table.selection(), no_leaks(), pytest.raises(Cancelled):
+        table.probe(STEM, MOST_SLOTS, gone)
 
 
 def test_a_machine_without_jobs_has_no_slots(table: SlotTable) -> None:
@@ -96,7 +163,7 @@ def test_files_are_as_stock_makes_them(table: SlotTable, tmp_path: Path) -> None
         pass
     directory = tmp_path / "current-load"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
-    names = ["main-lock", f"{STEM}-0", f"{STEM}-1", f"{STEM}.upload-lock"]
+    names = ["main-lock", f"{STEM}-0", f"{STEM}.upload-lock"]
     assert sorted(file.name for file in directory.iterdir()) == names
     for file in directory.iterdir():
         assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_size) == (0o600, 0)
@@ -163,31 +230,39 @@ def line_of(child: subprocess.Popen[str]) -> str:
 
 def test_the_main_lock_keeps_others_from_probing(table: SlotTable, tmp_path: Path) -> None:
     """Two hooks probing at once would see each other's passing locks as load."""
-    argv = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path), STEM, "1"]
-    with ExitStack() as stack:
-        with table.selection():
-            other = stack.enter_context(
-                subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            wait_for_waiter(tmp_path / "current-load" / "main-lock")
-            slot, _ = table.probe(STEM, 1)
-        assert line_of(other) == "False 1"
-        other.communicate("")
-    assert slot is not None
-    slot.release()
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path, "main-lock"))
+        pauses = Pauses(at=12, action=other.close)
+        with table.selection(pauses):
+            assert is_locked(tmp_path / "current-load" / "main-lock")
+    assert len(pauses.taken) == 12
+    assert pauses.taken[0] <= 0.001
+    assert pauses.taken[-1] == CHOOSING_PAUSE_S
 
 
-def wait_for_waiter(path: Path) -> None:
-    """Until another process waits for this lock: /proc/locks shows it behind the lock, marked by an arrow."""
-    inode = f":{path.stat().st_ino} "
-    while not any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()):
-        os.sched_yield()
+def test_who_waits_to_choose_looks_at_its_caller(table: SlotTable, tmp_path: Path) -> None:
+    """A stopped hook may hold the lock for ever."""
+
+    def gone(_: float) -> None:
+        raise Cancelled("nobody waits")
+
+    with held(tmp_path, "main-lock"), no_leaks(), pytest.raises(Cancelled), table.selection(gone):
+        pass
+
+
+def test_the_wait_to_choose_may_have_a_bound(table: SlotTable, tmp_path: Path) -> None:
+    """Nix does nothing else while it waits for an answer."""
+    pauses = Pauses()
+    expected = f"another hook has held 'main-lock' in '{tmp_path}/current-load' for 3 s"
+    with held(tmp_path, "main-lock"), no_leaks(), pytest.raises(BusyError, match=expected), table.selection(pauses, 3):
+        pass
+    assert sum(pauses.taken) == pytest.approx(3, abs=0.1)
 
 
 def test_an_error_frees_what_was_locked(table: SlotTable, tmp_path: Path) -> None:
     """The second slot cannot be opened; the first must not stay locked."""
     directory = tmp_path / "current-load"
-    with table.selection():
+    with table.selection(), no_leaks():
         (directory / f"{STEM}-1").mkdir()
         with pytest.raises(ConfigurationError, match=f"cannot lock '{STEM}-1' in '{directory}': Is a directory"):
             table.probe(STEM, 3)
@@ -208,8 +283,9 @@ def test_no_link_is_followed(table: SlotTable, tmp_path: Path) -> None:
     directory = tmp_path / "current-load"
     directory.mkdir()
     (directory / f"{STEM}-0").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigurationError, match="cannot lock"):
-        table.probe(STEM, 1)
+    for look in (table.probe, table.busy):
+        with pytest.raises(ConfigurationError, match="cannot lock"):
+            look(STEM, 1)
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -224,6 +300,9 @@ def test_a_failing_lock_is_reported(table: SlotTable, monkeypatch: pytest.Monkey
         expected = f"cannot lock '{STEM}-0' in .*: No locks available"
         with no_leaks(), pytest.raises(ConfigurationError, match=expected):
             table.probe(STEM, 1)
+    expected = "cannot lock 'main-lock' in .*: No locks available"
+    with no_leaks(), pytest.raises(ConfigurationError, match=expected), table.selection():
+        pass
 
 
 def test_a_machine_whose_name_is_too_long_for_a_slot_is_named(table: SlotTable) -> None:

@@ -1,10 +1,11 @@
 """What a machine says of itself, as shells on different systems print it, and what follows from it."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from hook.cli.survey import Survey, kvm_script, parse_survey, survey_here
+from hook.cli.survey import MOST_JOBS, MOST_SPEED, Survey, kvm_script, parse_survey, survey_here
 from hook.errors import MachineError
 
 DASH = """\
@@ -85,6 +86,19 @@ def test_each_job_needs_a_core_and_memory(cores: int, memory_gib: int, jobs: int
 def test_the_speed_factor_is_the_ratio_of_times(there_s: float, speed: float) -> None:
     """Never zero, which Nix would take for one; a clock that is too coarse tells nothing."""
     assert survey(task_s=there_s).speed_against(survey(task_s=1.0)) == speed
+
+
+@pytest.mark.parametrize("number", ["4000000000", str(1 << 63), "9" * 400, "9" * 5000], ids=len)
+def test_no_number_of_a_machine_is_believed_without_a_bound(number: str) -> None:
+    """Each job of its line is a lock file here."""
+    text = DASH.replace("cores = 8", f"cores = {number}").replace("memory-kib = 16303424", f"memory-kib = {number}")
+    found = parse_survey(text)
+    assert found.max_jobs in (1, MOST_JOBS)
+    assert found.memory_kib < 1 << 64
+    slow = parse_survey(text.replace("0m0.260000s", f"{number}m{number}.{number}s"))
+    assert slow.speed_against(found) >= 0.1
+    fast = replace(found, task_s=1e-9)
+    assert fast.speed_against(found) == MOST_SPEED
 
 
 def test_this_host_answers_the_same_script() -> None:

@@ -20,7 +20,7 @@ from hook.routes import Routes
 from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, suitable
 from hook.services import host_of, machines_of
 from hook.settings import Settings
-from hook.slots import SlotTable
+from hook.slots import MOST_SLOTS, SlotTable
 from hook.store.requirements import prefers_local_build, required_features
 
 
@@ -137,13 +137,10 @@ def explain(drv_path: str, settings: Settings, environ: Mapping[str, str], priva
 def _probe(slots: SlotTable, request: Request, host: Host, machines: list[Machine]) -> list[Candidate]:
     """Every machine with the number of its slots in use, where that matters."""
     candidates = []
-    with slots.selection():
-        for machine in machines:
-            if suitable(request, machine) is not None:
-                candidates.append(Candidate(machine))
-                continue
-            slot, busy = slots.probe(machine.uri.lock_stem(host.release), machine.max_jobs)
-            candidates.append(Candidate(machine, busy, slot is not None))
-            if slot is not None:
-                slot.release()
+    for machine in machines:
+        if suitable(request, machine) is not None:
+            candidates.append(Candidate(machine))
+        else:
+            busy = slots.busy(machine.uri.lock_stem(host.release), machine.max_jobs)
+            candidates.append(Candidate(machine, busy, busy < min(machine.max_jobs, MOST_SLOTS)))
     return candidates

@@ -81,12 +81,7 @@ class Known:
 
     def busy(self, machine: Machine) -> int:
         """How many of its slots are in use, by whatever hooks of this host.  FerryError if that is not ours to see."""
-        slots = SlotTable(state_dir())
-        with slots.selection():
-            slot, busy = slots.probe(machine.uri.lock_stem(self.host.release), machine.max_jobs)
-            if slot is not None:
-                slot.release()
-        return busy
+        return SlotTable(state_dir()).busy(machine.uri.lock_stem(self.host.release), machine.max_jobs)
 
 
 def known(options: nix.Options) -> Known:

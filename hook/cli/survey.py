@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hook.cli.shell import CAPABILITIES, system_features
 from hook.errors import MachineError
+from hook.settings import MAX_NUMBER, parse_number
 
 TASK = "let f = n: if n < 2 then n else f (n - 1) + f (n - 2); in f 29"
 """Nix expressions are what both ends can evaluate; like compiling, it is work for one core and its cache."""
@@ -21,6 +22,10 @@ ROUNDS = 3
 
 KIB_A_JOB = 2 << 20
 """A job is given two gigabytes of memory, without which large compilations fail."""
+
+MOST_JOBS = 1024
+MOST_SPEED = 100.0
+"""What is put into a line for it at most, whatever it says."""
 
 SCRIPT = f"""
 echo "cores = $(getconf _NPROCESSORS_ONLN 2>/dev/null || nproc)"
@@ -35,7 +40,7 @@ done
 NAME = re.compile(r"[\w.+-]+", re.ASCII)
 """A system or a feature.  What it says becomes part of a line in which `;` begins another machine."""
 
-CPU_TIME = re.compile(r"(\d+)m([\d.]+)s")
+CPU_TIME = re.compile(r"([0-9]{1,9})m([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
 KVM = """
 derivation {
@@ -63,13 +68,13 @@ class Survey:
     def max_jobs(self) -> int:
         """As many as it has cores, and memory for."""
         by_memory = self.memory_kib // KIB_A_JOB if self.memory_kib else self.cores
-        return max(1, min(self.cores, by_memory))
+        return max(1, min(self.cores, by_memory, MOST_JOBS))
 
     def speed_against(self, here: "Survey") -> float:
         """How many times as fast as this host it is."""
         if not (self.task_s and here.task_s):
             return 1.0
-        return max(0.1, round(here.task_s / self.task_s, 1))
+        return min(max(0.1, round(here.task_s / self.task_s, 1)), MOST_SPEED)
 
 
 def parse_survey(text: str) -> Survey:
@@ -118,4 +123,5 @@ def survey_here(environ: Mapping[str, str]) -> Survey:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    """Any number that does not fit into 64 bits is none."""
+    return parse_number(text, MAX_NUMBER) or 0
