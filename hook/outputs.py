@@ -13,13 +13,13 @@ from hook.closure import references_first
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
 from hook.log import Log, step
 from hook.protocol.activity import Verbosity
-from hook.protocol.building import BuildResult
+from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind, resolved_hash
 from hook.store.info import PathInfo, check_signatures
-from hook.store.path import name_of
+from hook.store.path import check_store_path, name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
 from hook.transfer import Copier
@@ -130,18 +130,22 @@ class FloatingOutputs(Outputs):
             self._realisations.register(built)
 
     def _realisation(self, name: str, result: BuildResult) -> Realisation:
-        json = result.realisations.get(name)
-        if json is None:
+        said = result.realisations.get(name)
+        if said is None:
             raise MachineError(f"it did not say where output '{name}' is")
         try:
-            reported = parse_realisation(json, self._store.store_dir)
-            check_signatures(reported.out_path, reported.signatures)
+            if as_path := isinstance(said, BuiltPath):
+                path, signatures = check_store_path(said.path, self._store.store_dir), said.signatures
+            else:
+                reported = parse_realisation(said, self._store.store_dir)
+                path, signatures = reported.out_path, reported.signatures
+            check_signatures(path, signatures)
         except StoreError as error:
             raise MachineError(f"what it said about output '{name}' cannot be used: {error}") from None
         # Among others, no output may pass for a derivation.
-        if name_of(reported.out_path) != (self._drv_name if name == "out" else f"{self._drv_name}-{name}"):
-            raise MachineError(f"it said that output '{name}' is '{reported.out_path}', which is not named like it")
-        return Realisation(OutputId(self._drv_hash, name), reported.out_path, reported.signatures)
+        if name_of(path) != (self._drv_name if name == "out" else f"{self._drv_name}-{name}"):
+            raise MachineError(f"it said that output '{name}' is '{path}', which is not named like it")
+        return Realisation(OutputId(self._drv_hash, name), path, signatures, signs_drv_path=as_path)
 
     def _info(self, path: str, info: PathInfo | None) -> PathInfo:
         info = super()._info(path, info)

@@ -1,4 +1,4 @@
-"""The serve protocol's client against bytes recorded from three Nix releases.
+"""The serve protocol's client against bytes recorded from five Nix releases.
 
 Every test reads the recording to its end: a word missed in one reply spoils the next one, not this one.
 """
@@ -8,28 +8,31 @@ from pathlib import Path
 import pytest
 
 from hook.errors import ProtocolError
-from hook.protocol.building import BuildResult, Limits
-from hook.protocol.serve import SERVER_MAGIC, Command, ServeClient
+from hook.protocol.building import BuildResult, BuiltPath, Limits
+from hook.protocol.serve import CLIENT_MAGIC, SERVER_MAGIC, Command, ServeClient
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation, DerivationOutput
 from hook.store.info import PathInfo, parse_hash
+from hook.store.realisation import parse_realisation
 from tests.fakes.source import BytesSource, RecordedChannel
 
 VECTORS = Path(__file__).parent / "vectors" / "sp"
-SERVERS = ["2.8", "2.26", "2.34"]
+PAIRS = [("2.34", "2.8"), ("2.34", "2.26"), ("2.34", "2.34"), ("2.35", "2.34"), ("2.35", "2.35"), ("2.36", "2.36")]
+"""The stock client and the server of a recording."""
 
 
 class Conversation:
-    """A recording of the stock client of 2.34, replayed with ours; `results` collects what the methods returned."""
+    """A recording of a stock client, replayed with ours; `result` and others collect what the methods returned."""
 
-    def __init__(self, case: str, server: str) -> None:
-        stem = VECTORS / f"{case}-client2.34-server{server}"
+    def __init__(self, case: str, client: str, server: str) -> None:
+        name, _, connection = case.partition("-")
+        stem = VECTORS / f"{name}-client{client}-server{server}{'-' + connection if connection else ''}"
         source = BytesSource(stem.with_suffix(stem.suffix + ".c2s").read_bytes())
         self.channel = RecordedChannel(stem.with_suffix(stem.suffix + ".s2c").read_bytes())
         r = Reader(source)
-        handshake = source.read(16)
+        assert (r.u64(), r.u64()) == (CLIENT_MAGIC, 0x207 if client == "2.34" else 0x208)
         self.client = ServeClient(self.channel)
-        assert bytes(self.channel.sent) == handshake
+        self.names: list[str] = []
         self.nars: list[bytes] = []
         self.infos: dict[str, PathInfo] = {}
         self.result: BuildResult | None = None
@@ -77,6 +80,7 @@ class Conversation:
     def build_derivation(self, r: Reader, _: BytesSource) -> None:
         drv_path = r.text()
         outputs = tuple((r.text(), DerivationOutput(r.text(), r.text(), r.text())) for _ in range(r.u64()))
+        self.names = [name for name, _ in outputs]
         inputs, system, builder = r.texts(), r.text(), r.string()
         args = tuple(r.string() for _ in range(r.u64()))
         env = tuple((r.string(), r.string()) for _ in range(r.u64()))
@@ -90,23 +94,43 @@ class Conversation:
         self.nars.append(self.channel.read(self.infos[path].nar_size))
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_whole_build_is_what_stock_sends_and_everything_received_is_read(server: str) -> None:
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_a_whole_build_is_what_stock_sends_and_everything_received_is_read(client: str, server: str) -> None:
     """Byte for byte the stock client's requests but for one flag, and every byte of the answers."""
-    conversation = Conversation("ok", server)
+    conversation = Conversation("ok", client, server)
     assert conversation.channel.left == b""
     assert conversation.result is not None
     assert conversation.result.ok
     assert [nar[8:21] for nar in conversation.nars] == [b"nix-archive-1"] * 2
     for info in conversation.infos.values():
         assert info.deriver is not None
-        assert info.deriver.endswith("-tiny.drv")
+        assert info.deriver.endswith(("-tiny.drv", "-rec-ok.drv"))
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_failed_build_is_a_result_with_its_message(server: str) -> None:
+@pytest.mark.parametrize(("client", "server"), PAIRS[3:])
+@pytest.mark.parametrize("case", ["ca-a", "ca-b"])
+def test_a_build_of_floating_outputs_says_where_they_are(case: str, client: str, server: str) -> None:
+    """What stock copies next is what our client finds in the result; the server of 2.35 signs it."""
+    conversation = Conversation(case, client, server)
+    assert conversation.channel.left == b""
+    assert conversation.result is not None
+    said = conversation.result.realisations
+    assert sorted(said) == sorted(conversation.names)
+    paths = set()
+    for built in said.values():
+        if isinstance(built, BuiltPath):
+            assert [signature.partition(":")[0] for signature in built.signatures] == ["b35-1"] * (server == "2.35")
+            paths.add(built.path)
+        else:
+            assert server == "2.34"
+            paths.add(parse_realisation(built, "/nix/store").out_path)
+    assert paths <= conversation.infos.keys()
+
+
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_a_failed_build_is_a_result_with_its_message(client: str, server: str) -> None:
     """A failure of the derivation is no failure of the connection."""
-    conversation = Conversation("fail", server)
+    conversation = Conversation("fail", client, server)
     assert conversation.channel.left == b""
     assert conversation.result is not None
     assert not conversation.result.ok

@@ -1,4 +1,4 @@
-"""The worker protocol's client against bytes recorded from three Nix releases.
+"""The worker protocol's client against bytes recorded from five Nix releases.
 
 Every test reads the recording to its end: a word missed in one reply spoils the next one, not this one.
 """
@@ -11,8 +11,9 @@ import pytest
 
 from hook.errors import RemoteError
 from hook.protocol.activity import ActivityResult, LogEvent, ResultType, StartActivity, StopActivity
-from hook.protocol.handshake import CLIENT_MAGIC
-from hook.protocol.wire import Reader
+from hook.protocol.building import BuiltPath
+from hook.protocol.handshake import CLIENT_MAGIC, OUTPUTS_AS_PATHS
+from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, WorkerClient, read_path_info
 from hook.store.derivation import Derivation, DerivationOutput, resolved_hash
 from hook.store.info import PathInfo, check_content_address
@@ -21,21 +22,29 @@ from tests.fakes.source import BytesSource, RecordedChannel
 
 VECTORS = Path(__file__).parent / "vectors" / "wp"
 SERVERS = ["2.8", "2.26", "2.34"]
-PROTOCOLS = {"2.8": (1, 34), "2.26": (1, 38), "2.34": (1, 38)}
+"""Of recordings with the client of 2.34."""
+
+PAIRS = [*(("2.34", server) for server in SERVERS), ("2.35", "2.34"), ("2.35", "2.35"), ("2.36", "2.36")]
+PROTOCOLS = {"2.8": (1, 34), "2.26": (1, 38), "2.34": (1, 38), "2.35": (1, 38), "2.36": (1, 38)}
 
 
 class Script:
-    """What the stock client of 2.34 sent in a recording, as values."""
+    """What the stock client sent in a recording, as values; `handshake` as we send it, who offer only what we know."""
 
     def __init__(self, data: bytes, version: tuple[int, int]) -> None:
         source = BytesSource(data)
         r = Reader(source)
+        w = Writer()
         assert r.u64() == CLIENT_MAGIC
-        r.u64()
+        w.u64(CLIENT_MAGIC)
+        w.u64(r.u64())
         if version >= (1, 38):
-            assert r.texts() == []
-        r.u64()
-        r.u64()
+            offered = r.texts()
+            assert not offered or OUTPUTS_AS_PATHS in offered
+            w.strings([OUTPUTS_AS_PATHS])
+        w.u64(r.u64())
+        w.u64(r.u64())
+        self.handshake = w.take()
         self.operations: list[tuple[Op, Any]] = []
         self.requests: list[bytes] = []
         while source.left:
@@ -78,8 +87,8 @@ class Script:
         return drv_path, Derivation(outputs, (), (), system, builder, args, env), inputs
 
 
-def load(case: str, server: str, connection: str = "") -> tuple[bytes, RecordedChannel, Script]:
-    stem = VECTORS / f"{case}-client2.34-server{server}{connection}"
+def load(case: str, server: str, connection: str = "", client: str = "2.34") -> tuple[bytes, RecordedChannel, Script]:
+    stem = VECTORS / f"{case}-client{client}-server{server}{connection}"
     sent = stem.with_suffix(stem.suffix + ".c2s").read_bytes()
     received = stem.with_suffix(stem.suffix + ".s2c").read_bytes()
     return sent, RecordedChannel(received), Script(sent, PROTOCOLS[server])
@@ -124,12 +133,12 @@ def replay(client: WorkerClient, channel: RecordedChannel, script: Script) -> di
     return results
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_whole_build_is_what_stock_sends_and_everything_received_is_read(server: str) -> None:
+@pytest.mark.parametrize(("stock", "server"), PAIRS)
+def test_a_whole_build_is_what_stock_sends_and_everything_received_is_read(stock: str, server: str) -> None:
     """Byte for byte the stock client's requests, and not one byte of the daemon's answers left over or missing."""
-    sent, channel, script = load("ok", server)
+    _, channel, script = load("ok", server, client=stock)
     client = WorkerClient(channel, lambda event: None)
-    assert sent.startswith(channel.sent)
+    assert channel.sent == script.handshake
     results = replay(client, channel, script)
     assert channel.left == b""
     for (op, _), expected, request in zip(script.operations, script.requests, channel.requests(), strict=True):
@@ -143,14 +152,17 @@ def test_a_whole_build_is_what_stock_sends_and_everything_received_is_read(serve
     assert [nar[8:21] for nar in results[Op.NAR_FROM_PATH]] == [b"nix-archive-1"] * 2
     for info in results[Op.QUERY_PATH_INFO]:
         assert info.deriver is not None
-        assert info.deriver.endswith("-tiny.drv")
+        assert info.deriver.endswith(("-tiny.drv", "-rec-ok.drv"))
 
 
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize(("connection", "names"), [("-a", ["out"]), ("-b", ["dev", "out"])])
-def test_a_build_of_floating_outputs_says_where_they_are(server: str, connection: str, names: list[str]) -> None:
-    """What stock copies next is what our client finds in the result, under the id that is computed here."""
-    _, channel, script = load("ca", server, connection)
+@pytest.mark.parametrize(("stock", "server"), PAIRS)
+@pytest.mark.parametrize("connection", ["-a", "-b"])
+def test_a_build_of_floating_outputs_says_where_they_are(stock: str, server: str, connection: str) -> None:
+    """What stock copies next is what our client finds in the result, under the id that is computed here.
+
+    The daemon of 2.35 has a key, with which it signs the one thing as the other.
+    """
+    _, channel, script = load("ca", server, connection, stock)
     client = WorkerClient(channel, lambda event: None)
     results = replay(client, channel, script)
     assert channel.left == b""
@@ -159,13 +171,21 @@ def test_a_build_of_floating_outputs_says_where_they_are(server: str, connection
     (result,) = results[Op.BUILD_DERIVATION]
     ((_, derivation, inputs),) = [argument for op, argument in script.operations if op is Op.BUILD_DERIVATION]
     resolved = replace(derivation, input_srcs=tuple(inputs))
-    realisations = {name: parse_realisation(json, "/nix/store") for name, json in result.realisations.items()}
-    assert sorted(realisations) == names
-    for name, realisation in realisations.items():
-        assert realisation.id == OutputId(f"sha256:{resolved_hash(resolved).hex()}", name)
-        assert realisation.dependencies == {}
+    assert sorted(result.realisations) == sorted(name for name, _ in derivation.outputs)
+    paths = set()
+    for name, said in result.realisations.items():
+        if isinstance(said, BuiltPath):
+            assert server in ("2.35", "2.36")
+            assert [signature.partition(":")[0] for signature in said.signatures] == ["b35-1"] * (server == "2.35")
+            paths.add(said.path)
+        else:
+            assert server not in ("2.35", "2.36")
+            realisation = parse_realisation(said, "/nix/store")
+            assert realisation.id == OutputId(f"sha256:{resolved_hash(resolved).hex()}", name)
+            assert realisation.dependencies == {}
+            paths.add(realisation.out_path)
     copied = {info.path: info for info in results[Op.QUERY_PATH_INFO]}
-    assert {realisation.out_path for realisation in realisations.values()} == copied.keys()
+    assert paths == copied.keys()
     assert all(check_content_address(info, "/nix/store") for info in copied.values())
 
 
@@ -194,10 +214,10 @@ def test_the_handshake_tells_what_the_daemon_is(server: str) -> None:
     assert client.adds_multiple is (server != "2.8")
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_failed_build_is_a_result_with_the_daemons_message(server: str) -> None:
+@pytest.mark.parametrize(("stock", "server"), PAIRS)
+def test_a_failed_build_is_a_result_with_the_daemons_message(stock: str, server: str) -> None:
     """A failure of the derivation is no failure of the connection."""
-    _, channel, script = load("fail", server)
+    _, channel, script = load("fail", server, client=stock)
     client = WorkerClient(channel, lambda event: None)
     (result,) = replay(client, channel, script)[Op.BUILD_DERIVATION]
     assert not result.ok

@@ -6,6 +6,7 @@ Sources: worker protocol, "BasicDerivation" and "BuildResult"; the serve protoco
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
@@ -57,13 +58,20 @@ MAX_REALISATION_BYTES = 1 << 20
 """Longest realisation accepted: one that depends on thousands of others."""
 
 
+class BuiltPath(NamedTuple):
+    """The path of an output, and signatures of its being one of the derivation at a path: the form from Nix 2.35 on."""
+
+    path: str
+    signatures: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The daemon's answer to a build; `realisations` maps output names to JSON (see hook.store.realisation)."""
+    """The daemon's answer to a build; `realisations` maps outputs to paths, or to JSON (see hook.store.realisation)."""
 
     status: int
     message: str
-    realisations: Mapping[str, bytes] = field(default_factory=dict)
+    realisations: Mapping[str, bytes | BuiltPath] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -89,13 +97,18 @@ def write_basic_derivation(w: Writer, derivation: Derivation, inputs: Iterable[s
         w.string(value)
 
 
-def read_built_outputs(r: Reader, names: Collection[str]) -> dict[str, bytes]:
+def read_built_outputs(r: Reader, names: Collection[str], *, as_paths: bool) -> dict[str, bytes | BuiltPath]:
     """The realisations of those outputs of a result that are called `names`; the others are read and dropped.
 
-    Only the name is taken from an output id: daemons of Nix 2.35 and later fill its hash with zeros.
+    As JSON only the name is taken from an output id: daemons of Nix 2.35 and later fill its hash with zeros.
     """
-    realisations = {}
+    realisations: dict[str, bytes | BuiltPath] = {}
     for _ in range(r.count()):
+        if as_paths:
+            name, built = r.text(), BuiltPath(r.text(), tuple(sorted(r.texts())))
+            if name in names:
+                realisations[name] = built
+            continue
         name = r.text().rpartition("!")[2]
         json = r.string(MAX_REALISATION_BYTES)
         if name in names:

@@ -17,9 +17,11 @@ CLIENT_VERSION = (1, 38)
 OLDEST_SERVER = (1, 21)
 """What Nix 2.3 speaks; older daemons lack operations every build needs."""
 
-FEATURES: frozenset[str] = frozenset()
-"""Protocol features offered.  None is needed for what is spoken here, and without
-`realisation-with-path-not-hash` every daemon describes built outputs in the one encoding parsed in worker.py."""
+OUTPUTS_AS_PATHS = "realisation-with-path-not-hash"
+"""The feature of the protocol with which a result says what was built as paths; without it, as JSON."""
+
+FEATURES = frozenset({OUTPUTS_AS_PATHS})
+"""Protocol features offered."""
 
 NOISE_SHOWN_BYTES = 64
 

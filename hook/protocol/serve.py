@@ -2,7 +2,7 @@
 
 There are no log messages and no errors on this connection: the build log and every error text come on the remote's
 standard error, and an error ends the connection.  Layouts: serve protocol, sections 1 to 4; decoded against bytes
-recorded from three Nix releases in test_serve.py.
+recorded from five Nix releases in test_serve.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -10,7 +10,14 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError
-from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
+from hook.protocol.building import (
+    NO_LIMITS,
+    BuildResult,
+    BuiltPath,
+    Limits,
+    read_built_outputs,
+    write_basic_derivation,
+)
 from hook.protocol.handshake import Channel, describe_noise
 from hook.protocol.pipeline import Answer, Pipeline
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info
@@ -22,9 +29,12 @@ Value = TypeVar("Value")
 
 CLIENT_MAGIC = 0x390C9DEB
 SERVER_MAGIC = 0x5452EECB
-CLIENT_VERSION = (2, 7)
+CLIENT_VERSION = (2, 8)
 """Announced to every server: those of Nix 2.5 to 2.10 send a reply of 2.6 or later whatever they are told."""
 OLDEST_SERVER = (2, 5)
+
+OUTPUTS_AS_PATHS = (2, 8)
+"""From here on a result says what was built as paths; before, as JSON."""
 
 
 class Command(IntEnum):
@@ -143,7 +153,9 @@ class ServeClient:
         status, message = r.u64(), r.message()
         for _ in ("times built", "non-deterministic", "start", "stop"):
             r.u64()
-        realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
+        realisations: dict[str, bytes | BuiltPath] = {}
+        if self.reports_outputs:
+            realisations = read_built_outputs(r, unknown_outputs, as_paths=self.version >= OUTPUTS_AS_PATHS)
         return BuildResult(status, message, realisations)
 
     def settle_log(self) -> Answer[object]:

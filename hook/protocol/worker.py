@@ -3,7 +3,7 @@
 Every request is written whole; its answer is the daemon's log messages, which are passed on as they come, and then the
 result.  An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not
 allow raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is
-decoded against recorded bytes of three Nix releases in test_worker_recordings.py.
+decoded against recorded bytes of five Nix releases in test_worker_recordings.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,8 +22,15 @@ from hook.protocol.activity import (
     StopActivity,
     Verbosity,
 )
-from hook.protocol.building import NO_LIMITS, BuildResult, Limits, read_built_outputs, write_basic_derivation
-from hook.protocol.handshake import Channel, Hello, shake_hands
+from hook.protocol.building import (
+    NO_LIMITS,
+    BuildResult,
+    BuiltPath,
+    Limits,
+    read_built_outputs,
+    write_basic_derivation,
+)
+from hook.protocol.handshake import OUTPUTS_AS_PATHS, Channel, Hello, shake_hands
 from hook.protocol.options import Options, write_options
 from hook.protocol.pipeline import Answer, Pipeline, answered
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info
@@ -209,7 +216,10 @@ class WorkerClient:
             for _ in ("user", "system"):
                 if r.flag():
                     r.u64()  # microseconds
-        realisations = read_built_outputs(r, unknown_outputs) if self.reports_outputs else {}
+        realisations: dict[str, bytes | BuiltPath] = {}
+        if self.reports_outputs:
+            as_paths = OUTPUTS_AS_PATHS in self.hello.features
+            realisations = read_built_outputs(r, unknown_outputs, as_paths=as_paths)
         return BuildResult(status, message, realisations)
 
     def settle_log(self) -> Answer[object]:

@@ -24,12 +24,17 @@ class OutputId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Realisation:
-    """An output and its path; `dependencies` maps output ids to paths and is empty for resolved derivations."""
+    """An output and its path; `dependencies` maps output ids to paths and is empty for resolved derivations.
+
+    The `signatures` are of `id`, as up to Nix 2.34, or with `signs_drv_path` of the derivation's path and the output's
+    name.  Neither kind can be verified as the other.
+    """
 
     id: OutputId
     out_path: str
     signatures: tuple[str, ...] = ()
     dependencies: Mapping[OutputId, str] = field(default_factory=dict)
+    signs_drv_path: bool = False
 
 
 def parse_output_id(text: str) -> OutputId:

@@ -16,12 +16,13 @@ from hook.store.realisation import Realisation
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One revision's table: statements that take its key of a derivation first."""
+    """One revision's table: statements that take its key of a derivation first, and what it keeps signatures of."""
 
     name: str
     select_valid: str
     delete: str
     insert: str
+    signs_drv_path: bool
 
 
 _BY_HASH = _Table(
@@ -30,6 +31,7 @@ _BY_HASH = _Table(
     "DELETE FROM Realisations WHERE drvPath = ? AND outputName = ?",
     "INSERT INTO Realisations (drvPath, outputName, outputPath, signatures)"
     " VALUES (?, ?, (SELECT id FROM ValidPaths WHERE path = ?), ?)",
+    signs_drv_path=False,
 )
 """Nix 2.8 to 2.34."""
 
@@ -38,6 +40,7 @@ _BY_PATH = _Table(
     "SELECT outputName FROM BuildTraceV3 JOIN ValidPaths ON outputPath = path WHERE drvPath = ?",
     "DELETE FROM BuildTraceV3 WHERE drvPath = ? AND outputName = ?",
     "INSERT INTO BuildTraceV3 (drvPath, outputName, outputPath, signatures) VALUES (?, ?, ?, ?)",
+    signs_drv_path=True,
 )
 """From Nix 2.35.  Its rows outlive the paths they name."""
 
@@ -61,7 +64,10 @@ class Realisations:
         return self._database.transact("BEGIN", lambda: set.intersection(*map(self._valid, self._tables)))
 
     def register(self, realisations: Collection[Realisation]) -> None:
-        """Add `realisations`, whose paths are valid; one that was registered meanwhile stays as it is."""
+        """Add `realisations`, whose paths are valid; one that was registered meanwhile stays as it is.
+
+        Each table gets the signatures of its own kind: Nix would take the others for wrong.
+        """
 
         def write() -> None:
             for table, key in self._tables:
@@ -70,7 +76,8 @@ class Realisations:
                     name = realisation.id.output_name
                     if name not in valid:
                         self._database.execute(table.delete, (key, name))
-                        signatures = " ".join(realisation.signatures)
+                        signed = realisation.signs_drv_path is table.signs_drv_path
+                        signatures = " ".join(realisation.signatures) if signed else ""
                         self._database.execute(table.insert, (key, name, realisation.out_path, signatures))
 
         self._database.transact("BEGIN IMMEDIATE", write)

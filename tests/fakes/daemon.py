@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from hook.protocol.building import BuildStatus
-from hook.protocol.handshake import CLIENT_MAGIC, SERVER_MAGIC
+from hook.protocol.handshake import CLIENT_MAGIC, OUTPUTS_AS_PATHS, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, read_path_info
 from hook.store.derivation import parse_derivation
@@ -54,6 +54,7 @@ class Daemon:
         self.behaviour = frozenset(behaviour.split(","))
         release = next((name for name in RELEASES if name in self.behaviour), "nix-2.34")
         self.version, self.nix_version = RELEASES[release]
+        self.features: set[str] = set()
         self.r = Reader(self)
         self.w = Writer()
         self.uploaded: dict[str, bytes] = {}
@@ -181,8 +182,9 @@ class Daemon:
         self.flush()
         self.r.u64()
         if self.version >= 0x126:
-            self.r.texts()
-            self.w.strings([])
+            offered = {OUTPUTS_AS_PATHS} if "nix-2.35" in self.behaviour else set()
+            self.features = offered & set(self.r.texts())
+            self.w.strings(sorted(offered))
         self.r.u64()
         self.r.u64()
         if self.version >= 0x121:
@@ -336,13 +338,17 @@ class Daemon:
         reported = {} if "reports-nothing" in self.behaviour else outputs
         self.w.u64(len(reported))
         for name, path in reported.items():
+            if OUTPUTS_AS_PATHS in self.features:
+                self.w.string(name)
+                self.w.string("/nix/store/../etc" if "reports-nonsense" in self.behaviour else path)
+                self.w.strings(["key-1:cGF0aA=="])
+                continue
             # The hash is anything but the right one, which nobody should need.
             output_id = f"sha256:{'0' * 64}!{name}"
             realisation: dict[str, object] = {"id": output_id, "outPath": base_name(path)}
             if "reports-nonsense" in self.behaviour:
                 realisation["outPath"] = "../etc"
-            if "nix-2.35" not in self.behaviour:
-                realisation |= {"signatures": ["key-1:c2ln"], "dependentRealisations": {}}
+            realisation |= {"signatures": ["key-1:c2ln"], "dependentRealisations": {}}
             self.w.string(output_id)
             self.w.string(json.dumps(realisation))
 
