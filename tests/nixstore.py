@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hook.nar import Dumper, Restorer
+from hook.release import Release
 from hook.settings import Settings
 from hook.store.info import PathInfo
 from hook.store.local import LocalStore
@@ -109,6 +110,11 @@ class NixStore:
     def open(self) -> LocalStore:
         """This store as nix-ferry sees it."""
         return LocalStore.open(Settings(self._config), self.environ)
+
+    def release(self) -> Release:
+        """The release of the Nix that made it."""
+        major, minor, *_ = self.lines("nix-store", "--version")[-1].split(".")
+        return int(major), int(minor)
 
     def collect(self) -> None:
         """Delete what no root keeps."""

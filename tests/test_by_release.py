@@ -89,3 +89,24 @@ def test_floating_outputs_that_are_valid_already_are_not_copied(bench: Bench) ->
     assert not [text for text in again.texts if text.startswith("copying path") and " from " in text]
     assert "copying 0 paths" not in again.texts
     assert len(bench.store.rows("select * from BuildTraceV3")) == 2
+
+
+RELEASES = {"2.8": {}, "2.34": FROM_2_30 | {"narinfo-cache-meta-ttl": "0"}, "2.35": FROM_2_35}
+
+
+@pytest.mark.parametrize("here", RELEASES)
+@pytest.mark.parametrize("there", RELEASES)
+def test_an_output_that_contains_its_path_is_made_by_the_rule_of_this_release(
+    bench: Bench, here: str, there: str
+) -> None:
+    """One made by another rule is refused, as by stock, and another machine is tried."""
+    drv_path, _ = bench.store.add_floating("Realisations", "BuildTraceV3")
+    settings = RELEASES[here] | {"experimental-features": "ca-derivations"}
+    strange = bench.machine(f"nix-{there},self-references", "strange", speed=9)
+    same = bench.machine(f"nix-{here},self-references", "same")
+    outcome = bench.build(strange, same, drv_path=drv_path, **settings)
+    assert outcome.status == 0
+    refused = "hashes such objects otherwise" in outcome.messages
+    assert refused is ((here == "2.34") is not (there == "2.34"))
+    assert ("was lost (what it sent is refused: ca hash mismatch" in outcome.messages) is refused
+    assert len(bench.store.rows("select * from BuildTraceV3")) == 2

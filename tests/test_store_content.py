@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
-from hook.store.content import check_content, hash_modulo
+from hook.release import Release
+from hook.store.content import check_content, counts_positions, hash_modulo
 from hook.store.info import ContentAddress, PathInfo, check_content_address, format_hash
 from tests.nixstore import NixStore
 
@@ -60,13 +61,14 @@ def test_every_content_addressed_object_of_nix_passes(tmp_path: Path) -> None:
         "fixed:r:sha256",
         "fixed:r:sha1",
     }
+    positions = counts_positions(store.release())
     for info in infos:
         claim = check_content_address(info, ours.store_dir)
         assert claim
-        check_content(info, claim, ours.real_path(info.path))
+        check_content(info, claim, ours.real_path(info.path), positions=positions)
         wrong = claim._replace(digest=bytes(len(claim.digest)))
         with pytest.raises(StoreError, match=f"ca hash mismatch importing path '{info.path}';"):
-            check_content(info, wrong, ours.real_path(info.path))
+            check_content(info, wrong, ours.real_path(info.path), positions=positions)
     ours.close()
 
 
@@ -77,11 +79,11 @@ def test_a_flat_file_is_hashed_by_its_bytes(tmp_path: Path, algorithm: str) -> N
     file.write_bytes(b"content" * 300_000)
     digest = hashlib.new(algorithm, b"content" * 300_000).digest()
     info = PathInfo(PATH, None, bytes(32), 120, ())
-    check_content(info, ContentAddress("", algorithm, digest), str(file))
+    check_content(info, ContentAddress("", algorithm, digest), str(file), positions=True)
     file.write_bytes(b"other")
     got = hashlib.new(algorithm, b"other").digest()
     with pytest.raises(StoreError) as caught:
-        check_content(info, ContentAddress("", algorithm, digest), str(file))
+        check_content(info, ContentAddress("", algorithm, digest), str(file), positions=True)
     assert str(caught.value) == (
         f"ca hash mismatch importing path '{PATH}';\n"
         f"  specified: {format_hash(digest, algorithm)}\n"
@@ -98,23 +100,35 @@ def test_a_flat_address_is_that_of_a_file_only(tmp_path: Path) -> None:
     claim = ContentAddress("", "sha256", hashlib.sha256(b"content").digest())
     for path in (link, tmp_path):
         with pytest.raises(StoreError, match=f"cannot check the content of '{PATH}'"):
-            check_content(PathInfo(PATH, None, bytes(32), 120, ()), claim, str(path))
+            check_content(PathInfo(PATH, None, bytes(32), 120, ()), claim, str(path), positions=True)
 
 
 def test_git_hashes_are_refused(tmp_path: Path) -> None:
     """An unchecked claim must not be registered."""
     with pytest.raises(StoreError, match="git"):
-        check_content(
-            PathInfo(PATH, None, bytes(32), 120, ()), ContentAddress("git:", "sha1", bytes(20)), str(tmp_path)
-        )
+        claim = ContentAddress("git:", "sha1", bytes(20))
+        check_content(PathInfo(PATH, None, bytes(32), 120, ()), claim, str(tmp_path), positions=True)
 
 
-def test_positions_of_self_references_may_be_left_out(tmp_path: Path) -> None:
-    """Nix before 2.17 and since 2.35 hashes them, the releases between do not; objects of either kind are about."""
+def test_positions_of_self_references_count_or_not(tmp_path: Path) -> None:
+    """Whichever the Nix here does; what was made by the other rule is told from what is damaged."""
     file = tmp_path / "file"
     file.write_bytes(b"I am " + MODULUS)
     info = PathInfo(PATH, None, bytes(32), 120, (PATH,))
-    for digest in _reference(file.read_bytes()):
-        check_content(info, ContentAddress("", "sha256", digest), str(file))
-    with pytest.raises(StoreError, match="ca hash mismatch"):
-        check_content(info, ContentAddress("", "sha256", hashlib.sha256(file.read_bytes()).digest()), str(file))
+    zeroed, named = _reference(file.read_bytes())
+    plain = hashlib.sha256(file.read_bytes()).digest()
+    for positions, right, wrong in ((False, zeroed, named), (True, named, zeroed)):
+        check_content(info, ContentAddress("", "sha256", right), str(file), positions=positions)
+        with pytest.raises(StoreError, match=r"ca hash mismatch (.|\n)* hashes such objects otherwise"):
+            check_content(info, ContentAddress("", "sha256", wrong), str(file), positions=positions)
+        with pytest.raises(StoreError, match="ca hash mismatch") as caught:
+            check_content(info, ContentAddress("", "sha256", plain), str(file), positions=positions)
+        assert "otherwise" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("release", "count"), [((2, 8), True), ((2, 16), True), ((2, 17), False), ((2, 34), False), ((2, 35), True)]
+)
+def test_the_rule_is_that_of_the_release(release: Release, count: bool) -> None:
+    """Two releases changed it, the second one back."""
+    assert counts_positions(release) is count

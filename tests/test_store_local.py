@@ -111,7 +111,8 @@ def test_durability_settings_are_honoured(
     monkeypatch.setattr(os, "fsync", record)
     monkeypatch.setattr(os, "sync", lambda: calls.append("everything"))
     target = nix.open()
-    copy(source, target, _infos(built, source))
+    # One of the settings is of a later Nix, which hashes what refers to itself otherwise.
+    copy(source, target, [info for info in _infos(built, source) if not info.references])
     assert ("everything" in calls) == (setting == "sync_before_registering")
     assert (str(nix.real_store_dir) in calls) == (setting == "fsync_store_paths")
     assert target.restore_options()["fsync"] == (setting == "fsync_store_paths")

@@ -1,7 +1,9 @@
 """Check that a store object has the content its content address claims.
 
 Reads the restored tree once more, except where the NAR hash, known already, settles it.  Self references count as
-zeros, followed by their positions, so that an object can contain its own address.  Tested in test_store_content.py.
+zeros, so that an object can contain its own address; whether their positions count, too, depends on the release of Nix.
+An object made by the other rule is refused: Nix would copy it to nowhere, and could not verify it.  Tested in
+test_store_content.py.
 """
 
 import hashlib
@@ -10,14 +12,30 @@ from collections.abc import Iterator
 
 from hook.errors import StoreError
 from hook.nar import Dumper
+from hook.release import Release
 from hook.store.info import ContentAddress, PathInfo, format_hash
 from hook.store.path import hash_part
 
 CHUNK_BYTES = 1 << 20
 
+POSITIONS_FORGOTTEN: Release = (2, 17)
+POSITIONS_AGAIN: Release = (2, 35)
+"""From the first of these releases up to the second, positions do not count.
 
-def check_content(info: PathInfo, claim: ContentAddress, real_path: str) -> None:
-    """StoreError unless what lies at `real_path`, whose NAR hash is that of `info`, hashes to `claim`."""
+Source: https://github.com/NixOS/nix/issues/15837
+"""
+
+
+def counts_positions(release: Release) -> bool:
+    """Whether this release of Nix has the positions of self references count."""
+    return not POSITIONS_FORGOTTEN <= release < POSITIONS_AGAIN
+
+
+def check_content(info: PathInfo, claim: ContentAddress, real_path: str, *, positions: bool) -> None:
+    """StoreError unless what lies at `real_path`, whose NAR hash is that of `info`, hashes to `claim`.
+
+    `positions`: those of self references count.
+    """
     # A NAR with self references cannot have the claimed hash both with and without them zeroed.
     if claim.method == "r:" and claim.algorithm == "sha256" and claim.digest == info.nar_hash:
         return
@@ -25,16 +43,16 @@ def check_content(info: PathInfo, claim: ContentAddress, real_path: str) -> None
         raise StoreError(f"cannot check '{info.path}': git hashes are not supported")
     chunks = _nar_chunks(real_path) if claim.method == "r:" else _file_chunks(real_path)
     try:
-        zeroed, digest = hash_modulo(chunks, claim.algorithm, hash_part(info.path).encode())
+        zeroed, named = hash_modulo(chunks, claim.algorithm, hash_part(info.path).encode())
     except OSError as error:
         raise StoreError(f"cannot check the content of '{info.path}': {error.strerror}") from error
-    # Nix 2.17 to 2.34 forgets the positions (https://github.com/NixOS/nix/issues/15837), and which Nix made the object
-    # is not known here.
-    if claim.digest not in (zeroed, digest):
+    digest, other = (named, zeroed) if positions else (zeroed, named)
+    if claim.digest != digest:
+        why = "\nIt refers to itself, and was made by a Nix that hashes such objects otherwise than the one here."
         raise StoreError(
             f"ca hash mismatch importing path '{info.path}';\n"
             f"  specified: {format_hash(claim.digest, claim.algorithm)}\n"
-            f"  got:       {format_hash(digest, claim.algorithm)}"
+            f"  got:       {format_hash(digest, claim.algorithm)}" + (why if claim.digest == other else "")
         )
 
 

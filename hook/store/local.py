@@ -67,7 +67,8 @@ class LocalStore:
         self._access = Access(
             location.state_dir, settings.flag("use-sqlite-wal", True), settings.flag("fsync-metadata", True)
         )
-        self._max_depth = MAX_DEPTH if release_of(settings) >= DEPTH_LIMITED else None
+        self._release = release_of(settings)
+        self._max_depth = MAX_DEPTH if self._release >= DEPTH_LIMITED else None
         self._fsync_paths = settings.flag("fsync-store-paths", False)
         self._sync = settings.flag("sync-before-registering", False)
         self._optimise = settings.flag("auto-optimise-store", False)
@@ -175,9 +176,10 @@ class LocalStore:
             raise _mismatch("size", info.path, str(info.nar_size), str(nar_size))
         claim = check_content_address(info, self.store_dir)
         if claim:
-            from hook.store.content import check_content
+            from hook.store.content import check_content, counts_positions
 
-            check_content(info, claim, self.real_path(info.path))
+            positions = counts_positions(self._release)
+            check_content(info, claim, self.real_path(info.path), positions=positions)
 
     def commit(self, infos: Sequence[PathInfo]) -> None:
         """Make checked imports valid, all of them or none; paths that `prepare` found valid do not belong here."""
