@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -107,6 +108,20 @@ def test_a_running_collector_is_told(store: NixStore) -> None:
     roots.close()
 
 
+def test_a_collector_survives_any_number_of_builds(store: NixStore) -> None:
+    """It aborts over connections that are opened and closed in quick succession."""
+    leaf = _path(store, "leaf")
+    kept = TempRoots(str(store.state_dir))
+    with _collector_in_the_middle(store):
+        for _ in range(2000):
+            roots = TempRoots(str(store.state_dir))
+            roots.add([leaf])
+            roots.close()
+        kept.add([leaf])
+    assert store.objects() == [leaf]
+    kept.close()
+
+
 def test_the_state_directory_may_have_a_long_name(tmp_path: Path) -> None:
     """The address of a socket has 107 bytes."""
     store = NixStore(tmp_path / ("long-name" * 15))
@@ -156,6 +171,97 @@ def test_a_collector_that_hangs_up_is_asked_again(tmp_path: Path, collector: int
             assert connection.recv(100) == b"/nix/store/b\n"
             connection.sendall(b"1")
             adding.result()
+    roots.close()
+
+
+@contextmanager
+def _listening(directory: Path) -> Iterator[socket.socket]:
+    """The socket of a collector."""
+    (directory / "gc-socket").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(20)
+        server.bind(str(directory / "gc-socket" / "socket"))
+        server.listen()
+        yield server
+
+
+def _answer(connection: socket.socket, count: int) -> list[bytes]:
+    """The next `count` roots that a collector is told, each of which it promises to spare."""
+    told = []
+    for _ in range(count):
+        told.append(connection.recv(100))
+        connection.sendall(b"1")
+    return told
+
+
+def test_all_builds_of_a_process_share_one_connection(tmp_path: Path, collector: int) -> None:
+    """Side by side and one after the other, until no collector runs any more."""
+    names = [f"/nix/store/{number}".encode() for number in range(20)]
+
+    def build(name: bytes) -> None:
+        roots = TempRoots(str(tmp_path))
+        roots.add([name.decode(), "/nix/store/common"])
+        roots.close()
+
+    with _listening(tmp_path) as server, ThreadPoolExecutor(4) as pool:
+        builds = [pool.submit(build, name) for name in names]
+        with server.accept()[0] as connection:
+            told = _answer(connection, 40)
+            for done in builds:
+                done.result()
+            later = pool.submit(build, b"later")
+            assert _answer(connection, 2) == [b"later\n", b"/nix/store/common\n"]
+            later.result()
+            fcntl.flock(collector, fcntl.LOCK_UN)
+            build(b"after the collection")
+            assert connection.recv(1) == b""
+    assert sorted(told[::2]) == sorted(name + b"\n" for name in names)
+    assert set(told[1::2]) == {b"/nix/store/common\n"}
+
+
+def test_the_next_collector_is_told_over_a_connection_of_its_own(tmp_path: Path, collector: int) -> None:
+    """What was left of the last one is noticed, even if nobody was looking when it ended."""
+    roots = TempRoots(str(tmp_path))
+    with _listening(tmp_path) as server, ThreadPoolExecutor() as pool:
+        first = pool.submit(roots.add, ["/nix/store/a"])
+        with server.accept()[0] as connection:
+            _answer(connection, 1)
+            first.result()
+        second = pool.submit(roots.add, ["/nix/store/b"])
+        with server.accept()[0] as connection:
+            assert _answer(connection, 1) == [b"/nix/store/b\n"]
+            second.result()
+    roots.close()
+
+
+class _GivenUpError(Exception):
+    """Raised by whoever does not want to wait any more."""
+
+
+def test_an_answer_that_nobody_waits_for_is_not_taken_for_anothers(tmp_path: Path, collector: int) -> None:
+    """A build is given up while the collector is slow; the one after it must not believe to be safe too early."""
+    asked = threading.Event()
+
+    def give_up(_: float) -> None:
+        if asked.is_set():
+            raise _GivenUpError
+
+    roots, others = TempRoots(str(tmp_path), pause=give_up), TempRoots(str(tmp_path))
+    with _listening(tmp_path) as server, ThreadPoolExecutor() as pool:
+        given_up = pool.submit(roots.add, ["/nix/store/a"])
+        with server.accept()[0] as connection:
+            assert connection.recv(100) == b"/nix/store/a\n"
+            asked.set()
+            with pytest.raises(_GivenUpError):
+                given_up.result()
+            adding = pool.submit(others.add, ["/nix/store/b"])
+            assert connection.recv(100) == b"/nix/store/b\n"
+            connection.sendall(b"1")
+            with pytest.raises(TimeoutError):
+                adding.result(0.3)
+            connection.sendall(b"1")
+            adding.result()
+    others.close()
     roots.close()
 
 

@@ -61,7 +61,7 @@ class LocalStore:
         self.real_store_dir = location.real_store_dir
         self.state_dir = location.state_dir
         self.log_dir = location.log_dir
-        self.temp_roots = TempRoots(location.state_dir)
+        self.temp_roots = TempRoots(location.state_dir, pause=pause)
         self._databases = databases or Databases(max_idle=0)
         self._pause = pause
         self._access = Access(

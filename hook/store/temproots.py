@@ -7,10 +7,12 @@ told through its socket as well.  Every wait is bounded.  Tested against Nix's o
 import fcntl
 import itertools
 import os
+import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from threading import Lock
 
 from hook.errors import StoreError
 
@@ -26,11 +28,21 @@ _serials = itertools.count()
 
 
 class TempRoots:
-    """Temporary roots that end with `close` or with this process, which may have others as well."""
+    """Temporary roots that end with `close` or with this process, which may have others as well.
 
-    def __init__(self, state_dir: str, *, collector_s: float = COLLECTOR_S) -> None:
+    `pause` waits for as many seconds, and may raise an error to give up.
+    """
+
+    def __init__(
+        self,
+        state_dir: str,
+        *,
+        collector_s: float = COLLECTOR_S,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._state_dir = state_dir
         self._collector_s = collector_s
+        self._pause = pause
         self._file = os.path.join(state_dir, "temproots", f"{os.getpid()}.{next(_serials)}")
         self._fd = -1
         self._paths: set[str] = set()
@@ -62,30 +74,95 @@ class TempRoots:
         content = b"".join(os.fsencode(path) + b"\0" for path in paths)
         lock_fd = os.open(os.path.join(self._state_dir, "gc.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            collector = _collector_of(self._state_dir)
             deadline = time.monotonic() + self._collector_s
-            while not _try_flock(lock_fd, fcntl.LOCK_SH) and not self._tell_collector(paths):
+
+            def wait(seconds: float) -> None:
                 if time.monotonic() > deadline:
                     raise StoreError(f"cannot protect '{paths[0]}' from the running garbage collector: no answer")
-                time.sleep(RETRY_S)
+                self._pause(seconds)
+
+            while not _try_flock(lock_fd, fcntl.LOCK_SH):
+                if collector.tell(paths, wait):
+                    break
+                wait(RETRY_S)
+            else:
+                collector.forget()
             # Written while the collector is kept from starting, or after it has answered.
             _write_all(self._fd, content)
         finally:
             os.close(lock_fd)
 
-    def _tell_collector(self, paths: list[str]) -> bool:
-        """Whether a running collector has promised to spare `paths`; False if it is starting or ending."""
-        address = os.path.join(self._state_dir, "gc-socket", "socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(self._collector_s)
-            try:
-                _connect(connection, address)
-                for path in paths:
-                    connection.sendall(os.fsencode(path) + b"\n")
-                    if connection.recv(1) != b"1":
-                        return False
-            except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError, FileNotFoundError):
-                return False
+
+class _Collector:
+    """The one connection of this process to the collectors of one store, kept for as long as one of them runs.
+
+    A collector keeps its connections in a table by descriptor number, and takes a number that is used again too soon
+    for a reason to abort (Nix 2.8 to 2.36): connections must be few and long, as stock's are.  They are used by one
+    thread at a time, and a collector answers at once, unless it is deleting the very path.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lock = Lock()
+        self._connection: socket.socket | None = None
+        self._poll = select.poll()
+        self._owed = 0
+        """How many answers belong to somebody who has given up waiting."""
+
+    def tell(self, paths: Iterable[str], wait: Callable[[float], object]) -> bool:
+        """Whether a running collector has promised to spare `paths`; False if it is starting or ending.
+
+        `wait` is called again and again meanwhile, with the seconds that may pass, and may raise an error.
+        """
+        while not self._lock.acquire(timeout=RETRY_S):
+            wait(0)
+        try:
+            for path in paths:
+                self._ask(os.fsencode(path) + b"\n", wait)
+        except (BlockingIOError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError, FileNotFoundError):
+            self._hang_up()
+            return False
+        finally:
+            self._lock.release()
         return True
+
+    def forget(self) -> None:
+        """No collector runs: what is left of the last one's connection is of no use."""
+        if self._connection is not None and self._lock.acquire(blocking=False):
+            self._hang_up()
+            self._lock.release()
+
+    def _ask(self, line: bytes, wait: Callable[[float], object]) -> None:
+        if self._connection is None:
+            self._connection = _connect(self._address)
+            self._poll = select.poll()
+            self._poll.register(self._connection, select.POLLIN)
+        # A line is short, and none is sent before the one before it is answered.
+        self._connection.sendall(line)
+        self._owed += 1
+        while self._owed:
+            while not self._poll.poll(RETRY_S * 1000):
+                wait(0)
+            answers = self._connection.recv(self._owed)
+            if answers.strip(b"1") or not answers:
+                raise ConnectionResetError
+            self._owed -= len(answers)
+
+    def _hang_up(self) -> None:
+        self._owed = 0
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+_collectors: dict[str, _Collector] = {}
+"""By the socket's address: the stores of one user are few."""
+
+
+def _collector_of(state_dir: str) -> _Collector:
+    address = os.path.join(state_dir, "gc-socket", "socket")
+    return _collectors.get(address) or _collectors.setdefault(address, _Collector(address))
 
 
 def is_rooted(state_dir: str, path: str) -> bool:
@@ -128,18 +205,25 @@ def _try_flock(fd: int, operation: int) -> bool:
     return True
 
 
-def _connect(connection: socket.socket, address: str) -> None:
-    """Connect, also to an address too long for a socket."""
+def _connect(address: str) -> socket.socket:
+    """A connection to `address`, which may be too long for a socket; BlockingIOError if too many wait for one."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(address)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        directory = os.open(os.path.dirname(address), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        connection.setblocking(False)
         try:
-            connection.connect(f"/proc/self/fd/{directory}/{os.path.basename(address)}")
-        finally:
-            os.close(directory)
+            connection.connect(address)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            directory = os.open(os.path.dirname(address), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{directory}/{os.path.basename(address)}")
+            finally:
+                os.close(directory)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _write_all(fd: int, data: bytes) -> None:

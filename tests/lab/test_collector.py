@@ -1,0 +1,41 @@
+"""A collection on the host that gives builds away, while it does so."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.lab.host import Host
+from tests.lab.install import HOOK
+
+pytestmark = pytest.mark.lab
+
+BUILDS = 60
+MANY = f"""
+builtins.genList (number: derivation {{
+  name = "one-of-many-${{toString number}}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo ${{toString number}} > $out" ];
+}}) {BUILDS}
+"""
+FIFO = "/root/fifo"
+
+
+def test_a_collector_survives_the_builds_that_end_while_it_runs(client: Host, twin: Host) -> None:
+    """It is stopped at the point from where on it learns of roots over its socket only."""
+    client.trust(twin)
+    client.configure(hook=HOOK, builders=f"ssh-ng://{twin.name} - - 4")
+    client.write_file("/root/many.nix", MANY)
+    client.path(FIFO).unlink(missing_ok=True)
+    os.mkfifo(client.path(FIFO))
+    # The name of this point up to Nix 2.8, and since.
+    environment = {"_NIX_TEST_GC_SYNC": FIFO, "_NIX_TEST_GC_SYNC_2": FIFO}
+    collector = client.popen(["nix-store", "--gc"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with client.path(FIFO).open("wb"):
+        built = client.run(["nix-build", "/root/many.nix", "-j0", "--no-out-link"], timeout=300)
+        assert len(set(built.stdout.split())) == BUILDS
+        assert "error" not in built.stderr
+    _, said = collector.communicate(timeout=120)
+    assert collector.returncode == 0, said
+    client.run(["nix-store", "--verify", "--check-contents"])
