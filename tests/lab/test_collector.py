@@ -10,20 +10,22 @@ from tests.lab.install import HOOK
 
 pytestmark = pytest.mark.lab
 
-BUILDS = 60
+BUILDS = 15
+OUTPUTS = 40
 MANY = f"""
 builtins.genList (number: derivation {{
   name = "one-of-many-${{toString number}}";
   system = builtins.currentSystem;
   builder = "/bin/sh";
-  args = [ "-c" "echo ${{toString number}} > $out" ];
+  outputs = builtins.genList (each: "out${{toString each}}") {OUTPUTS};
+  args = [ "-c" ''for each in $outputs; do eval "echo $each > \\$$each"; done'' ];
 }}) {BUILDS}
 """
 FIFO = "/root/fifo"
 
 
 def test_a_collector_survives_the_builds_that_end_while_it_runs(client: Host, twin: Host) -> None:
-    """It is stopped at the point from where on it learns of roots over its socket only."""
+    """And spares what they built.  It is stopped where from then on it learns of roots over its socket only."""
     client.trust(twin)
     client.configure(hook=HOOK, builders=f"ssh-ng://{twin.name} - - 4")
     client.write_file("/root/many.nix", MANY)
@@ -35,7 +37,7 @@ def test_a_collector_survives_the_builds_that_end_while_it_runs(client: Host, tw
     with client.path(FIFO).open("wb"):
         built = client.run(["nix-build", "/root/many.nix", "-j0", "--no-out-link"], timeout=300)
         assert len(set(built.stdout.split())) == BUILDS
-        assert "error" not in built.stderr
     _, said = collector.communicate(timeout=120)
     assert collector.returncode == 0, said
+    client.run(["nix-store", "--check-validity", *built.stdout.split()])
     client.run(["nix-store", "--verify", "--check-contents"])
