@@ -1,11 +1,13 @@
 """Connections to machines for one conversation with Nix: warm ones from the pool, or made now.
 
-Knows what makes two connections the same, and which must not be used again.  What a failure means for a machine is not
-decided here.  Tested in test_dispatch.py.
+Knows which must not be used again, for whom one may be kept, and how another one takes its place when this conversation
+is over.  What a failure means for a machine is not decided here.  Tested in test_dispatch.py and test_connections.py.
 """
 
+import time
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from hook.errors import MachineError
@@ -13,17 +15,101 @@ from hook.hub import Hub
 from hook.log import Log, step
 from hook.machines import Machine
 from hook.protocol.activity import Verbosity
-from hook.remote import Remote
-from hook.routes import Route, Routes, destination_of
+from hook.remote import LONGEST_S, Remote
+from hook.routes import Route, Routes, destination_of, is_ssh
 from hook.services import Services
 from hook.stream import Deadline
-from hook.transport import Command, time_to_get_ready
+from hook.transport import HANDSHAKE_S, Command, time_to_get_ready
 from hook.trouble import blames_sharing
 
 if TYPE_CHECKING:
+    from hook.configurations import Configuration
     from hook.sharing import Seat
 
 Value = TypeVar("Value")
+
+LEAST_S = 2.0
+"""A connection that may not grow even that old is replaced when somebody needs one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """All that decides how a connection to the machine `name` is made, and which store it must not lead to."""
+
+    hub: Hub
+    route: Route
+    scheme: str
+    name: str
+    store_dir: str
+    state_dir: str
+    private_dir: str
+    longest_s: float
+
+    def open(
+        self,
+        destination: Hashable | None,
+        configuration: "Configuration | None",
+        pause: Callable[[float], object],
+        meanwhile: Callable[[], Value],
+        log: Log | None = None,
+        hangup_fd: int | None = None,
+    ) -> tuple[Remote, Value]:
+        """A handshaken connection, and what `meanwhile` returns, which is called while ssh logs in, once or twice.
+
+        Without a `destination` it is known to nobody else.  `pause` does nothing for as many seconds.  MachineError,
+        after which nothing depends on a shared connection that may be dead.
+        """
+        seat = self._seat(destination, configuration)
+        deadline = time_to_get_ready()
+        try:
+            with nullcontext() if seat is None else seat.opening(pause):
+                return self._shake_hands(destination, seat, deadline, meanwhile, log, hangup_fd)
+        except MachineError as error:
+            if self.hub.sharing is not None:
+                self.hub.sharing.renew(destination)
+            if seat is None or not blames_sharing(error.one_line):
+                raise
+            return self._shake_hands(destination, None, deadline, meanwhile, log, hangup_fd)
+
+    def again(self, destination: Hashable, configuration: "Configuration | None") -> Remote:
+        """Another connection to the same `destination`, for nobody yet; MachineError if there is none to be had."""
+        remote, _ = self.open(destination, configuration, time.sleep, lambda: None)
+        remote.detach()
+        remote.destination = destination
+        return remote
+
+    def _seat(self, destination: Hashable, configuration: "Configuration | None") -> "Seat | None":
+        """Room on a shared connection, if this is one of ssh and there may be others."""
+        if self.hub.sharing is None or configuration is None or configuration.options is None:
+            return None
+        may_begin = configuration.speaks_of(time.monotonic())
+        return self.hub.sharing.join(destination, configuration.options, self.private_dir, may_begin=may_begin)
+
+    def _shake_hands(
+        self,
+        destination: Hashable | None,
+        seat: "Seat | None",
+        deadline: Deadline,
+        meanwhile: Callable[[], Value],
+        log: Log | None,
+        hangup_fd: int | None,
+    ) -> tuple[Remote, Value]:
+        known = None if destination is None else self.hub.pool.known(destination)
+        with ExitStack() as held:
+            remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s)
+            held.callback(remote.close)
+            remote.stream.watch = deadline
+            remote.opening = self
+            if log is not None:
+                remote.attach(log, hangup_fd)
+            value = meanwhile()
+            remote.shake_hands()
+            from hook.ownstore import refuse_own
+
+            refuse_own(remote, self.store_dir, self.state_dir)
+            remote.be_ready()
+            held.pop_all()
+            return remote, value
 
 
 class Connections:
@@ -42,6 +128,7 @@ class Connections:
             services.config.connect_timeout_s,
         )
         self._destinations: dict[Machine, Hashable] = {}
+        self._only_since: dict[Machine, float] = {}
         self._remotes: set[Remote] = set()
 
     def close(self) -> None:
@@ -50,8 +137,14 @@ class Connections:
             remote.close()
 
     def take(self, machine: Machine) -> Remote | None:
-        """An idle one to `machine`, for `reuse`; ConfigurationError if there is no way to it."""
-        return self._hub.pool.take(self._destination(machine, self._route(machine)))
+        """An idle one to `machine`, for `reuse`; ConfigurationError if there is no way to it.
+
+        None also where it is not certain that one leads to where ssh would lead this caller, and ssh takes more than
+        a moment to say so.
+        """
+        route = self._route(machine)
+        destination = self._destination(machine, route, self._ask(route, self._services.caller.pause))
+        return None if destination is None else self._hub.pool.take(destination, self._only_since.get(machine, 0.0))
 
     def reuse(self, remote: Remote, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
         """Make it this conversation's own; also returns what `meanwhile` returns, errors of which give it back."""
@@ -68,18 +161,16 @@ class Connections:
 
         ConfigurationError, or MachineError, after which nothing depends on a shared connection that may be dead.
         """
-        route = self._route(machine)
+        route, caller = self._route(machine), self._services.caller
         with step(self._log, f"connecting to '{name}'"):
-            seat = self._seat(self._destination(machine, route), route)
-            deadline = time_to_get_ready()
-            try:
-                with nullcontext() if seat is None else seat.opening(self._services.caller.pause):
-                    remote, value = self._shake_hands(machine, name, route, seat, deadline, meanwhile)
-            except MachineError as error:
-                self._renew(machine)
-                if seat is None or not blames_sharing(error.one_line):
-                    raise
-                remote, value = self._shake_hands(machine, name, route, None, deadline, meanwhile)
+            configuration = self._ask(route, caller.pause)
+            destination = self._destination(machine, route, configuration)
+            opening = self._opening(machine, name, route)
+            remote, value = opening.open(
+                destination, configuration, caller.pause, meanwhile, self._log, caller.hangup_fd
+            )
+        if configuration is None or configuration.speaks_of(remote.begun_at):
+            remote.destination = destination
         self._remotes.add(remote)
         return remote, value
 
@@ -87,10 +178,15 @@ class Connections:
         """A connection whose build went through to the end: keep it if somebody may need it."""
         remote.detach()
         self._remotes.discard(remote)
-        if self._hub.lasting and not (self._services.machines_substitute and remote.client.stops_substituting):
-            self._hub.pool.give(destination_of(remote.route, self._services), remote)
-        else:
+        if not self._hub.lasting or (self._services.machines_substitute and remote.client.stops_substituting):
             remote.close()
+            return
+        if remote.destination is None and (answer := self._ask(remote.route)) and answer.speaks_of(remote.begun_at):
+            remote.destination = destination_of(remote.route, self._services, answer.identity)
+        if remote.destination is None:
+            remote.close()
+        else:
+            self._hub.pool.give(remote.destination, remote, self._again(remote))
 
     def doubt(self, machine: Machine, *, all_lost: bool) -> None:
         """Forget what is known of `machine`; with `all_lost` idle connections, too, are dead for all anybody knows."""
@@ -103,44 +199,52 @@ class Connections:
         else:
             self._hub.pool.doubt(destination)
 
+    def renew(self, machine: Machine, name: str) -> None:
+        """From now on use no connection to `machine` that there is already, and keep none of them."""
+        self._only_since[machine] = time.monotonic()
+        self._hub.pool.drop_machine(name)
+        self._renew(machine)
+
     def _route(self, machine: Machine) -> Route:
         return self._routes.to(machine, verbose=self._log.verbosity >= Verbosity.CHATTY)
 
-    def _destination(self, machine: Machine, route: Route) -> Hashable:
-        destination = self._destinations[machine] = destination_of(route, self._services)
+    def _ask(self, route: Route, pause: Callable[[float], object] | None = None) -> "Configuration | None":
+        """What ssh makes of its configuration, as far as that is known; with `pause`, after a moment if need be."""
+        if self._hub.configurations is None or not isinstance(route, Command) or not is_ssh(route):
+            return None
+        return self._hub.configurations.look(route) if pause is None else self._hub.configurations.wait(route, pause)
+
+    def _destination(self, machine: Machine, route: Route, configuration: "Configuration | None") -> Hashable | None:
+        if configuration is None and is_ssh(route):
+            destination = None
+        else:
+            destination = destination_of(route, self._services, configuration and configuration.identity)
+        self._destinations[machine] = destination
         return destination
 
-    def _shake_hands(
-        self,
-        machine: Machine,
-        name: str,
-        route: Route,
-        seat: "Seat | None",
-        deadline: Deadline,
-        meanwhile: Callable[[], Value],
-    ) -> tuple[Remote, Value]:
-        with ExitStack() as held:
-            known = self._hub.pool.known(self._destinations[machine])
-            remote = Remote(route, machine.uri.scheme, name, seat, known)
-            held.callback(remote.close)
-            remote.stream.watch = deadline
-            remote.attach(self._log, self._services.caller.hangup_fd)
-            value = meanwhile()
-            remote.shake_hands()
-            from hook.ownstore import refuse_own
+    def _opening(self, machine: Machine, name: str, route: Route) -> Opening:
+        uri, store, private_dir = machine.uri, self._services.store, self._services.private_dir
+        longest_s = min(LONGEST_S, uri.number("max-connection-age", int(LONGEST_S)))
+        return Opening(self._hub, route, uri.scheme, name, store.store_dir, store.state_dir, private_dir, longest_s)
 
-            refuse_own(remote, self._services.store.store_dir, self._services.store.state_dir)
-            remote.be_ready()
-            held.pop_all()
-            return remote, value
-
-    def _seat(self, destination: Hashable, route: Route) -> "Seat | None":
-        """Room on a shared connection, if this is one of ssh and there may be others."""
-        if self._hub.sharing is None or not isinstance(route, Command) or route.argv[0] != "ssh":
+    def _again(self, remote: Remote) -> Callable[[], Remote] | None:
+        """What opens another one that leads where `remote` does, when this conversation may be over."""
+        services, configurations, route = self._services, self._hub.configurations, remote.route
+        opening, destination = remote.opening, remote.destination
+        if opening is None or remote.longest_s < LEAST_S:
             return None
-        return self._hub.sharing.join(destination, route, self._services.private_dir)
+
+        def again() -> Remote:
+            answer = None
+            if configurations is not None and isinstance(route, Command) and is_ssh(route):
+                answer = configurations.renew(route, HANDSHAKE_S)
+                if answer is None or destination_of(route, services, answer.identity) != destination:
+                    raise MachineError("ssh would lead elsewhere now")
+            return opening.again(destination, answer)
+
+        return again
 
     def _renew(self, machine: Machine) -> None:
         """Whatever comes next must not depend on a connection that may be dead."""
         if self._hub.sharing is not None:
-            self._hub.sharing.renew(self._destinations[machine])
+            self._hub.sharing.renew(self._destinations.get(machine))

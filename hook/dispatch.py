@@ -45,6 +45,8 @@ class Dispatcher:
         self._log = log
         self._connections = Connections(hub, services, log)
         self._disabled = Disabled(services.private_dir)
+        scope = hub.configurations.scope(services.environ) if hub.configurations else None
+        self._seen_by_ssh: Hashable = ssh_looks_at(services.environ), scope
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
@@ -241,7 +243,7 @@ class Dispatcher:
         """Builds of one kind wait for the same machines."""
         s = self._services
         lines = tuple(machine.text for machine in s.machines if machine not in self._out)
-        return s.private_dir, s.host, lines, request.system, request.features, ssh_looks_at(s.environ)
+        return s.private_dir, s.host, lines, request.system, request.features, self._seen_by_ssh
 
     def remind(self, request: Request) -> None:
         """Tell the user, once in a while, if none of the machines that could build it can be used now."""
@@ -339,4 +341,4 @@ class Dispatcher:
     def _key(self, machine: Machine) -> Hashable:
         """Whose health this is: a line can mean another machine to a caller with other keys, or its own store."""
         own = self._services.store.state_dir
-        return machine.uri.text, machine.ssh_key, machine.public_host_key, ssh_looks_at(self._services.environ), own
+        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._seen_by_ssh, own

@@ -30,6 +30,7 @@ from hook.store.databases import Databases
 from hook.uploads import Uploads
 
 if TYPE_CHECKING:
+    from hook.configurations import Configurations
     from hook.sharing import Sharing
 
 
@@ -47,15 +48,18 @@ class Hub:
     ledger: Ledger
     sharing: "Sharing | None"
     lasting: bool
+    configurations: "Configurations | None" = None
+    """There where there is `sharing`."""
 
 
 def new_hub(*, lasting: bool) -> Hub:
     """An empty hub."""
-    sharing = None
+    sharing = configurations = None
     if lasting:
+        from hook.configurations import Configurations
         from hook.sharing import Sharing
 
-        sharing = Sharing()
+        sharing, configurations = Sharing(), Configurations()
     queue = SlotQueue()
     return Hub(
         pool=Pool(),
@@ -68,4 +72,5 @@ def new_hub(*, lasting: bool) -> Hub:
         ledger=Ledger(time.time),
         sharing=sharing,
         lasting=lasting,
+        configurations=configurations,
     )

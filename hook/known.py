@@ -1,9 +1,9 @@
 """Which paths are known to be valid on a machine, so that nobody asks again.
 
-Known is what was uploaded to it, built there, or said by it to be valid, for as long as a connection to it lasts and at
-most for twice RENEW_S.  It may be wrong: the machine's collector spares only what belongs to an open connection.  So a
-build that fails for want of an input is tried once more, see hook/build.py.  Memory is bounded.  Tested in
-test_known.py.
+Known is what was uploaded to it, built there, or said by it to be valid, for as long as the connections last that were
+begun at about the same time, and at most for twice RENEW_S.  The machine's collector spares only what belongs to an
+open connection: when one ends, nothing is known any more.  It may be wrong all the same.  So a build that fails for
+want of an input is tried once more, see hook/build.py.  Memory is bounded.  Tested in test_known.py and test_pool.py.
 """
 
 import threading
@@ -22,7 +22,7 @@ class KnownPaths:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._since = clock()
+        self.begun_at = self._since = clock()
         self._young: set[str] = set()
         self._old: set[str] = set()
 

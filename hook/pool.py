@@ -2,48 +2,78 @@
 
 A connection is taken by one session at a time and given back only after a whole build, with nothing unread and nothing
 unsent; whoever is in doubt closes it instead.  Connections are kept per destination, which is everything that went into
-making one: command line, the environment that ssh looks at, and the options set on it.
+making one: command line, what ssh makes of it, and the options set on it.  None is kept for long: see Remote on when
+another one takes its place, which is opened meanwhile, and only as long as builds come.  Tested in test_pool.py.
 """
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
+from hook.errors import FerryError
 from hook.known import KnownPaths
 from hook.remote import Remote
 
 IDLE_S = 60.0
 """How long an unused connection is kept."""
 
+TOGETHER_S = 20.0
+"""Connections that are begun within this time share what is known of the machine."""
+
+MOST_OPENED = 8
+"""How many connections are opened at once to take the place of others."""
+
+
+def in_background(work: Callable[[], object]) -> None:
+    """Do it in a thread of its own; nobody waits for it."""
+    threading.Thread(target=work, daemon=True).start()
+
 
 class Pool:
-    """Idle connections by destination."""
+    """Idle connections by destination.  What would keep a build waiting is done by `run`."""
 
-    def __init__(self, idle_s: float = IDLE_S) -> None:
+    def __init__(self, idle_s: float = IDLE_S, run: Callable[[Callable[[], object]], None] = in_background) -> None:
         self._idle_s = idle_s
+        self._run = run
         self._lock = threading.Lock()
         self._idle: dict[Hashable, list[tuple[float, Remote]]] = {}
-        self._known: WeakValueDictionary[Hashable, KnownPaths] = WeakValueDictionary()
+        self._known: dict[Hashable, WeakSet[KnownPaths]] = {}
+        self._opening = 0
+        self._drops = 0
+        """How often something was dropped: what is being opened then may have the same fault."""
 
-    def take(self, destination: Hashable) -> Remote | None:
-        """A connection that was usable a moment ago, or None; the one used last, since it is the least likely dead."""
+    def take(self, destination: Hashable, since: float = 0.0) -> Remote | None:
+        """A connection that was usable a moment ago and was begun after `since`; None if there is none.
+
+        The one used last, since it is the least likely dead, but one that is to be replaced only if there is no other.
+        """
         while True:
             with self._lock:
                 kept = self._idle.get(destination)
                 if not kept:
                     return None
-                _, remote = kept.pop()
-            if remote.is_clean():
+                index = next((i for i in reversed(range(len(kept))) if not kept[i][1].is_worn), -1)
+                _, remote = kept.pop(index)
+            if not remote.is_clean():
+                remote.close()
+                self.doubt(destination)
+            elif remote.is_worn_out or remote.begun_at < since:
+                self._close(remote)
+            else:
                 return remote
-            remote.close()
-            self.doubt(destination)
 
     def known(self, destination: Hashable) -> KnownPaths:
-        """What is known of the machine there: one object for all connections, which lasts as long as any of them."""
+        """What is known of the machine there: one object for connections begun together, while any of them lasts."""
+        now = time.monotonic()
         with self._lock:
-            return self._known.setdefault(destination, KnownPaths())
+            all_known = self._known.setdefault(destination, WeakSet())
+            known = next((known for known in all_known if now - known.begun_at < TOGETHER_S), None)
+            if known is None:
+                known = KnownPaths()
+                all_known.add(known)
+            return known
 
     def idle(self) -> Counter[str]:
         """How many connections are idle, by the name of their machine."""
@@ -52,34 +82,96 @@ class Pool:
 
     def doubt(self, destination: Hashable) -> None:
         """Something there is not as expected: forget what is known of the machine."""
-        self.known(destination).forget()
-
-    def give(self, destination: Hashable, remote: Remote) -> None:
-        """Keep a connection for the next session, or close it if it is not clean."""
-        if not remote.is_clean():
-            remote.close()
-            return
         with self._lock:
-            self._idle.setdefault(destination, []).append((time.monotonic(), remote))
+            all_known = list(self._known.get(destination, ()))
+        for known in all_known:
+            known.forget()
+
+    def give(self, destination: Hashable, remote: Remote, again: Callable[[], Remote] | None = None) -> None:
+        """Keep a connection for the next session, or close it if it is not clean or not to be used any more.
+
+        `again` opens another one that leads there, or raises FerryError.
+        """
+        if not remote.is_clean():
+            self._close(remote)
+            return
+        is_to_be_followed = again is not None and remote.is_worn and not remote.is_followed
+        if remote.is_worn_out:
+            self._close(remote)
+        else:
+            with self._lock:
+                self._idle.setdefault(destination, []).append((time.monotonic(), remote))
+        if again is not None and is_to_be_followed:
+            self._begin(destination, remote, again)
 
     def drop(self, destination: Hashable) -> None:
         """Close what leads to `destination`, and forget what is known of the machine."""
         self.doubt(destination)
         with self._lock:
+            self._drops += 1
             removed = self._idle.pop(destination, [])
         for _, remote in removed:
             remote.close()
 
+    def drop_machine(self, name: str) -> None:
+        """The same for every way that leads to the machine of this name."""
+        with self._lock:
+            destinations = [where for where, kept in self._idle.items() if any(each.name == name for _, each in kept)]
+        for destination in destinations:
+            self.drop(destination)
+
     def tidy(self) -> None:
-        """Close what was not used for long, and what has died meanwhile."""
+        """Close what was not used for long or is too old, and what has died meanwhile."""
         oldest = time.monotonic() - self._idle_s
-        for remote in self._remove(lambda since, remote: since < oldest or not remote.is_clean()):
+        for remote in self._remove(lambda since, r: since < oldest or r.is_worn_out or not r.is_clean()):
             remote.close()
+        with self._lock:
+            self._known = {destination: known for destination, known in self._known.items() if known}
 
     def close(self) -> None:
         """Close everything."""
+        with self._lock:
+            self._drops += 1
         for remote in self._remove(lambda *_: True):
             remote.close()
+
+    def _close(self, remote: Remote) -> None:
+        # Its child may take a moment to end.
+        self._run(remote.close)
+
+    def _begin(self, destination: Hashable, old: Remote, again: Callable[[], Remote]) -> None:
+        """Have a connection opened that takes the place of `old`, unless too many are being opened already."""
+        with self._lock:
+            if self._opening >= MOST_OPENED:
+                return
+            self._opening += 1
+            drops = self._drops
+            old.is_followed = True
+        self._run(lambda: self._replace(destination, old, again, drops))
+
+    def _replace(self, destination: Hashable, old: Remote, again: Callable[[], Remote], drops: int) -> None:
+        try:
+            new = again()
+        except FerryError:
+            # Whoever needs one finds out, and tells its user.
+            return
+        finally:
+            with self._lock:
+                self._opening -= 1
+        with self._lock:
+            wanted = drops == self._drops
+            if wanted:
+                kept = self._idle.setdefault(destination, [])
+                # In front: one that is not worn is taken first anyway.
+                kept.insert(0, (time.monotonic(), new))
+                was_idle = any(each is old for _, each in kept)
+                self._idle[destination] = [entry for entry in kept if entry[1] is not old]
+        if not wanted:
+            new.close()
+        elif was_idle:
+            old.close()
+        else:
+            old.retire()
 
     def _remove(self, chosen: Callable[[float, Remote], bool]) -> Iterator[Remote]:
         removed: list[Remote] = []

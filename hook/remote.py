@@ -3,6 +3,8 @@
 Connecting is split in two so that the caller can do local work while ssh authenticates.
 """
 
+import time
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError
@@ -14,6 +16,7 @@ from hook.transport import Command
 from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
+    from hook.connections import Opening
     from hook.protocol.client import StoreClient
     from hook.sharing import Seat
 
@@ -21,15 +24,36 @@ QUERY_SILENCE_S = 60.0
 """How long a machine may take to answer, or to send the next byte, unless what it was asked can take any time."""
 
 
+LONGEST_S = 55.0
+"""How old a connection may be that a build begins with: what is changed on the machine is noticed within a minute."""
+
+RENEW_S = 10.0
+"""From this age on another one takes its place: while it lasts, its daemon keeps alive what was brought or built."""
+
+RENEW_LOGIN_S = 35.0
+"""The same for the age of the login, which is older where sessions share a connection."""
+
+RENEW_BUILDS, MOST_BUILDS = 100, 200
+RENEW_BYTES, MOST_BYTES = 64 << 20, 128 << 20
+"""What came and went over it, which is about what it keeps alive."""
+
+
 class Remote:
     """One connection, shown to the user as `name`; close it whatever happens.  With a `seat` it is shared with others.
 
     The time to get ready that its machine has begins with it and ends with `be_ready`, whatever the machine says until
-    then.  It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
+    then.  It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.  `longest_s`
+    is the greatest age at which a build may begin with it.
     """
 
     client: "StoreClient"
     """There from `shake_hands` on."""
+    destination: Hashable = None
+    """Where it belongs; None as long as that is not certain."""
+    opening: "Opening | None" = None
+    """By which another one like it can be opened."""
+    is_followed = False
+    """Whether another one was begun to take its place."""
 
     def __init__(
         self,
@@ -38,12 +62,17 @@ class Remote:
         name: str,
         seat: "Seat | None" = None,
         known: KnownPaths | None = None,
+        longest_s: float = LONGEST_S,
     ) -> None:
         self.route = route
+        self.scheme = scheme
         self.name = name
+        self.longest_s = longest_s
+        self.begun_at = time.monotonic()
+        self.login_at = seat.begun_at if seat else self.begun_at
+        self.builds = 0
         self.known = known or KnownPaths()
         self._retired = False
-        self._scheme = scheme
         self._log: Log | None = None
         self._ids: dict[int, int] = {}
         self._seat = seat
@@ -58,6 +87,7 @@ class Remote:
         """From now on pass on to `log` what the other end says, and stop waiting when `hangup_fd` becomes readable."""
         self._log = log
         self.stream.hangup_fd = hangup_fd
+        self.builds += 1
 
     def detach(self) -> None:
         """Nobody listens to this connection any more."""
@@ -69,6 +99,27 @@ class Remote:
     def is_clean(self) -> bool:
         """Whether the next request can only meet its own answer."""
         return not self._retired and self.client.idle and self.stream.is_clean()
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether another one should take its place."""
+        age_s, login_s, moved = self._use()
+        return (
+            age_s > min(RENEW_S, self.longest_s / 2)
+            or login_s > RENEW_LOGIN_S
+            or self.builds >= RENEW_BUILDS
+            or moved >= RENEW_BYTES
+        )
+
+    @property
+    def is_worn_out(self) -> bool:
+        """Whether no other build may begin with it."""
+        age_s, login_s, moved = self._use()
+        return age_s >= self.longest_s or login_s >= LONGEST_S or self.builds >= MOST_BUILDS or moved >= MOST_BYTES
+
+    def _use(self) -> tuple[float, float, int]:
+        now = time.monotonic()
+        return now - self.begun_at, now - self.login_at, self.stream.bytes_in + self.stream.bytes_out
 
     def doubt(self) -> None:
         """Nothing that was known of the machine counts, nor what others believe to know from now on."""
@@ -101,7 +152,7 @@ class Remote:
                 self._log.message(Verbosity.CHATTY, line)
 
     def _new_client(self) -> "StoreClient":
-        if self._scheme == "ssh":
+        if self.scheme == "ssh":
             from hook.protocol.serve import ServeClient
 
             return ServeClient(self.stream)
@@ -127,7 +178,8 @@ class Remote:
 
     def close(self) -> None:
         """End the connection; a build still running there is interrupted by its daemon."""
-        # What is known of the machine lasts as long as a connection, not until this object is collected.
+        # Its daemon spared what came over it from the machine's collector.
+        self.known.forget()
         self.known = KnownPaths()
         self._connection.close()
         self._leave()

@@ -14,7 +14,7 @@ from hook.machines import Machine
 from hook.release import Release
 from hook.settings import Settings
 from hook.storeuri import StoreUri, format_parameters
-from hook.transport import REMOTE_PROGRAMS, Command, command_for
+from hook.transport import NOISE, REMOTE_PROGRAMS, Command, command_for
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Route: TypeAlias = "Command | UnixSocket"
 
 SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
-"""The variables by which two callers may mean different connections with one ssh command; others' are all of them."""
+"""The variables by which two callers may mean different machines with one address, whatever ssh is configured to do."""
 
 LOCAL_SCHEMES = ("local", "auto", "daemon", "unix")
 
@@ -135,18 +135,28 @@ class Routes:
         )
 
 
-def destination_of(route: Route, services: "Services") -> Hashable:
-    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not."""
+def destination_of(route: Route, services: "Services", identity: Hashable) -> Hashable:
+    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not.
+
+    `identity` stands for what ssh makes of its configuration.
+    """
     s = services
     if not isinstance(route, Command):
         return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
-    others = tuple(route.options.others.items()) if route.options else ()
-    environ = ssh_looks_at(route.environ) if route.argv[0] == "ssh" else tuple(sorted(route.environ.items()))
-    return route.argv, environ, others, s.limits, s.machines_substitute, s.store.state_dir
+    if not is_ssh(route):
+        others = tuple(route.options.others.items()) if route.options else ()
+        environ = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
+        return route.argv, environ, others, s.limits, s.machines_substitute, s.store.state_dir
+    return route.argv, identity, s.limits, s.machines_substitute, s.store.state_dir
+
+
+def is_ssh(route: Route) -> bool:
+    """Whether ssh leads there."""
+    return isinstance(route, Command) and route.argv[0] == "ssh"
 
 
 def ssh_looks_at(environ: Mapping[str, str]) -> Hashable:
-    """What ssh sees of `environ` that may lead it elsewhere."""
+    """What ssh sees of `environ` that may lead it elsewhere, as far as is known without asking it."""
     return tuple((name, environ.get(name)) for name in SSH_LOOKS_AT)
 
 

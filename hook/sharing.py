@@ -4,20 +4,22 @@ The first ssh to a destination leaves a control connection behind, which the nex
 them no TCP connection, key exchange or login.  Whoever comes while the first one logs in waits for it and shares its
 fate: a crowd at its door is what sshd turns away (MaxStartups).  The connection ends by itself, shortly after its last
 session, so nothing stays behind however the broker ends.  Where a session is refused, ssh makes a connection of its
-own.  Who has a control connection in ssh's configuration or in NIX_SSHOPTS keeps it.  Tested in test_sharing.py and
-with a real ssh in the lab.
+own.  Who has a control connection in ssh's configuration or in NIX_SSHOPTS keeps it.  What a session proves of keys and
+accounts was true when its connection logged in; so after JOIN_S nobody joins it any more, and another one is begun.
+Tested in test_sharing.py and with a real ssh in the lab.
 """
 
 import os
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hook.cipher import cipher_option
 from hook.errors import MachineError
-from hook.transport import Command, options_first, ssh_configuration
+from hook.transport import CONFIGURATION_TIMEOUT_S, Command, options_first
 from hook.trouble import blames_sharing
 
 SESSIONS_EACH = 10
@@ -29,6 +31,9 @@ PERSIST_S = 1
 LONGEST_PATH = 90
 """A socket's name may have 107 bytes, of which ssh takes 17 for a temporary one."""
 
+JOIN_S = 20.0
+"""How old a control connection may be that a session joins."""
+
 PAUSE_S = 0.01
 FORGET_S = 600.0
 
@@ -38,6 +43,8 @@ class Trunk:
     """One control connection, by the path of its socket."""
 
     path: str
+    begun_at: float
+    """When it logged in, or a little earlier."""
     sessions: int = 0
     ready: threading.Event = field(default_factory=threading.Event)
     """Set when the first of its sessions has begun, or will not."""
@@ -47,8 +54,6 @@ class Trunk:
 
 @dataclass(slots=True)
 class _Destination:
-    options: tuple[str, ...] | None
-    """What ssh is told besides; None if we may not share, because the user's configuration does."""
     trunks: list[Trunk] = field(default_factory=list)
     used_at: float = 0.0
 
@@ -61,6 +66,11 @@ class Seat:
         self._trunk = trunk
         self._options = options
         self._first = first
+
+    @property
+    def begun_at(self) -> float:
+        """When the connection was begun that this session goes through."""
+        return self._trunk.begun_at
 
     @contextmanager
     def opening(self, pause: Callable[[float], object]) -> Iterator[None]:
@@ -105,26 +115,31 @@ class Seat:
 class Sharing:
     """Control connections by destination; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._destinations: dict[Hashable, _Destination] = {}
         self._count = 0
 
-    def join(self, destination: Hashable, command: Command, private_dir: str) -> Seat | None:
-        """Room for a session to `destination`, which `command` leads to; None if it is to have its own connection."""
-        with self._lock:
-            known = self._destinations.get(destination)
-        options = known.options if known else session_options(command)
+    def join(
+        self, destination: Hashable, options: tuple[str, ...], private_dir: str, *, may_begin: bool = True
+    ) -> Seat | None:
+        """Room for a session to `destination`, which tells ssh these `options`; None if there is none to be had.
+
+        `may_begin`: if need be, it is the first one of another connection.
+        """
         directory = os.path.join(private_dir, "ssh")
         with self._lock:
-            state = self._destinations.setdefault(destination, _Destination(options))
-            state.used_at = time.monotonic()
-            if state.options is None:
-                return None
+            now = self._clock()
+            state = self._destinations.setdefault(destination, _Destination())
+            state.used_at = now
+            state.trunks = [trunk for trunk in state.trunks if now - trunk.begun_at < JOIN_S]
             trunk = next((trunk for trunk in state.trunks if trunk.sessions < SESSIONS_EACH), None)
             if trunk is None:
+                if not may_begin:
+                    return None
                 self._count += 1
-                trunk = Trunk(os.path.join(directory, f"{os.getpid()}-{self._count}"))
+                trunk = Trunk(os.path.join(directory, f"{os.getpid()}-{self._count}"), now)
                 if len(os.fsencode(trunk.path)) > LONGEST_PATH:
                     return None
                 state.trunks.append(trunk)
@@ -137,7 +152,7 @@ class Sharing:
         except OSError:
             self.left(trunk)
             return None
-        return Seat(self, trunk, state.options, first=first)
+        return Seat(self, trunk, options, first=first)
 
     def left(self, trunk: Trunk) -> None:
         """A session has ended."""
@@ -152,19 +167,41 @@ class Sharing:
 
     def tidy(self) -> None:
         """Forget where nobody goes any more."""
-        oldest = time.monotonic() - FORGET_S
+        oldest = self._clock() - FORGET_S
         with self._lock:
             for destination, state in list(self._destinations.items()):
                 if state.used_at < oldest and not any(trunk.sessions for trunk in state.trunks):
                     del self._destinations[destination]
 
 
-def session_options(command: Command) -> tuple[str, ...] | None:
-    """What builds tell ssh besides; None if it is configured to share connections by itself, or cannot say whether."""
+def session_options(
+    command: Command, configuration: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...] | None, bool]:
+    """What builds tell ssh besides; None if it is configured to share connections by itself, or cannot say whether.
+
+    Also says whether that may soon be otherwise: who has no more than a name for a control connection keeps one that is
+    there.
+    """
+    if configuration.get("controlmaster") != ["false"]:
+        return None, False
+    if configuration.get("controlpath", ["none"]) != ["none"] and _is_shared(command):
+        return None, True
+    return cipher_option(command, configuration), False
+
+
+def _is_shared(command: Command) -> bool:
+    """Whether there is a control connection where the user's configuration has one; if in doubt, yes."""
+    argv = command.argv[: command.argv.index("--")]
     try:
-        configuration = ssh_configuration(command)
-    except MachineError:
-        return None
-    if configuration.get("controlmaster") != ["false"] or configuration.get("controlpath", ["none"]) != ["none"]:
-        return None
-    return cipher_option(command, configuration)
+        done = subprocess.run(
+            [*argv, "-Ocheck"],
+            env=command.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=CONFIGURATION_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return done.returncode == 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hook.errors import ConfigurationError
 from hook.release import Release
-from hook.settings import parse_number
+from hook.settings import MAX_NUMBER, parse_number
 
 MAX_PORT = (1 << 16) - 1
 
@@ -103,6 +103,16 @@ class StoreUri:
         if value in ("false", "no", "0"):
             return False
         raise ConfigurationError(f"parameter '{name}' is '{value}', expected 'true' or 'false'")
+
+    def number(self, name: str, default: int) -> int:
+        """A parameter that is a whole number."""
+        value = dict(self.parameters).get(name)
+        if value is None:
+            return default
+        number = parse_number(value, MAX_NUMBER)
+        if number is None:
+            raise ConfigurationError(f"parameter '{name}' is '{value}', expected a whole number")
+        return number
 
     def render(self, release: Release) -> str:
         """The text under which a parent of that release knows this store."""

@@ -56,6 +56,9 @@ ONLY_THE_PINNED_KEY = (
 
 ONLY_THE_PINNED_KEY_SINCE_8_5 = ("-oKnownHostsCommand=none",)
 
+NOISE = frozenset(("PWD", "OLDPWD", "SHLVL", "_", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID"))
+"""Variables that differ from one process to the next and mean nothing to those that it starts."""
+
 QUOTED_BEFORE: Release = (2, 20)
 """Older releases quote `remote-store` for the remote shell; since then that is up to whoever writes the address."""
 
@@ -65,8 +68,8 @@ PIPE_BYTES = 1 << 20
 SETTLE_S = 1.0
 """How long a child whose output has ended may take to say why, and to exit."""
 
-CONFIGURATION_TIMEOUT_S = 5.0
-"""How long ssh may take to read its configuration, which may have it run commands."""
+CONFIGURATION_TIMEOUT_S = HANDSHAKE_S
+"""How long ssh may take to read its configuration, which may have it run commands: it does so before each handshake."""
 
 GRACE_S = 0.5
 """How long a child may take to clean up after itself."""

@@ -37,7 +37,7 @@ def command(bin_dir: Path, configured: str = DEFAULT, default: str = DEFAULT, *,
     ssh.write_text(
         "#!/bin/sh\n"
         f'case " $* " in *" -Fnone "*) ciphers={default};; *) ciphers={configured};; esac\n'
-        f'case " $* " in *" -G "*) ;; *) echo " $* " >> {bin_dir}/uses;; esac\n'
+        f'case " $* " in *" -G "*|*" -V "*) ;; *) echo " $* " >> {bin_dir}/uses;; esac\n'
         '[ "$ciphers" != fails ] || exit 1\n'
         'echo "controlmaster false"; echo "ciphers $ciphers"\n'
     )

@@ -7,17 +7,18 @@ ends.  The clock stands still unless a test moves it.
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hook import configurations, slotqueue, sshfiles
 from hook import dispatch as dispatch_module
 from hook import sharing as sharing_module
-from hook import slotqueue
 from hook.caller import Caller
 from hook.config import Config
+from hook.configurations import Configurations
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
@@ -30,16 +31,18 @@ from hook.notices import Notices
 from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
-from hook.remote import Remote
+from hook.remote import RENEW_BUILDS, Remote
 from hook.schedule import Answer, Host, Request
 from hook.services import Services, limits_of
 from hook.settings import Settings
 from hook.sharing import Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import MOST_SLOTS, SlotTable
+from hook.sshfiles import SshFiles
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
+from hook.transport import Command
 from hook.trouble import Trouble
 from hook.uploads import Uploads
 from tests.fakes import DAEMON, DAEMON_IN_URI
@@ -81,6 +84,7 @@ class Desk:
         self.health = Health(self.clock, jitter=lambda: 0.5)
         self.pool = Pool()
         self.sharing = Sharing()
+        self.configurations = Configurations()
         self.lasting = True
         self.max_jobs = 0
         self.settings: dict[str, str] = {}
@@ -123,6 +127,7 @@ class Desk:
             Ledger(time.time),
             self.sharing,
             self.lasting,
+            self.configurations,
         )
         self._open.append(Dispatcher(hub, services, Log(self._log, 3)))
         return self._open[-1]
@@ -924,18 +929,30 @@ def test_an_error_of_ours_while_ssh_connects_ends_ssh(desk: Desk) -> None:
     assert not started & children()
 
 
+SSH = """#!/bin/sh
+case " $* " in
+*" -V "*) echo "OpenSSH_9.2p1" >&2 ;;
+*" -G "*) echo "controlmaster auto"; echo "hostname $WHERE"; echo "sendenv SENT_*"
+  echo "proxycommand ${{PROXY-none}}" ;;
+*) exec {daemon} ok ;;
+esac
+"""
+"""One that shares by itself, asks a variable where to go, and sends some."""
+
+
 @pytest.fixture
 def ssh(tmp_path: Path, desk: Desk) -> None:
     """An `ssh` in PATH that leads to a scripted daemon."""
     program = tmp_path / "bin/ssh"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nexec {' '.join(DAEMON)} ok\n")
+    program.write_text(SSH.format(daemon=" ".join(DAEMON)))
     program.chmod(0o755)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PATH": f"{program.parent}:/usr/bin:/bin"})
 
 
 NO_SHARED_SESSION = """#!/bin/sh
 case " $* " in
+*" -V "*) ;;
 *" -G "*) echo "controlmaster false" ;;
 *ControlPath*) echo "muxclient: master hello exchange failed" >&2; exit 255 ;;
 *) exec {daemon} ok ;;
@@ -965,18 +982,157 @@ def test_the_connect_timeout_is_configured(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("line", "name", "same"),
     [
-        ("ssh-ng://b1 - - 2", "SSH_AUTH_SOCK", False),
-        ("ssh-ng://b1 - - 2", "HOME", False),
-        ("ssh-ng://b1 - - 2", "PWD", True),
-        (good(jobs=2), "PWD", False),
+        ("ssh-ng://b1 - - 9", "SSH_AUTH_SOCK", False),
+        ("ssh-ng://b1 - - 9", "WHERE", False),
+        ("ssh-ng://b1 - - 9", "SENT_1", False),
+        ("ssh-ng://b1 - - 9", "PWD", True),
+        ("ssh-ng://b1 - - 9", "TERM", True),
+        (good(jobs=9), "PWD", True),
+        (good(jobs=9), "TERM", False),
     ],
-    ids=["other keys", "other configuration", "other directory", "local command"],
+    ids=["agent", "configuration", "sent", "directory", "terminal", "local directory", "local command"],
 )
 @pytest.mark.usefixtures("ssh")
-def test_callers_share_a_connection_only_if_it_is_the_same(desk: Desk, line: str, name: str, same: bool) -> None:
-    """ssh looks at some variables, a local command may look at any."""
+def test_callers_share_a_connection_only_if_ssh_would_make_the_same_one(
+    desk: Desk, line: str, name: str, same: bool
+) -> None:
+    """Whatever else is in their environments; a local command may look at any variable."""
     first = desk.dispatcher(line)
     remote = connect(first)
     first.give_back(remote)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, name: "other"})
-    assert (connect(desk.dispatcher(line)) is remote) is same
+    second = desk.dispatcher(line)
+    other = connect(second)
+    assert (other is remote) is same
+    # Each finds its own again.
+    second.give_back(other)
+    assert connect(desk.dispatcher(line)) is other
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_program_on_the_way_may_look_at_any_variable(desk: Desk) -> None:
+    """A cloud's ProxyCommand goes where its profile says; ssh itself knows nothing of that."""
+    desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PROXY": "nc"})
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    first.give_back(remote)
+    for name, same in (("SHLVL", True), ("AWS_PROFILE", False)):
+        desk.caller = replace(desk.caller, environ={**desk.caller.environ, name: "other"})
+        later = desk.dispatcher("ssh-ng://b1 - - 9")
+        assert (connect(later) is remote) is same
+        if same:
+            later.give_back(remote)
+
+
+SLOW = """#!/bin/sh
+case " $* " in
+*" -V "*) ;;
+*" -G "*) read -r line < {gate}; echo "hostname b1" ;;
+*) exec {daemon} ok ;;
+esac
+"""
+
+
+@pytest.mark.usefixtures("ssh")
+def test_nobody_waits_for_an_ssh_that_decides_by_the_moment(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it runs to decide takes its time for the connection already; nobody else gets that before it has said."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "bin/ssh").write_text(SLOW.format(daemon=" ".join(DAEMON), gate=gate))
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
+    monkeypatch.setattr(configurations, "TOGETHER_S", 3600)
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    other = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+    assert other is not remote
+    # Both ask once.
+    gate.write_text("\n")
+    route = remote.route
+    assert isinstance(route, Command)
+    assert desk.configurations.renew(route, 60)
+    first.give_back(remote)
+    assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is remote
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_connection_that_is_not_known_to_lead_anywhere_is_not_kept(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it went may not be where ssh went when it said."""
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    remote.destination = None
+    remote.begun_at -= 3600
+    first.give_back(remote)
+    assert not is_running(remote)
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_changed_configuration_is_noticed_at_once(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if ssh says the same of it: a machine on the way may be another one."""
+    config = tmp_path / "config"
+    config.write_text("")
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles({str(config): sshfiles._stamp(str(config))}))
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    first.give_back(remote)
+    config.write_text("Host jump\n  HostName elsewhere\n")
+    assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is not remote
+
+
+@pytest.mark.parametrize(("age", "kept"), [("0", False), ("3600", True)])
+def test_the_age_that_an_address_allows_is_honoured(desk: Desk, age: str, kept: bool) -> None:
+    """As stock does with the connections of one build."""
+    line = good(jobs=9).replace("?", f"?max-connection-age={age}&")
+    first = desk.dispatcher(line)
+    remote = connect(first)
+    first.give_back(remote)
+    assert (connect(desk.dispatcher(line)) is remote) is kept
+
+
+def test_an_age_that_is_no_number_costs_that_machine(desk: Desk) -> None:
+    """As with stock."""
+    dispatcher = desk.dispatcher(good().replace("?", "?max-connection-age=soon&"))
+    with pytest.raises(MachineError, match="parameter 'max-connection-age' is 'soon', expected a whole number"):
+        connect(dispatcher)
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_worn_connection_is_followed_by_one_like_it(desk: Desk) -> None:
+    """Opened when the build that used it is over, and its conversation, too; the next build finds it."""
+    opened: list[Callable[[], object]] = []
+    desk.pool = Pool(run=opened.append)
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    remote.builds = RENEW_BUILDS
+    first.give_back(remote)
+    first.close()
+    for work in opened:
+        work()
+    assert not is_running(remote)
+    other = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+    assert other.destination == remote.destination
+    assert other.builds == 1
+    assert len(opened) == 1
+
+
+@pytest.mark.usefixtures("ssh")
+def test_a_connection_is_not_followed_where_ssh_would_lead_elsewhere_now(desk: Desk, tmp_path: Path) -> None:
+    opened: list[Callable[[], object]] = []
+    desk.pool = Pool(run=opened.append)
+    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    remote = connect(first)
+    remote.builds = RENEW_BUILDS
+    first.give_back(remote)
+    ssh = tmp_path / "bin/ssh"
+    ssh.write_text(ssh.read_text().replace("hostname $WHERE", "hostname elsewhere"))
+    desk.configurations._answers.clear()
+    for work in opened:
+        work()
+    assert desk.pool.idle() == {remote.name: 1}
+    assert is_running(remote)

@@ -1,6 +1,6 @@
-"""Whose connection is shared, with how many, and what ssh is told about it.
+"""Whose connection is shared, with how many, for how long, and what ssh is told about it.
 
-`ssh` is a script that answers `-G` as ssh does; a real one shares connections in tests/lab/test_sharing.py.
+A real ssh shares connections in tests/lab/test_sharing.py.
 """
 
 import tempfile
@@ -14,12 +14,21 @@ import pytest
 
 from hook import sharing as sharing_module
 from hook.errors import Cancelled, ConnectionLost, MachineError
-from hook.sharing import LONGEST_PATH, SESSIONS_EACH, Seat, Sharing
+from hook.sharing import JOIN_S, LONGEST_PATH, SESSIONS_EACH, Seat, Sharing, session_options
 from hook.transport import Command
 from hook.trouble import Trouble
 
-NO_SHARING = "controlmaster false"
 ARGV = ("ssh", "b1", "-x", "-oControlPersist=60", "--", "nix-daemon", "--stdio")
+NO_CIPHER = {"controlmaster": ["false"]}
+
+
+class Clock:
+    """A time that passes when the test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -29,19 +38,8 @@ def tmp_path() -> Iterator[Path]:
         yield Path(directory)
 
 
-def command(bin_dir: Path, configuration: str = NO_SHARING, status: int = 0) -> Command:
-    """A command whose ssh has this configuration; every question for it is written to `asked`."""
-    bin_dir.mkdir(exist_ok=True)
-    ssh = bin_dir / "ssh"
-    ssh.write_text(
-        f"#!/bin/sh\necho \"$*\" >> {bin_dir}/asked\ncat <<'end'\nuser root\n{configuration}\nend\nexit {status}\n"
-    )
-    ssh.chmod(0o755)
-    return Command((str(ssh), *ARGV[1:]), {"PATH": "/usr/bin:/bin"})
-
-
-def seat(sharing: Sharing, tmp_path: Path, destination: str = "there", **options: str | int) -> Seat | None:
-    return sharing.join(destination, command(tmp_path / "bin", **options), str(tmp_path / "private"))  # type: ignore[arg-type]
+def seat(sharing: Sharing, tmp_path: Path, destination: str = "there", *, may_begin: bool = True) -> Seat | None:
+    return sharing.join(destination, (), str(tmp_path / "private"), may_begin=may_begin)
 
 
 def path_of(taken: Seat | None) -> str:
@@ -52,41 +50,81 @@ def path_of(taken: Seat | None) -> str:
 
 def test_ssh_is_told_before_anything_else(tmp_path: Path) -> None:
     """Of an option it takes the first value; the remote command stays as it is."""
-    taken = seat(Sharing(), tmp_path)
+    taken = Sharing().join("there", ("-oCiphers=x",), str(tmp_path / "private"))
     assert taken is not None
     argv = taken.command(Command(ARGV, {})).argv
-    options = ("-oControlMaster=auto", f'-oControlPath="{path_of(taken)}"', "-oControlPersist=1")
+    options = ("-oControlMaster=auto", f'-oControlPath="{path_of(taken)}"', "-oControlPersist=1", "-oCiphers=x")
     assert argv == (*ARGV[:3], *options, *ARGV[3:])
     directory = Path(path_of(taken)).parent
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_percent_sign_in_the_path_is_no_token(tmp_path: Path) -> None:
-    taken = Sharing().join("there", command(tmp_path / "bin"), str(tmp_path / "100%h"))
+    taken = Sharing().join("there", (), str(tmp_path / "100%h"))
     assert "100%h/ssh/" in path_of(taken)
 
 
-@pytest.mark.parametrize(
-    "configuration",
-    [
-        "controlmaster auto\ncontrolpath /root/control",
-        "controlmaster false\ncontrolpath /root/control",
-        "controlmaster ask",
-    ],
-)
-def test_who_shares_already_keeps_it(tmp_path: Path, configuration: str) -> None:
-    """Ssh says so itself, whatever file or option it is in; it is asked once."""
+@pytest.mark.parametrize("master", [["true"], ["auto"], ["ask"], None])
+def test_who_shares_already_keeps_it(master: list[str] | None) -> None:
+    """Whatever file or option it is in; also an ssh that does not say."""
+    configuration = {"controlpath": ["/root/control"]} | ({} if master is None else {"controlmaster": master})
+    assert session_options(Command(ARGV, {}), configuration) == (None, False)
+
+
+def control_path(bin_dir: Path, status: int) -> Command:
+    """A command whose ssh says by its status whether there is a control connection."""
+    ssh = bin_dir / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$*" > {bin_dir}/asked\nexit {status}\n')
+    ssh.chmod(0o755)
+    return Command((str(ssh), *ARGV[1:]), {"PATH": "/usr/bin:/bin"})
+
+
+def test_a_name_for_a_control_connection_is_none_yet(tmp_path: Path) -> None:
+    """As in home-manager's default; who has begun one by hand keeps it, for as long as it is there."""
+    configuration = NO_CIPHER | {"controlpath": ["/root/control"]}
+    assert session_options(control_path(tmp_path, 0), configuration) == (None, True)
+    assert session_options(control_path(tmp_path, 255), configuration) == ((), False)
+    assert (tmp_path / "asked").read_text() == "b1 -x -oControlPersist=60 -Ocheck\n"
+    absent = Command((str(tmp_path / "absent"), *ARGV[1:]), {})
+    assert session_options(absent, configuration) == (None, True)
+    assert session_options(absent, NO_CIPHER | {"controlpath": ["none"]}) == ((), False)
+
+
+def test_nobody_joins_a_connection_that_is_old(tmp_path: Path) -> None:
+    """A key that was taken out of authorized_keys since would still be good for it; those that are on it stay."""
+    clock = Clock()
+    sharing = Sharing(clock)
+    before = seat(sharing, tmp_path)
+    assert before is not None
+    assert before.begun_at == clock.now
+    clock.now += JOIN_S - 1
+    assert path_of(seat(sharing, tmp_path)) == path_of(before)
+    clock.now += 1
+    after = seat(sharing, tmp_path)
+    assert after is not None
+    assert path_of(after) != path_of(before)
+    assert after.begun_at == clock.now
+    before.leave()
+    assert path_of(seat(sharing, tmp_path)) == path_of(after)
+
+
+def test_an_old_connection_without_a_session_is_not_begun_again(tmp_path: Path) -> None:
+    """Ssh may still have it, and then it is as old as it was."""
+    clock = Clock()
+    sharing = Sharing(clock)
+    before = seat(sharing, tmp_path)
+    assert before is not None
+    before.leave()
+    clock.now += JOIN_S
+    assert path_of(seat(sharing, tmp_path)) != path_of(before)
+
+
+def test_who_must_not_begin_one_joins_what_there_is(tmp_path: Path) -> None:
+    """Where it is not certain that it would lead to the same machine."""
     sharing = Sharing()
-    for _ in range(2):
-        assert seat(sharing, tmp_path, configuration=configuration) is None
-    assert (tmp_path / "bin/asked").read_text() == "b1 -x -oControlPersist=60 -G\n"
-
-
-def test_an_ssh_that_cannot_say_what_it_would_do_is_left_alone(tmp_path: Path) -> None:
-    """An old one, or somebody's script."""
-    assert seat(Sharing(), tmp_path, status=1) is None
-    assert seat(Sharing(), tmp_path, configuration="hello") is None
-    assert Sharing().join("there", Command(("/nonexistent/ssh", *ARGV[1:]), {}), str(tmp_path)) is None
+    assert seat(sharing, tmp_path, may_begin=False) is None
+    begun = seat(sharing, tmp_path)
+    assert path_of(seat(sharing, tmp_path, may_begin=False)) == path_of(begun)
 
 
 def test_a_connection_has_as_many_sessions_as_sshd_allows(tmp_path: Path) -> None:
@@ -187,7 +225,7 @@ def test_after_trouble_the_next_session_has_a_connection_of_its_own(tmp_path: Pa
 def test_a_state_directory_with_a_long_name_has_no_sockets(tmp_path: Path) -> None:
     """The kernel allows 108 bytes."""
     deep = tmp_path / ("d" * LONGEST_PATH)
-    assert Sharing().join("there", command(tmp_path / "bin"), str(deep)) is None
+    assert Sharing().join("there", (), str(deep)) is None
 
 
 def test_a_directory_that_cannot_be_made_costs_only_the_sharing(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hook.cli.shell import shell_command
-from hook.errors import FerryError
+from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.routes import Routes
 from hook.sharing import session_options
-from hook.transport import Command, options_first
+from hook.transport import Command, options_first, ssh_configuration
 
 MOST_BYTES = 128 << 20
 MOST_S = 3.0
@@ -60,7 +60,11 @@ def _measure(
 
 
 def _as_builds_do(ssh: Command) -> Command:
-    return replace(ssh, argv=options_first(ssh.argv, session_options(ssh) or ()))
+    try:
+        options, _ = session_options(ssh, ssh_configuration(ssh))
+    except MachineError:
+        options = None
+    return replace(ssh, argv=options_first(ssh.argv, options or ()))
 
 
 def _run(ssh: Command, run: Callable[["subprocess.Popen[bytes]"], float | None]) -> float | None:
