@@ -90,6 +90,8 @@ class Builder:
         if result.status in WITHOUT_INPUTS and not full and self._doubted is None:
             self._doubted = BuildFailed(result.message)
             raise InputsDoubted(result.message)
+        if full:
+            raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
         built()
         log_settled = remote.client.settle_log()
         if result.ok:
@@ -102,8 +104,6 @@ class Builder:
                 remote.retire()
             # The log and messages take different ways: a failure must not be shown before its last words.
             self._services.caller.settle_log()
-            if full:
-                raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
             self._say_what_was_kept()
             raise BuildFailed(result.message)
 

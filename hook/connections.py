@@ -127,6 +127,7 @@ class Connections:
             services.caller.parent_pid,
             services.config.connect_timeout_s,
         )
+        self._begun_at = time.monotonic()
         self._destinations: dict[Machine, Hashable] = {}
         self._only_since: dict[Machine, float] = {}
         self._remotes: set[Remote] = set()
@@ -198,6 +199,10 @@ class Connections:
             self._renew(machine)
         else:
             self._hub.pool.doubt(destination)
+
+    def is_older(self, remote: Remote) -> bool:
+        """Whether `remote` was there when this conversation began."""
+        return remote.begun_at < self._begun_at
 
     def renew(self, machine: Machine, name: str) -> None:
         """From now on use no connection to `machine` that there is already, and keep none of them."""

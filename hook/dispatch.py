@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hook.connections import Connections
 from hook.disabled import Disabled
-from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError
 from hook.hub import Hub
 from hook.ledger import MachineInUse
 from hook.log import Log
@@ -298,6 +298,21 @@ class Dispatcher:
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end."""
         self._connections.give_back(remote)
+
+    def may_be_mended(self, place: Place, remote: Remote, error: MachineError) -> bool:
+        """Whether a new connection may get what `remote` was refused; from now on only such a one is used there.
+
+        The machine may have been mended since an old one was made.  A full disk may have room when all that we keep
+        there between builds has been let go: its collector spares what belongs to a connection.
+        """
+        if error.trouble is Trouble.DISK_FULL:
+            worth = self._hub.lasting
+        else:
+            refused = isinstance(error, NotTrusted) or not isinstance(error, ConnectionLost | ProtocolError)
+            worth = refused and self._connections.is_older(remote)
+        if worth:
+            self._connections.renew(place.machine, place.name)
+        return worth
 
     def lost(self, machine: Machine, error: MachineError) -> None:
         """`machine` went away during a build, or refused it."""

@@ -52,6 +52,8 @@ class Accepted:
     """The machine Nix was told."""
     place: Place | None = None
     remote: "Remote | None" = None
+    is_built: bool = False
+    """Whether the machine is free for another build."""
 
 
 class Session:
@@ -245,7 +247,9 @@ class Session:
         try:
             try:
                 self._run(build, build.place, job)
-            except InputsDoubted:
+            except MachineError as error:
+                if not self._is_worth_another_connection(build, error):
+                    raise
                 self._hang_up(build)
                 self._run(build, build.place, job)
         except BuildFailed:
@@ -262,11 +266,21 @@ class Session:
         self._give_back(build)
         return None
 
+    def _is_worth_another_connection(self, build: Accepted, error: MachineError) -> bool:
+        """Whether the machine may do over another connection, in the same place, what it has not done over this one."""
+        if isinstance(error, InputsDoubted):
+            return True
+        if build.remote is None or build.place is None or build.is_built:
+            return False
+        return self._dispatcher.may_be_mended(build.place, build.remote, with_advice(build.remote.explain(error)))
+
     def _run(self, build: Accepted, place: Place, job: Job) -> None:
+        build.is_built = False
         place, remote = self._make_ready(build, place, job)
         self._told.enter(Phase.BUILDING, place.name)
 
         def built() -> None:
+            build.is_built = True
             place.release()
             self._told.enter(Phase.FETCHING)
 

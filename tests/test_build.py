@@ -86,3 +86,31 @@ def test_a_machine_that_takes_a_sound_input_for_a_damaged_one_is_left(bench: Ben
     assert "was lost (it refused an input: hash mismatch importing path" in outcome.messages
     assert "was modified" not in outcome.messages
     assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize("behaviour", ["trusts-once", "fills-up"])
+def test_what_an_old_connection_is_refused_is_tried_on_a_new_one(brokered: Bench, behaviour: str) -> None:
+    """The machine may have been mended, or have room when the old ones have been let go; nobody hears of it."""
+    machine = brokered.machine(behaviour)
+    for name in ("first", "second", "third"):
+        drv_path, output = brokered.store.add_derivation(name)
+        outcome = brokered.build(machine, drv_path=drv_path)
+        assert outcome.status == 0
+        assert "was lost" not in outcome.messages
+        assert output in brokered.store.valid()
+    assert brokered.connections() == 3
+
+
+@pytest.mark.parametrize(("behaviour", "connections"), [("nix-2.8,untrusting", 1), ("always-full", 2)])
+def test_what_a_new_connection_is_refused_is_refused(brokered: Bench, behaviour: str, connections: int) -> None:
+    """Nothing was mended; a full disk is believed when nothing of ours is left there."""
+    outcome = brokered.build(brokered.machine(behaviour, speed=9), brokered.machine("ok"))
+    assert outcome.status == 0
+    assert outcome.messages.count("was lost") == 1
+    assert brokered.connections() == connections + 1
+
+
+def test_without_a_broker_nothing_is_kept_there_that_could_be_let_go(bench: Bench) -> None:
+    """A full disk is believed at once; with one, it is tried once more."""
+    assert bench.build(bench.machine("always-full")).status == 1
+    assert bench.connections() == (2 if bench.broker else 1)

@@ -36,6 +36,7 @@ NEWS_OF_NOTHING = b"".join(word.to_bytes(8, "little") for word in (Stderr.RESULT
 CHATTY_LINES = 200_000
 UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
 MISMATCH = "hash mismatch importing path '\x1b[35;1m{}\x1b[0m';\n  specified: …\n  got:       …"
+FULL = "error: writing to file: No space left on device"
 NOT_PRIVILEGED = "you are not privileged to build input-addressed derivations"
 
 
@@ -61,6 +62,7 @@ class Daemon:
         self.uploaded: dict[str, bytes] = {}
         self.built: dict[str, Built] = {}
         self.expected: set[str] = set()
+        self.builds = 0
         # A pipe by which a test sees when we hang, and when we end.
         self.life = open(os.environ["LIFE"], "w") if "LIFE" in os.environ else None  # noqa: SIM115
 
@@ -273,6 +275,18 @@ class Daemon:
             return
         if "untrusting" in self.behaviour and all(outputs.values()):
             self.error(NOT_PRIVILEGED)
+            return
+        self.builds += 1
+        if "trusts-once" in self.behaviour and self.builds > 1:
+            self.error(NOT_PRIVILEGED)
+            return
+        if "fills-up" in self.behaviour and self.builds > 1:
+            self.w.u64(Stderr.LAST)
+            self.failure(BuildStatus.MISC_FAILURE, FULL)
+            return
+        if "always-full" in self.behaviour:
+            self.w.u64(Stderr.LAST)
+            self.failure(BuildStatus.MISC_FAILURE, FULL)
             return
         # Connections of one machine have no store in common here.
         if missing and "careless" not in self.behaviour:
