@@ -58,10 +58,12 @@ class MachineError(FerryError):
 
     trouble = Trouble.OTHER
 
-    def __init__(self, text: str, trouble: Trouble | None = None) -> None:
-        super().__init__(shortened(text))
+    def __init__(self, text: str, trouble: Trouble | None = None, advice: str = "") -> None:
+        super().__init__(shortened(f"{text} ({advice})" if advice else text))
         if trouble is not None:
             self.trouble = trouble
+        self.advice = advice
+        """What helps, which is part of the text, too."""
 
 
 class ProtocolError(MachineError):

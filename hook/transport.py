@@ -160,8 +160,7 @@ class Connection:
         what, trouble = (found.trouble.words, found.trouble) if ended and found else (str(error), error.trouble)
         silent = f", exit status {status}" if ended and status is not None else ""
         said = ": " + "; ".join(lines[-LINES_SHOWN:]) if lines else silent
-        advice = f" ({found.advice})" if found and found.advice else ""
-        return type(error)(f"{what}{said}{advice}", trouble)
+        return type(error)(f"{what}{said}", trouble, found.advice if found else "")
 
     def _status(self, settle_s: float) -> int | None:
         """The child's exit status; None if it runs for longer than `settle_s`."""

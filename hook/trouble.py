@@ -41,29 +41,57 @@ class Diagnosis:
     advice: str = ""
 
 
-_HOST_KEY = "it is not the key in known_hosts, or in the last column of `builders`"
+OTHER_HOST_KEY = "it is not the key in known_hosts, or in the last column of `builders`"
 _NO_HOST_KEY = "add the machine's host key to known_hosts, or to the last column of `builders`"
 _TURNED_AWAY = "its sshd turns connections away: see MaxStartups and PerSourcePenalties there"
-_LOGIN = "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"
+CLOSED = (
+    "its sshd ends the connection: its log there says why; often it is MaxStartups or PerSourcePenalties in its "
+    "sshd_config, or an expired password or account ('chage -l USER' there)"
+)
+_EXPIRED_PASSWORD = "log in there once by hand and change the password, or have it not expire: 'chage -M -1 USER' there"
+_EXPIRED_ACCOUNT = "have the account there not expire: 'chage -E -1 USER'"
+LOGIN_REFUSED = "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"
+_NO_KEY = "the key that the line or ssh's configuration names is not there, or not to be read"
+_OPEN_KEY = "ssh takes no key that others may read: 'chmod 600' it"
+_SOCKET = (
+    "the user that logs in there may not use the Nix daemon there: add that user to the group of its socket, which is "
+    "nix-users on Debian: 'usermod -aG nix-users USER'"
+)
 _NOT_FOUND = "Nix is not installed there, or not in PATH of a non-interactive login; see `remote-program`"
+_FULL = "make room there: 'nix-collect-garbage', or 'min-free' in its nix.conf"
 
 NOT_FOUND_STATUS = 127
 """By which shells say that there is no such program."""
 
 SIGNS = (
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", Diagnosis(Trouble.HOST_KEY, _HOST_KEY)),
-    ("Host key verification failed", Diagnosis(Trouble.HOST_KEY, _NO_HOST_KEY)),
-    ("Could not resolve hostname", Diagnosis(Trouble.UNRESOLVED)),
-    ("Connection refused", Diagnosis(Trouble.REFUSED)),
-    ("No route to host", Diagnosis(Trouble.UNREACHABLE)),
-    ("Network is unreachable", Diagnosis(Trouble.UNREACHABLE)),
-    ("timed out", Diagnosis(Trouble.TIMED_OUT)),
-    ("not responding", Diagnosis(Trouble.TIMED_OUT)),
-    ("kex_exchange_identification", Diagnosis(Trouble.REFUSED, _TURNED_AWAY)),
-    ("Permission denied (", Diagnosis(Trouble.AUTHENTICATION, _LOGIN)),
-    ("Too many authentication failures", Diagnosis(Trouble.AUTHENTICATION, _LOGIN)),
+    (("Host key verification failed", "HOST IDENTIFICATION HAS CHANGED"), Diagnosis(Trouble.HOST_KEY, OTHER_HOST_KEY)),
+    (("Host key verification failed",), Diagnosis(Trouble.HOST_KEY, _NO_HOST_KEY)),
+    (("Could not resolve hostname",), Diagnosis(Trouble.UNRESOLVED)),
+    (("Connection refused",), Diagnosis(Trouble.REFUSED)),
+    (("No route to host",), Diagnosis(Trouble.UNREACHABLE)),
+    (("Network is unreachable",), Diagnosis(Trouble.UNREACHABLE)),
+    (("timed out",), Diagnosis(Trouble.TIMED_OUT)),
+    (("not responding",), Diagnosis(Trouble.TIMED_OUT)),
+    (("Permission denied (", "UNPROTECTED PRIVATE KEY FILE"), Diagnosis(Trouble.AUTHENTICATION, _OPEN_KEY)),
+    (("Permission denied (", "Identity file", "not accessible"), Diagnosis(Trouble.AUTHENTICATION, _NO_KEY)),
+    (("Permission denied (",), Diagnosis(Trouble.AUTHENTICATION, LOGIN_REFUSED)),
+    (("Too many authentication failures",), Diagnosis(Trouble.AUTHENTICATION, LOGIN_REFUSED)),
+    (("password has expired",), Diagnosis(Trouble.AUTHENTICATION, _EXPIRED_PASSWORD)),
+    (("Password change required",), Diagnosis(Trouble.AUTHENTICATION, _EXPIRED_PASSWORD)),
+    (("Connection closed by", "account has expired"), Diagnosis(Trouble.AUTHENTICATION, _EXPIRED_ACCOUNT)),
+    (("account has expired",), Diagnosis(Trouble.AUTHENTICATION, _EXPIRED_ACCOUNT)),
+    (("daemon-socket", "Permission denied"), Diagnosis(Trouble.OTHER, _SOCKET)),
+    # Of a connection that was up, ssh says another thing: "Connection to HOST closed by remote host."
+    (("Connection closed by", "kex_exchange_identification"), Diagnosis(Trouble.REFUSED, _TURNED_AWAY)),
+    (("Connection reset by", "kex_exchange_identification"), Diagnosis(Trouble.REFUSED, _TURNED_AWAY)),
+    (("kex_exchange_identification",), Diagnosis(Trouble.REFUSED, _TURNED_AWAY)),
+    (("Connection closed by", " port "), Diagnosis(Trouble.REFUSED, CLOSED)),
+    (("Connection reset by", " port "), Diagnosis(Trouble.REFUSED, CLOSED)),
 )
-"""What ssh says; the first that fits counts."""
+"""What ssh, or Nix there, says: words that are all in it.
+
+The latest first word counts, and of equals the first row: what a banner says comes before the reason.
+"""
 
 FULL = ("No space left on device", "database or disk is full", "lack of free disk space")
 """What Nix says when the disk is full; the last of it after a build that failed on an almost full one."""
@@ -87,8 +115,9 @@ def diagnose(said: str, status: int | None) -> Diagnosis | None:
     if status == NOT_FOUND_STATUS:
         return Diagnosis(Trouble.NO_NIX, _NOT_FOUND)
     if is_disk_full(said):
-        return Diagnosis(Trouble.DISK_FULL)
-    return next((diagnosis for sign, diagnosis in SIGNS if sign in said), None)
+        return Diagnosis(Trouble.DISK_FULL, _FULL)
+    found = [(said.rfind(signs[0]), diagnosis) for signs, diagnosis in SIGNS if all(sign in said for sign in signs)]
+    return max(found, key=lambda at_and_diagnosis: at_and_diagnosis[0])[1] if found else None
 
 
 def is_disk_full(said: str) -> bool:

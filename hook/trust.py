@@ -19,4 +19,4 @@ def with_advice(error: MachineError) -> MachineError:
     """`error`, as NotTrusted and with advice if that is what it is about."""
     text = error.one_line
     advice = next((advice for words, advice in ADVICE if words in text), None)
-    return error if advice is None else NotTrusted(f"{text} ({advice})", error.trouble)
+    return error if advice is None else NotTrusted(text, error.trouble, advice)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hook.cli.condition import SCRIPT, Condition, parse_condition
+from hook.cli.condition import SCRIPT, Condition, Shell, parse_condition, parse_shell
 from tests.test_schedule import machine
 
 SAID = """Welcome!
@@ -78,3 +78,11 @@ def test_the_script_runs_without_a_nix() -> None:
     values = dict(line.split(" = ", 1) for line in printed.splitlines() if "clock" in line or "free" in line)
     assert abs(int(values["nix-ferry clock"]) - time.time()) < 60
     assert int(values["nix-ferry free-kib"]) > 0
+
+
+def test_a_login_shell_is_known_by_what_it_runs() -> None:
+    """Among greetings; what it says instead is kept, and what ssh itself fails of tells nothing."""
+    assert parse_shell("Hello\nnix-ferry shell = /bin/zsh\n", 0) == Shell(True, "/bin/zsh")
+    assert parse_shell("This account is\nnot available.\n", 1) == Shell(False, said="This account is not available.")
+    assert parse_shell("", 1) == Shell(False)
+    assert parse_shell("", 255) is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hook.cli.check import Check, Level
-from hook.cli.condition import Condition
+from hook.cli.condition import Condition, Shell
 from hook.cli.machinechecks import Findings, check_machine, shown
 from hook.cli.ping import Pong
 from hook.cli.way import Way
@@ -119,3 +119,46 @@ def test_nothing_is_wrong_with_a_machine_that_is_out_of_use() -> None:
 def test_a_machine_that_is_not_reached_by_ssh_has_fewer_steps() -> None:
     checks = check_machine(replace(FOUND, way=None, condition=None))
     assert [check.check for check in checks] == ["nix", "store", "trust"]
+
+
+@pytest.mark.parametrize("trouble", list(Trouble))
+@pytest.mark.parametrize("way", [WAY, None])
+def test_whatever_is_wrong_comes_with_what_helps(trouble: Trouble, way: Way | None) -> None:
+    """Known or not, by ssh or not."""
+    assert last(replace(failed(trouble), way=way)).fix
+
+
+def test_what_is_known_of_a_cause_is_the_advice() -> None:
+    """In its place, not twice; with the name of the user."""
+    pong = Pong(NAME, error="no room (chage USER)", trouble=Trouble.OTHER, advice="chage USER")
+    check = last(replace(FOUND, pong=pong, way=replace(WAY, user="joe"), condition=None))
+    assert (check.text, check.fix) == ("no room (builders)", "chage joe")
+
+
+def test_a_key_that_is_no_use_is_named_where_it_matters() -> None:
+    """A login that was refused, and one that another key opened."""
+    bad = replace(WAY, key="the key '/k' is not there", key_fix="make it")
+    check = last(failed(Trouble.AUTHENTICATION, way=bad))
+    assert (check.text, check.fix) == ("ssh says so; the key '/k' is not there (builders)", "make it")
+    found = replace(FOUND, machine=machine(f"{NAME} - /k"), way=bad)
+    (note,) = [check for check in check_machine(found) if check.level is not Level.OK]
+    assert (note.check, note.fix) == ("login", "make it")
+
+
+def test_a_machine_that_runs_nothing_has_no_talking_profile() -> None:
+    """It answers every command in the same way; one that runs Nix whatever it is told says something else."""
+    noise = "expected the Nix protocol but got 'Go away'; a shell profile on that machine prints"
+    found = failed(Trouble.PROTOCOL, noise)
+    assert last(found).check == "stdout"
+    assert last(replace(found, shell=Shell(True, "/bin/zsh"))).fix.startswith("have the profile of /bin/zsh print only")
+    check = last(replace(found, shell=Shell(False, said="Go away")))
+    assert (check.check, "nothing can be run there: it answers 'Go away'" in check.text) == ("login", True)
+    assert last(replace(found, shell=Shell(False, said="cbor"))).check == "stdout"
+
+
+def test_kinds_that_are_not_ours_are_told_apart() -> None:
+    """What the stock hook knows is not wrong."""
+    (check,) = check_machine(replace(failed(Trouble.OTHER), machine=machine("mounted-ssh-ng://box")))
+    assert (check.level, bool(check.fix)) == (Level.NOTE, True)
+    (check,) = check_machine(replace(failed(Trouble.OTHER), machine=machine("sshng://box")))
+    assert (check.level, "did you mean 'ssh-ng'?" in check.text) == (Level.WRONG, True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hook.trouble import Trouble, diagnose, is_disk_full, trouble_of
+from hook.trouble import LOGIN_REFUSED, Trouble, diagnose, is_disk_full, trouble_of
 
 SAID = {
     "ssh: Could not resolve hostname b1: Name or service not known": Trouble.UNRESOLVED,
@@ -18,6 +18,12 @@ SAID = {
     "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.": Trouble.HOST_KEY,
     "root@b1: Permission denied (publickey,keyboard-interactive).": Trouble.AUTHENTICATION,
     "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures": Trouble.AUTHENTICATION,
+    "WARNING: Your password has expired.\nPassword change required but no TTY available.": Trouble.AUTHENTICATION,
+    "Your account has expired; see us.\nConnection closed by 10.0.0.1 port 22": Trouble.AUTHENTICATION,
+    "Connection closed by 10.0.0.1 port 22": Trouble.REFUSED,
+    "Connection reset by 10.0.0.1 port 22": Trouble.REFUSED,
+    'error: getting status of "/nix/var/nix/daemon-socket/socket": Permission denied': Trouble.OTHER,
+    "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Permission denied": Trouble.OTHER,
     "error: writing to file: No space left on device": Trouble.DISK_FULL,
     "error: executing SQLite query: database or disk is full": Trouble.DISK_FULL,
 }
@@ -28,6 +34,39 @@ def test_trouble_is_known_by_its_words(said: str) -> None:
     found = diagnose(f"Authorised use only.\n{said}", 255)
     assert found is not None
     assert found.trouble is SAID[said]
+
+
+def test_a_banner_does_not_hide_the_reason() -> None:
+    """It may have any words, and comes first."""
+    banner = "Sessions are timed out.  Connection refused to strangers.  Your password has expired yesterday.\n" * 60
+    found = diagnose(f"{banner}root@b1: Permission denied (publickey).", 255)
+    assert found is not None
+    assert found.trouble is Trouble.AUTHENTICATION
+    assert found.advice == LOGIN_REFUSED
+
+
+REFUSED = "root@b1: Permission denied (publickey)."
+
+
+@pytest.mark.parametrize(
+    ("said", "helps"),
+    [
+        (f"Warning: Identity file /k not accessible: No such file or directory.\n{REFUSED}", "is not there"),
+        (f"@ WARNING: UNPROTECTED PRIVATE KEY FILE! @\nbad permissions\n{REFUSED}", "chmod 600"),
+        ("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.", "it is not the key"),
+        ("No ED25519 host key is known.\nHost key verification failed.", "add the machine's host key"),
+        ("kex_exchange_identification: read: reset\nConnection reset by 10.0.0.1 port 22", "turns connections away"),
+        ("Connection closed by 10.0.0.1 port 22", "its log there says why"),
+        ("Your password has expired.", "chage -M -1 USER"),
+        ("Your account has expired.\nConnection closed by 10.0.0.1 port 22", "chage -E -1 USER"),
+        ("cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Permission denied", "nix-users"),
+        ("No space left on device", "nix-collect-garbage"),
+    ],
+)
+def test_advice_is_about_the_cause(said: str, helps: str) -> None:
+    found = diagnose(said, 255)
+    assert found is not None
+    assert helps in found.advice
 
 
 def test_a_missing_program_is_known_by_the_status_of_the_shell() -> None:
@@ -42,6 +81,7 @@ def test_what_is_not_known_is_not_guessed() -> None:
     """Among others a file that may not be read is no login that was refused."""
     assert diagnose("error: opening lock file '/nix/var/nix/db/big-lock': Permission denied", 1) is None
     assert diagnose("", 255) is None
+    assert diagnose("error: unable to download: Recv failure: Connection reset by peer", 1) is None
     assert trouble_of("path '/nix/store/x' is not valid") is Trouble.OTHER
 
 

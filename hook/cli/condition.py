@@ -20,6 +20,10 @@ CLOCK_OFF_S = 60
 
 LOW_DISK_KIB = 1 << 20
 
+RUNS = "nix-ferry shell ="
+SSH_FAILED = 255
+MOST_SAID = 200
+
 SCRIPT = f"""
 echo "nix-ferry clock = $(date +%s)"
 echo "nix-ferry free-kib = $({{ df -Pk /nix/store 2>/dev/null || df -Pk /; }} | awk 'END {{ print $4 }}')"
@@ -73,6 +77,46 @@ def _ask(machine: Machine, routes: Routes) -> Condition | None:
     except (FerryError, OSError):
         return None
     return parse_condition(done.stdout, start, time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What becomes of a command there: whether it is run, by which login shell, and what is said instead."""
+
+    runs: bool
+    name: str = ""
+    said: str = ""
+
+
+def shells(machines: Sequence[Machine | None], routes: Routes) -> list[Shell | None]:
+    """Ask all of them at once, and nobody where there is None; None for one that is not reached by ssh."""
+
+    def one(machine: Machine | None) -> Shell | None:
+        return _shell(machine, routes) if machine else None
+
+    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
+        return list(threads.map(one, machines))
+
+
+def _shell(machine: Machine, routes: Routes) -> Shell | None:
+    try:
+        command = shell_command(machine, routes, f"echo {RUNS} $SHELL")
+        if command is None:
+            return None
+        done = run(command.argv, command.environ, "", machine.uri.text, TIMEOUT_S)
+    except (FerryError, OSError):
+        return None
+    return parse_shell(done.stdout, done.returncode)
+
+
+def parse_shell(text: str, status: int) -> Shell | None:
+    """What was printed and the exit status of ssh; None if ssh itself did not get there."""
+    for line in text.splitlines():
+        if line.startswith(RUNS):
+            return Shell(True, line.removeprefix(RUNS).strip())
+    if status == SSH_FAILED:
+        return None
+    return Shell(False, said=" ".join(text.split())[:MOST_SAID])
 
 
 def parse_condition(text: str, start: float, end: float) -> Condition | None:

@@ -58,7 +58,7 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
       nix-ferry install --yes --restart   writes and restarts without a question
     """
     target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
-    change = _unit_change(target) if target.in_unit else _conf_change(target)
+    change = planned(target)
     if not change:
         click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
         return EXIT_OK
@@ -104,6 +104,11 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     if make(changes, yes=yes, dry_run=dry_run):
         _restart(served, unasked=restart, never=yes)
     return EXIT_OK
+
+
+def planned(target: Target) -> Change:
+    """What `nix-ferry install` would write; FerryError if that is not for it to write."""
+    return _unit_change(target) if target.in_unit else _conf_change(target)
 
 
 def _conf_change(target: Target) -> Change:

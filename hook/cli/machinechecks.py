@@ -6,12 +6,15 @@ Pure: what was found goes in.  Tested in test_machinechecks.py, and in tests/lab
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from hook.cli import storekinds
 from hook.cli.check import Check, Level
-from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition
+from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.machines import Machine
-from hook.trouble import Trouble
+from hook.protocol.handshake import NO_SHELL
+from hook.transport import REMOTE_PROGRAMS
+from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY, Trouble
 
 STEPS = ("dns", "tcp", "host-key", "login", "stdout", "nix", "store")
 """What must go well before a machine is of any use, in this order."""
@@ -38,6 +41,7 @@ class Findings:
     """What is known of one machine.  `disabled` says since when the user has taken it out of use.
 
     `resolver` and `user` are those of this host; `as_daemon` is whether builds log in there as this user does.
+    `shell` is what a machine said that let us in, and then was of no use.
     """
 
     machine: Machine
@@ -48,6 +52,7 @@ class Findings:
     resolver: str
     user: str
     as_daemon: bool
+    shell: Shell | None = None
 
 
 def check_machine(found: Findings) -> list[Check]:
@@ -82,6 +87,14 @@ def _not_for_you(check: Check) -> Check:
 
 
 def _checks(found: Findings) -> Iterator[Check]:
+    uri, origin = found.machine.uri, found.machine.origin
+    if storekinds.is_for_stock(uri):
+        text = f"builds there are left to the stock hook, which knows the kind '{uri.scheme}'"
+        yield Check("", Level.NOTE, text, "nothing to do, or use an address with ssh-ng:// for a machine that has it")
+        return
+    if wrong := storekinds.unknown(uri):
+        yield Check("", Level.WRONG, f"{wrong} ({origin})", f"correct the 1st column ({origin})", "address")
+        return
     failed = _failed_step(found)
     steps = _steps(found)
     for step in STEPS:
@@ -102,11 +115,28 @@ def _failed_step(found: Findings) -> str:
         return ""
     if found.way is not None and found.way.error:
         return "dns"
+    if _runs_nothing(found):
+        return "login"
     if NOISE in error:
         return "stdout"
     if OTHER_STORE in error:
         return "store"
+    if found.pong.advice == CLOSED:
+        return "login"
     return STEP_OF.get(found.pong.trouble or Trouble.OTHER, "nix")
+
+
+def may_run_nothing(pong: Pong) -> bool:
+    """Whether ssh let us in, as far as is known, to something that is of no use."""
+    return bool(pong.error) and pong.trouble in (Trouble.LOST, Trouble.OTHER, Trouble.PROTOCOL)
+
+
+def _runs_nothing(found: Findings) -> bool:
+    """Whether the machine lets us in, and then runs no command; one that runs Nix whatever it is told is no such."""
+    shell, error = found.shell, found.pong.error
+    if shell is None or shell.runs:
+        return False
+    return NOISE not in error or (bool(shell.said) and shell.said.split()[0] in error)
 
 
 def _steps(found: Findings) -> dict[str, tuple[str, str]]:
@@ -118,7 +148,7 @@ def _steps(found: Findings) -> dict[str, tuple[str, str]]:
         if not (way.error or way.unresolved):
             steps["tcp"] = _tcp(way)
         steps["host-key"] = "accepted", ""
-        steps["login"] = f"as '{way.user}', by ssh of '{found.user}'", ""
+        steps["login"] = _login(found, way)
         steps["stdout"] = "nothing but Nix is heard", ""
     if not pong.error:
         steps["nix"] = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms", ""
@@ -128,12 +158,43 @@ def _steps(found: Findings) -> dict[str, tuple[str, str]]:
 
 def _failure(found: Findings, step: str, text: str, fix: str) -> Check:
     """The step that failed, in the words of ssh or Nix where they know more than what was seen from here."""
-    error = found.pong.error
+    error = found.pong.error.removesuffix(f" ({found.pong.advice})")
     if step not in ("dns", "tcp"):
-        text = error
+        text, fix = error, ""
     elif not fix:
         text = f"{text}, but {error}" if text else error
-    return Check("", Level.WRONG, f"{text} ({found.machine.origin})", fix or _help(step, found), step)
+    if not fix:
+        more, fix = _known(step, found)
+        text = f"{text}; {more}" if more else text
+    return Check("", Level.WRONG, f"{text} ({found.machine.origin})", fix, step)
+
+
+def _known(step: str, found: Findings) -> tuple[str, str]:
+    """What was seen from here of the cause, and what helps."""
+    way, shell, advice, origin = found.way, found.shell, found.pong.advice, found.machine.origin
+    if step == "login" and shell is not None and _runs_nothing(found):
+        said = f"it answers '{shell.said}'" if shell.said else "it says nothing"
+        cause = next((cause for words, cause in NO_SHELL.items() if words.decode() in shell.said), "")
+        return "" if cause and cause in found.pong.error else cause or f"nothing can be run there: {said}", (
+            f"give '{way.user if way else 'that user'}' a shell there ('usermod -s /bin/sh'), whose profile does not "
+            "end it, and no ForceCommand or ChrootDirectory in sshd_config; or log in as another one, by 'USER@' in "
+            f"the address ({origin})"
+        )
+    if step == "login" and way is not None and way.key and advice != CLOSED:
+        return way.key, way.key_fix
+    if found.machine.public_host_key and step == "host-key":
+        return "the last column of the line pins another key", (
+            f"if the machine is meant to have another one, put it there ({origin}): 'base64 -w0 "
+            "/etc/ssh/ssh_host_ed25519_key.pub' on the machine prints it; otherwise somebody else answers there"
+        )
+    if found.pong.trouble is Trouble.NO_NIX:
+        return "", (
+            "install Nix there, or have PATH of a non-interactive login lead to it, or name its program in the address "
+            f"'?remote-program=/PATH/TO/{REMOTE_PROGRAMS[found.machine.uri.scheme][0]}' ({origin})"
+        )
+    if advice and advice != LOGIN_REFUSED and step != "host-key":
+        return "", advice.replace("USER", way.user) if way is not None and way.user else advice
+    return "", _help(step, found)
 
 
 def _dns(found: Findings, way: Way) -> tuple[str, str]:
@@ -149,6 +210,14 @@ def _dns(found: Findings, way: Way) -> tuple[str, str]:
         return text, f"correct {where}, or have DNS or /etc/hosts know it"
     addresses = [address for address, _ in way.closed] + [way.open_at] * bool(way.open_at)
     return f"{name} is {', '.join(addresses)}", ""
+
+
+def _login(found: Findings, way: Way) -> tuple[str, str]:
+    text = f"as '{way.user}', by ssh of '{found.user}'"
+    # An agent may have it, or the configuration of ssh another one.
+    if found.machine.ssh_key and way.key.endswith("is not there"):
+        return f"{text}, by another key than that of the line: {way.key}", way.key_fix
+    return text, ""
 
 
 def _tcp(way: Way) -> tuple[str, str]:
@@ -171,12 +240,20 @@ def _tcp(way: Way) -> tuple[str, str]:
 def _help(step: str, found: Findings) -> str:
     """What helps where what ssh says does not come with it."""
     host = f"{found.way.user}@{found.machine.uri.host}" if found.way else ""
+    profile = f"the profile of {found.shell.name}" if found.shell and found.shell.name else "the profile of that shell"
+    if step == "host-key" and found.way and found.pong.advice == OTHER_HOST_KEY:
+        return (
+            f"if the machine is meant to have another key: \"ssh-keygen -f '{found.way.known_hosts}' -R "
+            f"'{found.way.known_as}'\", then 'ssh {host}' once as '{found.user}'; otherwise somebody else answers there"
+        )
+    own = f"run 'ssh {host} nix-daemon --version' as '{found.user}', and see what is missing there"
     return {
         "host-key": f"run 'ssh {host}' once as '{found.user}', and compare the key with that of the machine",
-        "login": f"run 'ssh -v -o BatchMode=yes {host} true' as '{found.user}', or 'nix-ferry machine add {host}'",
-        "stdout": "have the profile of that shell print only on a terminal: [[ $- == *i* ]]",
+        "login": f"run 'ssh -v -o BatchMode=yes {host} true' as '{found.user}', or 'nix-ferry machine add {host}'; the "
+        "log of its sshd says why, if the account is locked or expired",
+        "stdout": f"have {profile} print only on a terminal there: [[ $- == *i* ]]",
         "store": "its Nix must have the store directory of this host, and be another one",
-    }.get(step, "")
+    }.get(step, own if host else f"correct the address ({found.machine.origin}), or what it names")
 
 
 def _conditions(found: Findings) -> Iterator[Check]:

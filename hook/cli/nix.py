@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,11 @@ SHOW_SETTINGS = (("config", "show"), ("show-config",))
 """From Nix 2.20, and before."""
 
 FEATURES = ("--extra-experimental-features", "nix-command flakes")
+
+MISTAKES = ("configuration line", "configuration setting")
+"""What Nix says of a configuration file that it cannot read; then no command of it does anything."""
+
+UNKNOWN = re.compile(r"^warning: unknown setting '([^'\n]+)'$", re.MULTILINE)
 
 Options = Sequence[tuple[str, str]]
 """Names and values that Nix is given as `--option`."""
@@ -30,6 +36,11 @@ def version() -> str:
     if not words:
         raise NixError("'nix --version' printed nothing")
     return words[-1]
+
+
+def unknown_settings() -> list[str]:
+    """The names in its configuration that Nix does not know, which it passes over with a warning."""
+    return UNKNOWN.findall(_finished("nix", ["--version"], (), os.environ).stderr)
 
 
 def settings(options: Options = (), environ: Mapping[str, str] = os.environ) -> Settings:
@@ -84,9 +95,15 @@ def _text(name: str, value: object) -> str:
 
 
 def _run(program: str, arguments: Sequence[str], options: Options = (), environ: Mapping[str, str] = os.environ) -> str:
+    return _finished(program, arguments, options, environ).stdout
+
+
+def _finished(
+    program: str, arguments: Sequence[str], options: Options, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
     command = [program, *arguments, *(word for option in options for word in ("--option", *option))]
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -104,4 +121,3 @@ def _run(program: str, arguments: Sequence[str], options: Options = (), environ:
         raise NixError(f"'{' '.join(command)}' did not end within {TIMEOUT_S} s") from None
     except subprocess.CalledProcessError as error:
         raise NixError(f"'{' '.join(command)}' failed: {error.stderr.strip().removeprefix('error: ')}") from None
-    return done.stdout

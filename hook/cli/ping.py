@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from hook.cli import storekinds
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError
@@ -42,6 +43,8 @@ class Pong:
     error: str = ""
     trouble: Trouble | None = None
     """The kind of error, where that is known."""
+    advice: str = ""
+    """What helps, which is part of the error, too."""
 
     @property
     def says(self) -> str:
@@ -83,6 +86,8 @@ def own_store(settings: Settings, environ: Mapping[str, str]) -> StoreLocation |
 
 def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocation | None) -> Pong:
     name = machine.uri.render(release)
+    if wrong := storekinds.unknown(machine.uri):
+        return Pong(name, error=wrong)
     start = time.perf_counter()
     try:
         remote = Remote(routes.to(machine), machine.uri.scheme, name)
@@ -96,7 +101,8 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
         finally:
             remote.close()
     except MachineError as error:
-        return Pong(name, error=with_advice(error).one_line, trouble=error.trouble)
+        error = with_advice(error)
+        return Pong(name, error=error.one_line, trouble=error.trouble, advice=error.advice)
     except FerryError as error:
         return Pong(name, error=error.one_line)
     client = remote.client

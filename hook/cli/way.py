@@ -8,8 +8,9 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hook.cli.login import public_key
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.routes import Routes
@@ -19,6 +20,8 @@ LONGEST_TRY_S = 30.0
 """For one address, if ssh is configured to try longer."""
 
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+SSH_PORT = 22
+KNOWN_HOSTS = "~/.ssh/known_hosts"
 RESOLV_CONF = "/etc/resolv.conf"
 
 
@@ -28,7 +31,8 @@ class Way:
 
     `through` names what it goes through instead of connecting itself.  `unresolved` is why `host` has no address;
     `closed` are the addresses where nobody answers, with the reason; `open_at` is the one where somebody does.
-    `error` is why ssh cannot say any of this.
+    `error` is why ssh cannot say any of this.  `key` is what is wrong with the keys that it would log in with, and
+    `key_fix` what helps.  `known_hosts` is where ssh keeps its host key, `known_as` under which name.
     """
 
     host: str = ""
@@ -40,6 +44,10 @@ class Way:
     closed: tuple[tuple[str, str], ...] = ()
     open_at: str = ""
     error: str = ""
+    key: str = ""
+    key_fix: str = ""
+    known_hosts: str = ""
+    known_as: str = ""
 
 
 def ways(machines: Sequence[Machine], routes: Routes) -> list[Way | None]:
@@ -66,7 +74,37 @@ def _way(machine: Machine, routes: Routes) -> Way | None:
         options = ssh_configuration(route)
     except MachineError as error:
         return Way(error=error.one_line)
-    return look(options)
+    found = look(options)
+    key, key_fix = _key(machine, found)
+    name = found.host if found.port == SSH_PORT else f"[{found.host}]:{found.port}"
+    files = " ".join(options.get("userknownhostsfile", ())).split() or [KNOWN_HOSTS]
+    known = replace(found, known_hosts=os.path.expanduser(files[0]), known_as=options.get("hostkeyalias", [name])[0])
+    return replace(known, key=key, key_fix=key_fix)
+
+
+def _key(machine: Machine, way: Way) -> tuple[str, str]:
+    """What is wrong with the key of its line, or else with all those of ssh's configuration, and what helps."""
+    column = f"the 3rd column ({machine.origin})"
+    if named := machine.ssh_key or machine.uri.parameter("ssh-key", ""):
+        return _wrong_with(named, f"name another key in {column}")
+    wrong = [_wrong_with(os.path.expanduser(key), f"name another key in {column}") for key in way.keys]
+    return wrong[0] if wrong and all(text for text, _ in wrong) else ("", "")
+
+
+def _wrong_with(key: str, otherwise: str) -> tuple[str, str]:
+    if not os.path.exists(key):
+        return f"the key '{key}' is not there", f"make it, or {otherwise}"
+    if not os.access(key, os.R_OK):
+        return f"the key '{key}' is not for this user to read", f"make it readable, or {otherwise}"
+    try:
+        public_key(key)
+    except FerryError as error:
+        if "passphrase" in str(error):
+            return str(error), f"take the passphrase off ('ssh-keygen -p -N \"\" -f {key}'), or {otherwise}"
+        if "too open" in str(error):
+            return f"ssh refuses the key '{key}', which others may read", f"chmod 600 {key}"
+        return str(error), otherwise
+    return "", ""
 
 
 def look(options: Mapping[str, Sequence[str]]) -> Way:

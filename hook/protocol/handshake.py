@@ -25,6 +25,14 @@ FEATURES = frozenset({OUTPUTS_AS_PATHS})
 
 NOISE_SHOWN_BYTES = 64
 
+NO_SHELL = {
+    b"This account is currently not available": "the login shell of that user there is nologin",
+    b"This service allows sftp connections only": "the sshd there gives that user sftp and nothing else",
+}
+"""What is said where nothing can be run, and what it means."""
+
+TALKS = "a shell profile on that machine prints to standard output, it must stay silent for non-interactive logins"
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -114,10 +122,8 @@ def describe_noise(noise: bytes) -> str:
     shown = noise[:NOISE_SHOWN_BYTES].decode("ascii", errors="backslashreplace")
     quoted = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
     more = "…" if len(noise) > NOISE_SHOWN_BYTES else ""
-    return (
-        f"expected the Nix protocol but got '{quoted}{more}'; "
-        "a shell profile on that machine prints to standard output, it must stay silent for non-interactive logins"
-    )
+    cause = next((cause for words, cause in NO_SHELL.items() if words in noise), TALKS)
+    return f"expected the Nix protocol but got '{quoted}{more}'; {cause}"
 
 
 def _number(version: tuple[int, int]) -> int:

@@ -1,0 +1,346 @@
+"""What the doctor advises helps: each test breaks something, reads the advice, does what it says and looks again."""
+
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.host import Host
+from tests.lab.install import HOOK
+from tests.lab.offload import plain
+from tests.lab.test_command import ferry
+from tests.lab.test_doctor import examine, one_release
+from tests.lab.test_machine import OTHER_HOST_KEY
+
+pytestmark = [pytest.mark.lab, pytest.mark.any_hook, one_release]
+
+PATIENT = "PerSourcePenalties no"
+"""All tests come from one address, and some logins are to fail."""
+
+VISITOR = "visitor"
+
+
+@pytest.fixture
+def box(client: Host, twin: Host) -> Iterator[Host]:
+    """A machine that root of the client may log in to, as root and as `visitor`."""
+    twin.run(["nix-store", "--init"])
+    twin.add_user(VISITOR)
+    twin.start_daemon()
+    serve(client, twin)
+    client.configure(hook=HOOK)
+    client.start_daemon()
+    client.run(["nix-store", "--init"])
+    yield twin
+    twin.run(["usermod", "-s", "/bin/sh", "-G", "", VISITOR])
+    twin.stop_sshd()
+    twin.start_sshd()
+
+
+def serve(client: Host, box: Host, *options: str) -> None:
+    """Have sshd there start anew, with these options."""
+    box.stop_sshd()
+    box.start_sshd(*options, PATIENT)
+    client.trust(box)
+
+
+def advice(client: Host, builders: str, title: str) -> tuple[str, str]:
+    """What is wrong, and what helps."""
+    level, text, fix = examine(client, "--option", "builders", builders)[title]
+    assert level == "wrong", text
+    return text, fix
+
+
+def is_well(client: Host, builders: str) -> bool:
+    found = examine(client, "--option", "builders", builders)
+    return all(level != "wrong" for level, _, _ in found.values())
+
+
+def test_a_machine_without_nix(client: Host, box: Host) -> None:
+    box.run(["rm", "/usr/bin/nix-daemon"])
+    box.run(["ln", "-sf", "/usr/bin/nix", "/opt/nix-daemon"])
+    try:
+        text, fix = advice(client, plain(box), f"{plain(box)} nix")
+        assert "command not found" in text
+        assert "'?remote-program=/PATH/TO/nix-daemon'" in fix
+        assert is_well(client, f"{plain(box)}?remote-program=/opt/nix-daemon")
+    finally:
+        box.run(["mv", "/opt/nix-daemon", "/usr/bin/"])
+
+
+def test_a_machine_whose_disk_is_full(client: Host, box: Host) -> None:
+    """Its Nix cannot even begin."""
+    box.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", "/nix/var/nix/db"])
+    try:
+        text, fix = advice(client, plain(box), f"{plain(box)} nix")
+        assert "its disk is full" in text
+        assert fix.startswith("make room there")
+        box.run(["mount", "-o", "remount,size=16m", "/nix/var/nix/db"])
+        assert is_well(client, plain(box))
+    finally:
+        box.run(["umount", "/nix/var/nix/db"])
+
+
+@pytest.mark.parametrize("option", ["MaxStartups 1:100:1", "PerSourceMaxStartups 1"])
+def test_an_sshd_that_turns_connections_away(client: Host, box: Host, option: str) -> None:
+    """Because others are about to log in; how far it lets ssh come before is a matter of chance."""
+    serve(client, box, option)
+    waiting = [socket.create_connection(("127.0.0.1", box.port)) for _ in range(4)]
+    try:
+        found = examine(client, "--option", "builders", plain(box))
+    finally:
+        for connection in waiting:
+            connection.close()
+    ((title, text, fix),) = [(title, text, fix) for title, (level, text, fix) in found.items() if level == "wrong"]
+    assert title.split()[1] in ("tcp", "login")
+    assert "it refused the connection: " in text
+    assert "MaxStartups" in fix
+    serve(client, box)
+    assert is_well(client, plain(box))
+
+
+@pytest.mark.parametrize(
+    ("expire", "said", "help"),
+    [
+        ("-d 2020-01-01 -M 1", "Your password has expired", "chage -M -1 visitor"),
+        ("-E 2020-01-01", "Your account has expired", "chage -E -1 visitor"),
+    ],
+)
+def test_an_account_that_has_expired(client: Host, box: Host, expire: str, said: str, help: str) -> None:  # noqa: A002
+    """The key is the right one."""
+    machine = f"ssh-ng://{VISITOR}@{box.name}"
+    serve(client, box, "UsePAM yes")
+    box.run(["chage", *expire.split(), VISITOR])
+    text, fix = advice(client, machine, f"{machine} login")
+    assert said in text
+    assert f"'{help}'" in fix
+    box.run(help.split())
+    assert is_well(client, machine)
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ("echo This account is currently not available.; exit 1", "the login shell of that user there is nologin"),
+        ("exit 1", "nothing can be run there: it says nothing"),
+        ("echo Go away; exit 1", "nothing can be run there: it answers 'Go away'"),
+    ],
+)
+def test_a_user_without_a_shell(client: Host, box: Host, shell: str, said: str) -> None:
+    """Which is no matter of profiles."""
+    machine = f"ssh-ng://{VISITOR}@{box.name}"
+    box.write_file("/usr/local/bin/no-shell", f"#!/bin/sh\n{shell}\n", 0o755)
+    box.run(["usermod", "-s", "/usr/local/bin/no-shell", VISITOR])
+    text, fix = advice(client, machine, f"{machine} login")
+    assert said in text
+    assert f"give '{VISITOR}' a shell there ('usermod -s /bin/sh')" in fix
+    box.run(["usermod", "-s", "/bin/sh", VISITOR])
+    assert is_well(client, machine)
+
+
+def test_a_user_with_sftp_only(client: Host, box: Host) -> None:
+    machine = f"ssh-ng://{VISITOR}@{box.name}"
+    serve(client, box, f"Match User {VISITOR}", "ForceCommand internal-sftp", "Match all")
+    text, fix = advice(client, machine, f"{machine} login")
+    assert text.count("the sshd there gives that user sftp and nothing else") == 1
+    assert "no ForceCommand" in fix
+    serve(client, box)
+    assert is_well(client, machine)
+
+
+def test_a_shell_that_talks_is_named(client: Host, box: Host) -> None:
+    box.write_file("/root/.bashrc", "echo Hello\n")
+    _, fix = advice(client, plain(box), f"{plain(box)} stdout")
+    assert fix == "have the profile of /bin/bash print only on a terminal there: [[ $- == *i* ]]"
+    box.write_file("/root/.bashrc", "[[ $- == *i* ]] && echo Hello\n:\n")
+    assert is_well(client, plain(box))
+
+
+def test_a_user_who_may_not_use_the_daemon_there(client: Host, box: Host) -> None:
+    """Debian gives its socket to a group."""
+    machine = f"ssh-ng://{VISITOR}@{box.name}"
+    close_daemon(box)
+    text, fix = advice(client, machine, f"{machine} nix")
+    assert "Permission denied" in text
+    assert f"'usermod -aG nix-users {VISITOR}'" in fix
+    box.run(["usermod", "-aG", "nix-users", VISITOR])
+    assert is_well(client, machine)
+
+
+def test_a_user_who_may_not_use_the_daemon_here(client: Host, box: Host) -> None:
+    client.add_user("alice")
+    close_daemon(client)
+    level, text, fix = examine(client, user="alice")["daemon"]
+    assert (level, fix) == ("wrong", "run 'usermod -aG nix-users alice' as root, and log in anew")
+    assert text == "'alice' may not use it: '/nix/var/nix/daemon-socket' is for group 'nix-users' only"
+    client.run(["usermod", "-aG", "nix-users", "alice"])
+    assert "daemon" not in examine(client, user="alice")
+
+
+def close_daemon(host: Host) -> None:
+    """As Debian's package does."""
+    host.run(["groupadd", "-f", "nix-users"])
+    host.run(["chgrp", "nix-users", "/nix/var/nix/daemon-socket"])
+    host.run(["chmod", "750", "/nix/var/nix/daemon-socket"])
+
+
+def test_a_key_with_a_passphrase(client: Host, box: Host) -> None:
+    key = new_key(client, box, "secret")
+    line = f"ssh-ng://strict - {key}"
+    text, fix = advice(client, line, "ssh-ng://strict login")
+    assert f"the key '{key}' has a passphrase, and nobody is there to type it for a build" in text
+    assert f"'ssh-keygen -p -N \"\" -f {key}'" in fix
+    client.run(["ssh-keygen", "-q", "-p", "-P", "secret", "-N", "", "-f", key])
+    assert is_well(client, line)
+
+
+def test_a_key_that_others_may_read(client: Host, box: Host) -> None:
+    key = new_key(client, box)
+    client.run(["chmod", "644", key])
+    line = f"ssh-ng://strict - {key}"
+    _, fix = advice(client, line, "ssh-ng://strict login")
+    assert fix == f"chmod 600 {key}"
+    client.run(fix.split())
+    assert is_well(client, line)
+
+
+def test_a_key_that_is_not_there(client: Host, box: Host) -> None:
+    """It is a mistake even where ssh gets in by another one."""
+    key = new_key(client, box)
+    text, fix = advice(client, "ssh-ng://strict - /root/other", "ssh-ng://strict login")
+    assert "the key '/root/other' is not there" in text
+    assert fix == "make it, or name another key in the 3rd column (builders)"
+    assert is_well(client, f"ssh-ng://strict - {key}")
+    level, text, more = examine(client, "--option", "builders", f"{plain(box)} - /root/other")[f"{plain(box)} login"]
+    assert (level, more) == ("note", fix)
+    assert "by another key than that of the line: the key '/root/other' is not there" in text
+
+
+def new_key(client: Host, box: Host, passphrase: str = "") -> str:
+    """A key that the machine takes, where no other one counts: at the name `strict`."""
+    key = "/root/new-key"
+    client.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", key])
+    accepted = box.read_file("/etc/ssh/authorized_keys")
+    box.write_file("/etc/ssh/authorized_keys", accepted + client.read_file(f"{key}.pub"))
+    client.trust(box, "strict")
+    block = client.read_file("/root/.ssh/hosts/strict")
+    kept = [line for line in block.splitlines() if "IdentityFile" not in line]
+    client.write_file("/root/.ssh/hosts/strict", "\n".join([*kept, "  IdentitiesOnly yes", "  IdentityFile none\n"]))
+    return key
+
+
+def test_a_host_key_that_is_not_the_pinned_one(client: Host, box: Host) -> None:
+    """To make known what ssh knows already would not help."""
+    line = f"{plain(box)} - - 4 1 - - "
+    text, fix = advice(client, line + OTHER_HOST_KEY, f"{plain(box)} host-key")
+    assert "the last column of the line pins another key" in text
+    assert "'base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub' on the machine" in fix
+    assert is_well(client, line + box.run(["base64", "-w0", "/etc/ssh/host_key.pub"]).stdout)
+
+
+def test_a_host_key_that_has_changed(client: Host, box: Host) -> None:
+    """Its machine was set up anew, say."""
+    known = f"/root/.ssh/known_hosts.{box.name}"
+    right = client.read_file(known)
+    client.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/another"])
+    client.write_file(known, right.split()[0] + " " + client.read_file("/root/another.pub"))
+    text, fix = advice(client, plain(box), f"{plain(box)} host-key")
+    assert "its host key was not accepted" in text
+    assert f"ssh-keygen -f '{known}' -R '{right.split()[0]}'" in fix
+    client.run(["ssh-keygen", "-f", known, "-R", right.split()[0]])
+    client.write_file(known, right)
+    assert is_well(client, plain(box))
+
+
+def test_a_kind_of_store_that_there_is_not(client: Host, box: Host) -> None:
+    machine = f"sshng://{box.name}"
+    text, fix = advice(client, machine, f"{machine} address")
+    assert text == "no Nix knows stores of the kind 'sshng': did you mean 'ssh-ng'? (builders)"
+    assert fix == "correct the 1st column (builders)"
+    assert is_well(client, machine.replace("sshng", "ssh-ng"))
+
+
+# On this host
+
+
+def test_builders_that_hide_the_machines_file(client: Host, box: Host) -> None:
+    client.write_file("/etc/nix/machines", f"# ours\n{plain(box)}\n")
+    level, text, fix = examine(client, "--option", "builders", "")["machines"]
+    assert (level, text) == ("wrong", "0 in 'builders', though /etc/nix/machines has 1 line")
+    (line,) = re.findall("put '(builders = .*)' into nix.conf", fix)
+    add_to_nix_conf(client, f"{line}\n")
+    assert examine(client)["machines"][0] == "ok"
+
+
+def test_two_files_without_a_separator(client: Host, box: Host) -> None:
+    client.write_file("/etc/nix/machines", f"{plain(box)}\n")
+    client.write_file("/etc/nix/more", f"ssh://{box.name}\n")
+    level, text, fix = examine(client, "--option", "builders", "@/etc/nix/machines @/etc/nix/more")["builders"]
+    assert (level, "is not there" in text) == ("wrong", True)
+    (builders,) = re.findall("put a ';' between them: '(.*)'", fix)
+    found = examine(client, "--option", "builders", builders)
+    assert found["machines"][1].startswith("2 in ")
+    level, text, _ = examine(client, "--option", "builders", "@/etc/nix/machines ; @/etc/nix/none")["builders"]
+    assert (level, text) == ("note", "it names '/etc/nix/none', which is not there")
+
+
+def test_a_mistake_in_nix_conf(client: Host, box: Host) -> None:
+    """A line that ends every command of Nix, and a name that costs only its line."""
+    conf = client.read_file("/etc/nix/nix.conf")
+    client.write_file("/etc/nix/nix.conf", conf + "this is wrong\n")
+    level, text, fix = examine(client)["Nix"]
+    assert (level, "'this is wrong'" in text, fix.startswith("correct that in the file")) == ("wrong", True, True)
+    client.write_file("/etc/nix/nix.conf", conf + "buidlers =\n")
+    found = examine(client)
+    assert found["Nix"][0] == "ok"
+    assert found["nix.conf"][1] == "there is no setting 'buidlers', which Nix passes over: did you mean 'builders'?"
+    client.write_file("/etc/nix/nix.conf", conf)
+    assert "nix.conf" not in examine(client)
+
+
+def test_an_empty_build_hook(client: Host, box: Host) -> None:
+    """By which Nix builds nothing elsewhere; install mends it."""
+    client.configure(build_hook="")
+    level, text, fix = examine(client)["build-hook"]
+    assert (level, text) == ("wrong", "the Nix daemon builds nothing elsewhere: 'build-hook' is empty")
+    assert fix.startswith("run 'nix-ferry install', ")
+    ferry(client, "install", "--yes")
+    client.stop_daemon()
+    client.start_daemon()
+    assert examine(client)["build-hook"][0] == "ok"
+
+
+def add_to_nix_conf(client: Host, text: str) -> None:
+    client.write_file("/etc/nix/nix.conf", client.read_file("/etc/nix/nix.conf") + text)
+
+
+@pytest.mark.parametrize("conf", ["nixos", "determinate"])
+def test_who_makes_nix_conf_is_told_apart(client: Host, box: Host, conf: str) -> None:
+    """The advice is what install would do."""
+    client.configure(build_hook="/usr/bin/nix __build-remote")
+    if conf == "nixos":
+        client.run(["cp", "/etc/nix/nix.conf", "/nix/store/00000000000000000000000000000000-nix.conf"])
+        client.run(["ln", "-sf", "/nix/store/00000000000000000000000000000000-nix.conf", "/etc/nix/nix.conf"])
+        assert "services.nix-ferry.enable = true" in examine(client)["build-hook"][2]
+        return
+    add_to_nix_conf(client, "!include nix.custom.conf\n")
+    assert "into /etc/nix/nix.custom.conf" in examine(client)["build-hook"][2]
+    ferry(client, "install", "--yes")
+    client.stop_daemon()
+    client.start_daemon()
+    assert examine(client)["build-hook"][0] == "ok"
+
+
+def test_commands_of_root_that_do_without_the_daemon(client: Host, box: Host) -> None:
+    """They have another configuration than the daemon, whose hook is in its environment."""
+    level, text, fix = ferry_hook(client)
+    assert level == "note"
+    assert "but root's own commands, which do without the daemon, run '/usr/bin/nix __build-remote'" in text
+    (line,) = re.findall("put '(build-hook = .*)' into ~/.config/nix/nix.conf of root", fix)
+    client.write_file("/root/.config/nix/nix.conf", f"{line}\n")
+    assert ferry_hook(client)[0] == "ok"
+
+
+def ferry_hook(client: Host) -> tuple[str, str, str]:
+    """What is said of the hook where nothing says that there is a daemon."""
+    return examine(client, env={"NIX_REMOTE": ""})["build-hook"]
