@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from hook.cli import daemon
+from hook.cli import daemon, place
 from hook.errors import FerryError
 from tests.lab.container import wait_until
 
@@ -68,6 +69,26 @@ def test_roots_daemon_tells_where_its_settings_are(start: Start, nix: Path) -> N
         "NIX_REMOTE": "local",
         "PATH": str(nix.parent),
     }
+
+
+def test_when_it_was_started_is_known(start: Start, nix: Path, tmp_path: Path) -> None:
+    """To a tenth of a second, of the daemon only: what was written later it has not read."""
+    before, after = tmp_path / "etc/nix.conf", tmp_path / "etc/more.conf"
+    before.parent.mkdir()
+    before.write_text("include more.conf\n")
+    environ = {"NIX_CONF_DIR": str(before.parent), "HOME": str(tmp_path), "PATH": str(nix.parent)}
+    start(program=Path("/bin/sleep"))
+    assert daemon.started(environ) is None
+    start()
+    moment = daemon.started(environ)
+    assert moment is not None
+    assert abs(moment - time.time()) < 30
+    after.write_text("")
+    os.utime(after, (moment - 1, moment - 1))
+    assert place.settings_files(environ) == [str(before), str(after)]
+    assert place.changed_since(moment, environ) is None
+    os.utime(after, (moment + 1, moment + 1))
+    assert place.changed_since(moment, environ) == str(after)
 
 
 @pytest.mark.parametrize(

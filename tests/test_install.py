@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hook.cli import daemon, place
 from hook.cli.confline import ADDED, CREATED
 from hook.cli.main import main
+from hook.cli.status import NO_BROKER, NOT_OURS
 from tests.fakes import nix as fake_nix
 
 PROGRAM = Path(sys.executable).with_name("nix-ferry")
@@ -101,6 +102,15 @@ def test_the_line_goes_behind_everything_else(host: Place) -> None:
     assert ferry("uninstall", "--yes").exit_code == 0
     assert conf.read_text() == text
     assert ferry("uninstall", "--yes").output.startswith("nothing to change")
+
+
+def test_status_knows_whether_nix_would_start_a_broker(host: Place) -> None:
+    """Before and after."""
+    assert ferry("status").output == f"{NOT_OURS}\n"
+    assert ferry("install", "--yes").exit_code == 0
+    assert ferry("status").output == f"{NO_BROKER}\n"
+    host.script("nix", "exit 1")
+    assert ferry("status").output == "no broker is running\n"
 
 
 def test_without_any_configuration_there_is_none_afterwards(host: Place) -> None:

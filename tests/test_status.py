@@ -123,6 +123,7 @@ def test_a_broker_that_is_replaced_is_news(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError
 
     monkeypatch.setattr(status, "overview_of", answer)
+    monkeypatch.setattr(status, "no_broker", lambda: NO_BROKER)
     monkeypatch.setattr(status, "WATCH_S", 0)
     news = News(lambda: "12:00:00")
     looks = status.looks("/nowhere")

@@ -8,6 +8,7 @@ runs Nix, and of what its environment names only what root alone can change.  Te
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -65,6 +66,24 @@ def environment(environ: Mapping[str, str]) -> dict[str, str] | None:
         # The commands that tell its settings must not ask the daemon itself.
         return {"HOME": "/root", **found, "PATH": environ.get("PATH", ""), "NIX_REMOTE": "local"}
     return None
+
+
+def started(environ: Mapping[str, str]) -> float | None:
+    """When the running daemon was started, in seconds since 1970; None if there is none or it is not ours to see."""
+    for pid in _candidates():
+        if _environment_of(pid, environ) is not None:
+            with suppress(OSError, ValueError, IndexError):
+                return _started(pid)
+    return None
+
+
+def _started(pid: int) -> float:
+    with open("/proc/uptime") as file:
+        now, uptime = time.time(), float(file.read().split()[0])
+    with open(f"/proc/{pid}/stat", "rb") as process:
+        # The second field, the command's name, is in parentheses and may contain anything; the start is field 22.
+        ticks = int(process.read().rpartition(b")")[2].split()[19])
+    return now - uptime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _candidates() -> Iterator[int]:

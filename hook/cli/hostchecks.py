@@ -70,6 +70,7 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
     subject = "build-hook"
     who = "the Nix daemon" if served else "Nix"
     own = settings.text("build-hook")
+    environ = None
     bypasses = served and os.geteuid() == 0 and not daemon.is_used(settings, os.environ)
     if served:
         try:
@@ -87,11 +88,24 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
         return Check(subject, Level.WRONG, f"{who} {runs}", how_to_set(release, served))
     if not os.access(program, os.X_OK):
         return Check(subject, Level.WRONG, f"{who} is to run '{program}', which is no executable", "install nix-ferry")
+    if environ is not None and (text := _not_read_yet(environ)):
+        return Check(subject, Level.NOTE, f"{who} is to run '{program}', but {text}", _how_to_restart())
     if bypasses and not place.is_hook(own):
         text = f"{who} runs '{program}', but root's own commands, which do without the daemon, run '{own}'"
         fix = f"put 'build-hook = {program}' into ~/.config/nix/nix.conf of root, or set NIX_REMOTE=daemon for them"
         return Check(subject, Level.NOTE, text, fix)
     return Check(subject, Level.OK, f"{who} runs '{program}'")
+
+
+def _not_read_yet(environ: Mapping[str, str]) -> str:
+    """What the running daemon cannot know, in words; empty if it has read all that there is."""
+    moment = daemon.started(os.environ)
+    changed = None if moment is None else place.changed_since(moment, environ)
+    return f"'{changed}' was written after it started, which is when it reads that" if changed else ""
+
+
+def _how_to_restart() -> str:
+    return "systemctl restart nix-daemon" if place.has_systemd() else "restart the Nix daemon"
 
 
 def how_to_set(release: str, served: bool) -> str:
@@ -102,7 +116,7 @@ def how_to_set(release: str, served: bool) -> str:
     except FerryError as error:
         return error.one_line
     if not change:
-        return "restart the Nix daemon: it reads its configuration when it starts"
+        return f"{_how_to_restart()}: it reads its configuration when it starts"
     if target.in_unit:
         return (
             f"Nix {release} ignores it in nix.conf: run 'nix-ferry install', which puts "

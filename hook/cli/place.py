@@ -19,6 +19,9 @@ HOOK = "nix-ferry-hook"
 IGNORES_NIX_CONF = ((2, 25), (2, 34))
 """From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
 
+CLOCKS_DIFFER_S = 0.1
+"""Starts of processes and writes of files are told by clocks of several grains."""
+
 DROP_IN = f"/etc/systemd/system/{daemon.UNIT}.d/nix-ferry.conf"
 
 MANAGED = "nix.custom.conf"
@@ -89,6 +92,30 @@ def user_conf_file(environ: Mapping[str, str]) -> str:
         return files.split(":")[0]
     home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "/root", ".config")
     return os.path.join(home, "nix", "nix.conf")
+
+
+def settings_files(environ: Mapping[str, str]) -> list[str]:
+    """All files from which a Nix that starts now has settings, those that others include as well."""
+    directory = environ.get("NIX_CONF_DIR") or "/etc/nix"
+    found: list[str] = []
+    pending = [os.path.join(directory, "nix.conf"), user_conf_file(environ)]
+    while pending:
+        path = pending.pop(0)
+        if path in found or not os.path.exists(path):
+            continue
+        found.append(path)
+        for words in map(str.split, (read_text(path) or "").splitlines()):
+            if len(words) == 2 and words[0] in ("include", "!include"):
+                pending.append(os.path.join(os.path.dirname(path), words[1]))
+    return found
+
+
+def changed_since(moment: float, environ: Mapping[str, str]) -> str | None:
+    """One of these files that was written after `moment`, or of which a link was laid; None if there is none."""
+    for path in settings_files(environ):
+        if max(os.stat(path).st_mtime, os.lstat(path).st_mtime) > moment + CLOCKS_DIFFER_S:
+            return path
+    return None
 
 
 def has_systemd() -> bool:

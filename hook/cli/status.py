@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from hook.cli import daemon, nix, place
 from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import as_json, command
 from hook.cli.live import Screen, show
@@ -24,6 +25,7 @@ from hook.overview import nothing
 
 WATCH_S = 1.0
 NO_BROKER = "no broker is running: the next build that could go elsewhere starts one"
+NOT_OURS = "no broker is running, and Nix does not run nix-ferry's hook: 'nix-ferry doctor' says what helps"
 
 MACHINES = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "SENDING", "FETCHING", "BUILT", "FAILED", "LOST")
 BUILDS = ("DERIVATION", "MACHINE", "PHASE", "FOR", "SENT", "FETCHED", "ELAPSED")
@@ -88,21 +90,34 @@ def look_once(directory: str) -> Overview | None:
 def looks(directory: str) -> Iterator[Look]:
     """What the broker says, every second; one that is leaving, or of another version, ends nothing."""
     rates = Rates()
+    none = ""
     while True:
         try:
             overview = overview_of(directory)
-            yield NO_BROKER if overview is None else rates.rated(overview)
+            # Nix takes a while to say what it runs, and may say another thing when there was a broker meanwhile.
+            none = (none or no_broker()) if overview is None else ""
+            yield none if overview is None else rates.rated(overview)
         except FerryError as error:
             yield error.one_line
         sys.stdout.flush()
         time.sleep(WATCH_S)
 
 
+def no_broker() -> str:
+    """That none runs, and whether the next build changes that."""
+    try:
+        served = daemon.serves(nix.settings(), os.environ)
+        value = place.effective(place.environment_of_builds(served)).text("build-hook")
+    except FerryError:
+        return "no broker is running"
+    return NO_BROKER if place.is_hook(value) else NOT_OURS
+
+
 def _show(overview: Overview | None, *, as_json: bool) -> None:
     if as_json:
         print_json(overview or nothing())
         return
-    first, sections = screen(overview or NO_BROKER)
+    first, sections = screen(overview or no_broker())
     click.echo(first)
     for header, rows in sections:
         if rows:

@@ -338,9 +338,26 @@ def test_commands_of_root_that_do_without_the_daemon(client: Host, box: Host) ->
     assert "but root's own commands, which do without the daemon, run '/usr/bin/nix __build-remote'" in text
     (line,) = re.findall("put '(build-hook = .*)' into ~/.config/nix/nix.conf of root", fix)
     client.write_file("/root/.config/nix/nix.conf", f"{line}\n")
+    client.stop_daemon()
+    client.start_daemon()
     assert ferry_hook(client)[0] == "ok"
 
 
 def ferry_hook(client: Host) -> tuple[str, str, str]:
     """What is said of the hook where nothing says that there is a daemon."""
     return examine(client, env={"NIX_REMOTE": ""})["build-hook"]
+
+
+def test_a_daemon_that_has_not_read_its_configuration(client: Host, box: Host) -> None:
+    """Somebody wrote the line, and did not restart it: what it runs is what it knew before."""
+    client.configure(build_hook="/usr/bin/nix __build-remote")
+    ferry(client, "install", "--yes")
+    level, text, fix = examine(client)["build-hook"]
+    assert (level, fix) == ("note", "restart the Nix daemon")
+    assert text == (
+        f"the Nix daemon is to run '{HOOK}', but '/etc/nix/nix.conf' was written after it started, "
+        "which is when it reads that"
+    )
+    client.stop_daemon()
+    client.start_daemon()
+    assert examine(client)["build-hook"][0] == "ok"
