@@ -26,6 +26,10 @@ class Disabled:
         except OSError:
             return None
 
+    def is_visible(self) -> bool:
+        """Whether it is for this user to know which machines are out of use."""
+        return not os.path.isdir(self._private_dir) or os.access(self._private_dir, os.X_OK)
+
     def reason(self, machine: Machine) -> str | None:
         """The same in words."""
         since = self.since(machine)

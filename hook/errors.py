@@ -5,12 +5,15 @@ What happens next (decline, try another machine, give up) follows from the class
 trouble, never from the text.
 """
 
+import re
+
 from hook.trouble import Trouble
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 """The only failure code the stock hook uses; Nix maps it to a plain failure on every release."""
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 LONGEST_TEXT = 2000
 """Characters of an error that are kept: a machine may send megabytes, and what it did is remembered for days."""
@@ -25,7 +28,11 @@ def shortened(text: str, most: int = LONGEST_TEXT) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` that others chose, with escapes for whatever could move a terminal's cursor or pass for another line."""
+    """`text` that others chose, with escapes for whatever could move a terminal's cursor or pass for another line.
+
+    Nix colours what it says; that does no harm, and is left out.
+    """
+    text = COLOUR.sub("", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

@@ -62,6 +62,14 @@ class Health:
                 and self._clock() - record.worked_at < FRESH_S
             )
 
+    def answered_s_ago(self, machine: Hashable) -> float | None:
+        """How long ago `machine` last showed that it works; None if that is in doubt."""
+        with self._lock:
+            record = self._records.get(machine)
+            if record is None or record.failures or record.worked_at is None:
+                return None
+            return self._clock() - record.worked_at
+
     def trying(self, machine: Hashable) -> bool:
         """A session is about to use it; True if it had failed: then that session alone may, until the try has ended."""
         with self._lock:

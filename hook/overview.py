@@ -23,13 +23,14 @@ def overview(hub: Hub) -> dict[str, Any]:
     builds, totals = hub.ledger.standing()
     connected = Counter(build.machine for build in builds if build.phase is not Phase.CONNECTING)
     idle = hub.pool.idle()
+    machines = [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()]
     return {
         "version": hook.__version__,
         "pid": os.getpid(),
         "since": hub.ledger.since,
         "now": time.time(),
-        "machines": [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()],
-        "builds": _builds(builds),
+        "machines": machines,
+        "builds": _builds(builds, {machine["machine"]: machine["reason"] for machine in machines}),
         "answers": hub.ledger.answers(),
         "totals": [_total(machine, total) for machine, total in sorted(totals.items())],
     }
@@ -41,11 +42,13 @@ def nothing() -> dict[str, Any]:
 
 
 def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle: Mapping[str, int]) -> dict[str, Any]:
-    state, reason = _health(machine, hub)
+    state, reason = _health(machine, hub, in_use=connected[machine.name] > 0)
+    answered = hub.health.answered_s_ago(machine.health)
     return {
         "machine": machine.name,
         "state": state,
         "reason": reason,
+        "answered_s_ago": None if answered is None else round(answered, 1),
         "slots": machine.machine.max_jobs,
         "slots_used": _slots_used(machine),
         "slots_lent": hub.look_ahead.lent(machine.at),
@@ -55,13 +58,15 @@ def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle
     }
 
 
-def _health(machine: MachineInUse, hub: Hub) -> tuple[str, str]:
-    """In a word, and why."""
+def _health(machine: MachineInUse, hub: Hub, *, in_use: bool) -> tuple[str, str]:
+    """In a word, and why; `works` is what it did within the last minute, whatever has become of the link since."""
     if disabled := Disabled(machine.private_dir).reason(machine.machine):
         return "disabled", disabled
     if obstacle := hub.health.obstacle(machine.health):
         return "failed", obstacle
-    return ("works" if hub.health.is_fresh(machine.health) else "not asked lately"), ""
+    if hub.health.is_fresh(machine.health):
+        return "works", ""
+    return ("in use" if in_use else "not asked lately"), ""
 
 
 def _slots_used(machine: MachineInUse) -> int | None:
@@ -72,8 +77,11 @@ def _slots_used(machine: MachineInUse) -> int | None:
         return None
 
 
-def _builds(builds: Iterable[Build]) -> list[dict[str, Any]]:
-    """The oldest first; those that wait with their place in the line for what they wait for."""
+def _builds(builds: Iterable[Build], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The oldest first; those that wait with their place in the line, or why their machine gives them no slot.
+
+    `reasons` are why machines cannot be used now; empty for one that can.
+    """
     lines: Counter[str] = Counter()
     positions: dict[int, int] = {}
     for build in sorted(builds, key=lambda build: build.phase_since):
@@ -86,6 +94,7 @@ def _builds(builds: Iterable[Build]) -> list[dict[str, Any]]:
             "machine": build.machine,
             "phase": build.phase.value,
             "position": positions.get(id(build)),
+            "obstacle": reasons.get(build.machine, "") if id(build) in positions else "",
             "since": build.since,
             "phase_since": build.phase_since,
             "sent_bytes": build.sent_bytes,

@@ -40,6 +40,19 @@ def test_a_machine_that_worked_is_taken_to_work_for_a_while(health: Health, cloc
     assert health.obstacle("m") is None
 
 
+def test_when_a_machine_answered_is_known_unless_that_is_in_doubt(health: Health, clock: Clock) -> None:
+    """Nobody can say more of a machine that nobody asks."""
+    assert health.answered_s_ago("m") is None
+    health.worked("m")
+    clock.now += 100
+    assert health.answered_s_ago("m") == 100
+    health.doubt("m")
+    assert health.answered_s_ago("m") is None
+    health.worked("m")
+    health.failed("m", "refused")
+    assert health.answered_s_ago("m") is None
+
+
 def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, clock: Clock) -> None:
     """A machine that is down for the night is asked twelve times an hour, not at every build."""
     pauses = []

@@ -1,11 +1,18 @@
 """What is told of builds while they happen and afterwards, by real hooks, with and without a broker."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hook.cli.asking import overview_of
+from hook.disabled import Disabled
+from hook.health import Health
+from hook.hub import new_hub
+from hook.ledger import MachineInUse, Phase
+from hook.machines import parse_machines
+from hook.overview import overview
 from hook.record import BUILDS, DECISIONS
 from tests.fakes.bench import Bench
 from tests.lab.container import wait_until
@@ -101,7 +108,7 @@ def test_a_broker_tells_of_a_build_that_waits(brokered: Bench) -> None:
         overview = told(brokered)
         (build,) = overview["builds"]
         assert build["derivation"] == brokered.store.drv_path
-        assert build["position"] == 1
+        assert (build["position"], build["obstacle"]) == (1, "")
         (shown,) = overview["machines"]
         assert (shown["machine"], shown["state"], shown["slots"], shown["slots_used"]) == (
             name(machine),
@@ -119,6 +126,45 @@ def test_a_broker_tells_of_a_build_that_waits(brokered: Bench) -> None:
     (total,) = overview["totals"]
     assert total["builds"]["built"] == 2
     assert overview["answers"] == {"accept": 2}
+
+
+def test_a_build_that_waits_for_a_machine_that_is_disabled_tells_so(brokered: Bench) -> None:
+    """There will be no slot for it before somebody enables the machine."""
+    machine = brokered.machine("ok", jobs=1)
+    brokered.build(machine)
+    data = brokered.preamble([machine]) + brokered.request() + brokered.job()
+    with brokered.take_slot(machine), brokered.start(data) as hook:
+        assert hook.stderr is not None
+        while hook.stderr.readline() != b"# accept\n":
+            pass
+        wait_until(lambda: told(brokered)["builds"][0]["phase"] == "waiting for a slot", "the line for a slot")
+        ((parsed,), _) = parse_machines(machine, default_system="x86_64-linux", release=(2, 34), read_file=str)
+        disabled = Disabled(str(brokered.store.state / "nix-ferry"))
+        disabled.add(parsed)
+        overview = told(brokered)
+        assert overview["builds"][0]["obstacle"] == overview["machines"][0]["reason"] == disabled.reason(parsed)
+        disabled.remove(parsed)
+        assert told(brokered)["builds"][0]["obstacle"] == ""
+        hook.kill()
+
+
+def test_a_machine_that_builds_is_in_use_however_long_ago_it_answered() -> None:
+    """A build may be silent for hours; without one nothing is known after a minute."""
+    now = [1000.0]
+    hub = replace(new_hub(lasting=True), health=Health(lambda: now[0]))
+    ((parsed,), _) = parse_machines("ssh://b1", default_system="x", release=(2, 34), read_file=str)
+    hub.ledger.meet("/", [MachineInUse("ssh://b1", parsed, "h", "a", "stem", "/nowhere", "/nowhere")])
+    hub.health.worked("h")
+    now[0] += 3600
+    (idle,) = overview(hub)["machines"]
+    assert (idle["state"], idle["answered_s_ago"]) == ("not asked lately", 3600)
+    conversation = hub.ledger.conversation(lambda: 0)
+    conversation.begin("/nix/store/x.drv", "ssh://b1")
+    conversation.enter(Phase.BUILDING)
+    assert overview(hub)["machines"][0]["state"] == "in use"
+    now[0] += 1
+    hub.health.worked("h")
+    assert overview(hub)["machines"][0]["state"] == "works"
 
 
 def test_a_broker_tells_of_a_machine_that_failed(brokered: Bench) -> None:

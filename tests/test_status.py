@@ -1,13 +1,15 @@
 """What `nix-ferry status` makes of a broker's answer."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hook.cli import status
 from hook.cli.rates import Rates
-from hook.cli.status import NO_BROKER, News, build_rows, headline, machine_rows
+from hook.cli.status import GIVEN_BACK, LEFT, NO_BROKER, News, build_rows, fates_in, headline, machine_rows, phase
 from hook.errors import FerryError, printable
+from hook.record import BUILDS
 
 DRV = "/nix/store/00000000000000000000000000000001-hello.drv"
 
@@ -18,6 +20,7 @@ def build(phase: str = "building", since: float = 100.0, **more: Any) -> dict[st
         "machine": "ssh://b1",
         "phase": phase,
         "position": None,
+        "obstacle": "",
         "since": since,
         "phase_since": since + 10,
         "sent_bytes": 1000,
@@ -33,6 +36,7 @@ def machine(**more: Any) -> dict[str, Any]:
         "machine": "ssh://b1",
         "state": "works",
         "reason": "",
+        "answered_s_ago": 12.0,
         "slots": 4,
         "slots_used": 2,
         "slots_lent": 0,
@@ -83,7 +87,7 @@ def test_a_machine_is_a_row() -> None:
     busy = machine(sent_bytes_per_s=1234.0)
     failed = machine(machine="ssh://b2", state="failed", reason="no route", slots_used=None, slots_lent=1)
     assert machine_rows(overview(machines=(busy, failed))) == [
-        ("ssh://b1", "works", "2/4", "1/4", "1.2 KB/s", "-", "5", "1", "3"),
+        ("ssh://b1", "answered 12.0 s ago", "2/4", "1/4", "1.2 KB/s", "-", "5", "1", "3"),
         ("ssh://b2", "failed: no route", "?/4, 1 lent", "1/4", "-", "-", "0", "0", "0"),
     ]
 
@@ -95,7 +99,8 @@ def test_the_headline_counts() -> None:
 
 def test_a_pipe_gets_a_line_for_each_change() -> None:
     """And none for what goes on as before."""
-    news = News(lambda: "12:00:00")
+    news = News(lambda keys: fates, lambda: "12:00:00")
+    fates = {(DRV, 100.0): "built"}
     assert news.since_last(overview(build("connecting"))) == [
         f"12:00:00 {headline(overview(build()))}",
         "12:00:00 hello: connecting on 'ssh://b1'",
@@ -105,9 +110,43 @@ def test_a_pipe_gets_a_line_for_each_change() -> None:
         "12:00:00 hello: building on 'ssh://b2'",
         "12:00:00 hello: connecting on 'ssh://b1'",
     ]
-    assert news.since_last(overview(build("connecting", since=101.0))) == ["12:00:00 hello: over"]
-    assert news.since_last(NO_BROKER) == [f"12:00:00 {NO_BROKER}", "12:00:00 hello: over"]
+    assert news.since_last(overview(build("connecting", since=101.0))) == ["12:00:00 hello: built"]
+    assert news.since_last(NO_BROKER) == [f"12:00:00 {NO_BROKER}", f"12:00:00 hello: {LEFT}"]
     assert news.since_last(NO_BROKER) == []
+
+
+def test_how_a_build_ended_is_in_the_record(tmp_path: Path) -> None:
+    """In words for each way; one that is not there was never promised, and Nix has it back."""
+    entry = {"derivation": DRV, "machine": "ssh://b1", "ended": 2.0, "seconds": {}, "moved_from": []}
+    outcomes = [("built", ""), ("failed", "\x1b[31;1mno\x1b[0m"), ("cancelled", "")]
+    BUILDS.append(
+        str(tmp_path),
+        [entry | {"began": 1.0 + at, "outcome": each, "detail": why} for at, (each, why) in enumerate(outcomes)],
+    )
+    keys = [(DRV, 1.0001), (DRV, 2.0), (DRV, 3.0), (DRV, 4.0)]
+    fates = fates_in(str(tmp_path))
+    assert fates(keys) == dict(zip(keys, ["built", "failed: no", "cancelled"], strict=False))
+    news = News(fates, lambda: "12")
+    news.since_last(overview(build(since=4.0)))
+    assert news.since_last(overview()) == [f"12 hello: {GIVEN_BACK}"]
+
+
+def test_a_build_that_waits_for_a_machine_says_why() -> None:
+    """There is no slot that it could wait for."""
+    waiting = build("waiting for a slot", position=2, obstacle="disabled by the user since 12:00")
+    assert phase(waiting) == "waiting for a machine: disabled by the user since 12:00"
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ({"state": "in use"}, "in use"),
+        ({"state": "not asked lately"}, "not asked lately"),
+        ({"state": "disabled", "reason": "disabled by the user since 12:00"}, "disabled by the user since 12:00"),
+    ],
+)
+def test_the_state_of_a_machine_is_what_is_known(state: dict[str, str], shown: str) -> None:
+    assert machine_rows(overview(machines=(machine(**state),)))[0][1] == shown
 
 
 def test_a_broker_that_is_replaced_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +164,12 @@ def test_a_broker_that_is_replaced_is_news(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(status, "overview_of", answer)
     monkeypatch.setattr(status, "no_broker", lambda: NO_BROKER)
     monkeypatch.setattr(status, "WATCH_S", 0)
-    news = News(lambda: "12:00:00")
+    news = News(lambda keys: {}, lambda: "12:00:00")
     looks = status.looks("/nowhere")
     lines = [[line.removeprefix("12:00:00 ") for line in news.since_last(next(looks))] for _ in range(4)]
     assert lines == [
         [headline(overview(build())), "hello: building on 'ssh://b1'"],
-        ["it has hung up", "hello: over"],
+        ["it has hung up", f"hello: {LEFT}"],
         [NO_BROKER],
         [headline({**overview(build()), "pid": 8}), "hello: building on 'ssh://b1'"],
     ]
@@ -153,3 +192,8 @@ def test_one_look_takes_a_moment_only_while_something_is_copied(monkeypatch: pyt
 def test_what_others_say_does_not_command_the_terminal() -> None:
     """A machine's last words are shown as they are."""
     assert printable("\x1b[2Jgone\r\nü\x9b") == r"\x1b[2Jgone\r\nü\x9b"
+
+
+def test_colours_of_nix_are_left_out() -> None:
+    """They would be shown as escapes in the middle of a sentence."""
+    assert printable("\x1b[31;1merror:\x1b[0m \x1b[35;1m'x'\x1b[m failed") == "error: 'x' failed"

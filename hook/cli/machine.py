@@ -30,7 +30,7 @@ HEADER = ("MACHINE", "SYSTEMS", "BUSY", "SPEED", "FEATURES", "STATE", "LINE")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One machine in the list.  `busy` is None where slots are not for this user to see."""
+    """One machine in the list.  `busy` is None where slots are not for this user to see; `state` is `?` then, too."""
 
     machine: str
     systems: Sequence[str]
@@ -303,8 +303,14 @@ def _entry(found: Known, each: Machine) -> Entry:
         speed_factor=each.speed_factor,
         supported_features=sorted(each.supported),
         mandatory_features=sorted(each.mandatory),
-        state="enabled" if since is None else "draining" if busy else "disabled",
+        state=_state(since, busy),
         disabled_since=since,
         origin=each.origin,
         line=each.text,
     )
+
+
+def _state(since: float | None, busy: int | None) -> str:
+    if since is None:
+        return "enabled" if disabled().is_visible() else "?"
+    return "draining" if busy else "disabled"

@@ -16,7 +16,7 @@ from hook.ledger import Phase
 
 Overview = Mapping[str, Any]
 
-STATES = ("works", "not asked lately", "failed", "disabled")
+STATES = ("works", "in use", "not asked lately", "failed", "disabled")
 
 
 @click.command()

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,17 +22,26 @@ from hook.cli.rates import Rates, is_copying
 from hook.cli.words import derivation_name, duration, rate, size
 from hook.errors import FerryError, printable
 from hook.overview import nothing
+from hook.record import BUILDS
 
 WATCH_S = 1.0
 NO_BROKER = "no broker is running: the next build that could go elsewhere starts one"
+GIVEN_BACK = "not built elsewhere after all"
+LEFT = "not seen any more: its broker has ended, or takes no more"
 NOT_OURS = "no broker is running, and Nix does not run nix-ferry's hook: 'nix-ferry doctor' says what helps"
 
-MACHINES = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "SENDING", "FETCHING", "BUILT", "FAILED", "LOST")
-BUILDS = ("DERIVATION", "MACHINE", "PHASE", "FOR", "SENT", "FETCHED", "ELAPSED")
+MACHINE_HEADER = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "SENDING", "FETCHING", "BUILT", "FAILED", "LOST")
+BUILD_HEADER = ("DERIVATION", "MACHINE", "PHASE", "FOR", "SENT", "FETCHED", "ELAPSED")
 
 Overview = Mapping[str, Any]
 Look = Overview | str
 """What a broker says, or why none says anything."""
+
+Key = tuple[str, float]
+"""A build: its derivation, and since when it goes on."""
+
+Fates = Callable[[Sequence[Key]], Mapping[Key, str]]
+"""What became of builds that are over, as far as that is known."""
 
 
 @click.command()
@@ -66,7 +75,7 @@ def status(watch: bool, as_json: bool) -> int:
         elif sys.stdout.isatty():
             show(map(screen, looks(directory)))
         else:
-            news = News()
+            news = News(fates_in(directory))
             for look in looks(directory):
                 for line in news.since_last(look):
                     click.echo(line)
@@ -129,7 +138,7 @@ def screen(look: Look) -> Screen:
     """All there is to show."""
     if isinstance(look, str):
         return printable(look), ()
-    return headline(look), ((MACHINES, machine_rows(look)), (BUILDS, build_rows(look)))
+    return headline(look), ((MACHINE_HEADER, machine_rows(look)), (BUILD_HEADER, build_rows(look)))
 
 
 def headline(overview: Overview) -> str:
@@ -151,7 +160,7 @@ def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
         rows.append(
             (
                 machine["machine"],
-                machine["state"] + (f": {machine['reason']}" if machine["reason"] else ""),
+                state(machine),
                 f"{used}/{machine['slots']}{lent}",
                 f"{machine['connections_used']}/{machine['connections_used'] + machine['connections_idle']}",
                 rate(machine["sent_bytes_per_s"]) or "-",
@@ -162,6 +171,15 @@ def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def state(machine: Mapping[str, Any]) -> str:
+    """How a machine is; of one that works, when it was last known to."""
+    if machine["state"] == "works" and machine["answered_s_ago"] is not None:
+        return f"answered {duration(machine['answered_s_ago'])} ago"
+    if machine["state"] == "disabled":
+        return str(machine["reason"])
+    return f"{machine['state']}: {machine['reason']}" if machine["reason"] else str(machine["state"])
 
 
 def build_rows(overview: Overview) -> list[tuple[str, ...]]:
@@ -189,14 +207,33 @@ def _copied(build: Mapping[str, Any], direction: str) -> str:
 
 def phase(build: Mapping[str, Any]) -> str:
     """What a build is at; of one that waits, how many are before it."""
+    if build["obstacle"]:
+        return f"waiting for a machine: {build['obstacle']}"
     before = (build["position"] or 1) - 1
     return f"{build['phase']}, {before} before it" if before else str(build["phase"])
+
+
+def fates_in(directory: str) -> Fates:
+    """What became of builds, by the record in `directory`, which a broker brings up to date when it is asked."""
+
+    def fates(keys: Sequence[Key]) -> dict[Key, str]:
+        wanted = {(drv, round(since, 3)): (drv, since) for drv, since in keys}
+        found = {}
+        with suppress(OSError):
+            for entry in BUILDS.read(directory):
+                if key := wanted.get((entry["derivation"], entry.get("began", 0.0))):
+                    detail = printable(entry["detail"])
+                    found[key] = entry["outcome"] + (f": {detail}" if detail else "")
+        return found
+
+    return fates
 
 
 class News:
     """What has changed between two looks, for a pipe."""
 
-    def __init__(self, clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S")) -> None:
+    def __init__(self, fates: Fates, clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S")) -> None:
+        self._fates = fates
         self._clock = clock
         self._known: dict[tuple[str, float], str] = {}
         self._broker: object = None
@@ -205,7 +242,7 @@ class News:
         """A line for each build that began, came to another phase or ended; and one when the broker comes or goes."""
         lines = []
         broker = printable(look) if isinstance(look, str) else look["pid"]
-        if broker != self._broker:
+        if another := broker != self._broker:
             self._broker = broker
             lines.append(screen(look)[0])
         builds = [] if isinstance(look, str) else look["builds"]
@@ -213,6 +250,9 @@ class News:
         for key, state in now.items():
             if self._known.get(key) != state:
                 lines.append(f"{derivation_name(key[0])}: {state}")
-        lines += [f"{derivation_name(drv)}: over" for drv, since in self._known if (drv, since) not in now]
+        if gone := [key for key in self._known if key not in now]:
+            fates = self._fates(gone)
+            unknown = LEFT if another else GIVEN_BACK
+            lines += [f"{derivation_name(key[0])}: {fates.get(key, unknown)}" for key in gone]
         self._known = now
         return [f"{self._clock()} {line}" for line in lines]
