@@ -1,13 +1,14 @@
 """What became of builds, and why each went where it went, as the commands show it."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from hook.cli.history import build_row, summaries, summary_tables
+from hook.cli.history import build_rows, shortly, summaries, summary_tables
 from hook.cli.main import main
 from hook.record import BUILDS, DECISIONS
 
@@ -44,7 +45,7 @@ def test_builds_are_shown_with_the_last_one_at_the_end(directory: str) -> None:
     BUILDS.append(directory, [build(str(number)) for number in range(30)])
     lines = run("history", "-n", "3").stdout.splitlines()
     assert lines[0].split() == ["WHEN", "DERIVATION", "MACHINE", "OUTCOME", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD"]
-    assert [line.split()[2] for line in lines[1:]] == ["27", "28", "29"]
+    assert [line.split()[1] for line in lines[1:]] == ["27", "28", "29"]
     assert len(run("history").stdout.splitlines()) == 21
 
 
@@ -58,15 +59,16 @@ def test_builds_of_one_machine_can_be_chosen(directory: str) -> None:
 
 def test_a_row_says_what_it_cost_and_where_it_was_before() -> None:
     failed = build("a", outcome="failed", queue=1, upload=2, build=3) | {"moved_from": ["ssh://b2"]}
-    assert build_row(failed)[1:] == (
-        "a",
-        "ssh://b1 (after ssh://b2)",
-        "failed: because",
-        "1.0 s",
-        "2.0 s",
-        "3.0 s",
-        "-",
-    )
+    assert build_rows([failed], now=120.0) == [
+        (shortly(60.0, 120.0), "a", "b1 (after b2)", "failed: because", "1.0s", "2.0s", "3.0s", "-")
+    ]
+
+
+def test_a_time_is_as_long_as_it_must_be() -> None:
+    """Today's has no day, and this year's no year."""
+    noon, day = time.mktime((2026, 6, 15, 12, 0, 0, 0, 0, -1)), 86400
+    shown = [shortly(noon, now) for now in (noon + 60, noon + day, noon + 365 * day)]
+    assert shown == ["12:00:00", "06-15 12:00", "2026-06-15"]
 
 
 def test_the_summary_counts_by_machine_and_derivation() -> None:
@@ -79,11 +81,11 @@ def test_the_summary_counts_by_machine_and_derivation() -> None:
         build("b", outcome="cancelled", build=100),
     ]
     by_machine, by_derivation = summary_tables(builds)
-    assert by_machine == ("MACHINE", [("ssh://b1", "5", "3", "1", "0", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s")])
+    assert by_machine == ("MACHINE", [("b1", "5", "3", "1", "0", "75%", "0.0s", "0.0s", "3.0s", "0.0s")])
     assert by_derivation == (
         "DERIVATION",
         [
-            ("a", "4", "3", "1", "0", "75%", "0.0 s", "0.0 s", "3.0 s", "0.0 s"),
+            ("a", "4", "3", "1", "0", "75%", "0.0s", "0.0s", "3.0s", "0.0s"),
             ("b", "1", "0", "0", "0", "-", "-", "-", "-", "-"),
         ],
     )

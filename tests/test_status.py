@@ -1,13 +1,27 @@
 """What `nix-ferry status` makes of a broker's answer."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hook.cli import status
+from hook.cli.live import view
 from hook.cli.rates import Rates
-from hook.cli.status import GIVEN_BACK, LEFT, NO_BROKER, News, build_rows, fates_in, headline, machine_rows, phase
+from hook.cli.status import (
+    GIVEN_BACK,
+    LEFT,
+    NO_BROKER,
+    News,
+    build_rows,
+    fates_in,
+    headline,
+    machine_rows,
+    phase,
+    screen,
+)
 from hook.errors import FerryError, printable
 from hook.record import BUILDS
 
@@ -68,18 +82,22 @@ def test_a_build_is_a_row() -> None:
     """What it is at, for how long, what was copied and how fast, and since when it goes on."""
     fast = build("fetching outputs", received_bytes_per_s=2e6)
     assert build_rows(overview(build(position=None), fast)) == [
-        ("hello", "ssh://b1", "building", "1 min 30 s", "1.0 KB", "0 B", "1 min 40 s"),
-        ("hello", "ssh://b1", "fetching outputs", "1 min 30 s", "1.0 KB", "0 B, 2.0 MB/s", "1 min 40 s"),
+        ("hello", "b1", "building", "1m30s", "1.0 KB", "0 B", "1m40s"),
+        ("hello", "b1", "fetching", "1m30s", "1.0 KB", "0 B, 2.0 MB/s", "1m40s"),
     ]
 
 
-def test_a_build_that_waits_says_how_many_are_before_it() -> None:
-    """The first has nobody before it."""
-    first, third = build("waiting for a slot", position=1), build("waiting for a slot", position=3)
-    assert [row[2] for row in build_rows(overview(first, third))] == [
-        "waiting for a slot",
-        "waiting for a slot, 2 before it",
+def test_builds_that_wait_are_one_row() -> None:
+    """For each machine, and for each reason; below those that get on."""
+    first, second = (build("waiting for a slot", since, position=at) for at, since in ((1, 100.0), (2, 110.0)))
+    other = build("waiting for a slot", machine="ssh://b2", position=1, obstacle="disabled by the user")
+    assert build_rows(overview(first, second, other, build("connecting"))) == [
+        ("hello", "b1", "connecting", "1m30s", "1.0 KB", "0 B", "1m40s"),
+        ("hello + 1 more", "b1", "waiting", "1m30s", "-", "-", "1m40s"),
+        ("hello", "b2", "waiting: disabled by the user", "1m30s", "1.0 KB", "0 B", "1m40s"),
     ]
+    third = build("waiting for a slot", position=3)
+    assert (phase(first), phase(third)) == ("waiting for a slot", "waiting for a slot, 2 before it")
 
 
 def test_a_machine_is_a_row() -> None:
@@ -87,9 +105,26 @@ def test_a_machine_is_a_row() -> None:
     busy = machine(sent_bytes_per_s=1234.0)
     failed = machine(machine="ssh://b2", state="failed", reason="no route", slots_used=None, slots_lent=1)
     assert machine_rows(overview(machines=(busy, failed))) == [
-        ("ssh://b1", "answered 12.0 s ago", "2/4", "1/4", "1.2 KB/s", "-", "5", "1", "3"),
-        ("ssh://b2", "failed: no route", "?/4, 1 lent", "1/4", "-", "-", "0", "0", "0"),
+        ("b1", "answered 12s ago", "2/4", "1/4", "up 1.2 KB/s", "5", "1", "3"),
+        ("b2", "failed: no route", "?/4, 1 lent", "1/4", "-", "0", "0", "0"),
     ]
+
+
+@pytest.mark.parametrize("builds", [2, 40])
+def test_eighty_columns_are_enough(builds: int) -> None:
+    """For names that tell machines and builds apart, and every number."""
+    names = [f"ssh-ng://nix@builder-{number}.example.org" for number in range(3)]
+    machines = tuple(machine(machine=name, slots=16, received_bytes_per_s=52e6) for name in names)
+    going = [build("fetching outputs", machine=names[0], received_bytes_per_s=52e6, received_bytes=64_000_000)]
+    waiting = [build("waiting for a slot", machine=names[1], position=at + 1) for at in range(builds)]
+    console = Console(file=io.StringIO(), width=80, height=24, color_system=None)
+    with console.capture() as shown:
+        console.print(view(screen(overview(*going, *waiting, machines=machines)), console))
+    lines = shown.get().splitlines()
+    assert len(lines) <= 10
+    for said in ("52 MB/s", "2/16", "1/4", "1m40s", f"hello + {builds - 1} more", "waiting", "fetching", "ago"):
+        assert said in shown.get()
+    assert len({line.split()[0] for line in lines if line.startswith("builder")}) == 3
 
 
 def test_the_headline_counts() -> None:

@@ -16,7 +16,7 @@ from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import as_json, command
 from hook.cli.completing import complete_machine
 from hook.cli.output import print_json, print_table
-from hook.cli.words import derivation_name, duration
+from hook.cli.words import brief, derivation_name, short_names
 from hook.errors import FerryError, printable, shortened
 from hook.ledger import Outcome, Phase
 from hook.record import BUILDS, DECISIONS, Record
@@ -71,7 +71,7 @@ def history(lines: int, machine: str | None, summary: bool, as_json: bool) -> in
                 click.echo()
             print_table((subject, *SUMMARY), rows)
     else:
-        print_table(BUILD_HEADER, [build_row(build) for build in shown])
+        print_table(BUILD_HEADER, build_rows(shown, time.time()))
     return 0
 
 
@@ -106,13 +106,26 @@ def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def build_row(build: Entry) -> tuple[str, ...]:
-    """Cells for one build."""
-    moved = f" (after {', '.join(build['moved_from'])})" if build["moved_from"] else ""
+def build_rows(builds: Sequence[Entry], now: float) -> list[tuple[str, ...]]:
+    """Cells for each build."""
+    names = short_names({machine: None for build in builds for machine in (build["machine"], *build["moved_from"])})
+    return [_build_row(build, names, now) for build in builds]
+
+
+def shortly(seconds: float, now: float) -> str:
+    """A local time, without the day if that is today and without the year if it is this one."""
+    then, today = time.localtime(seconds), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M:%S", then)
+    return time.strftime("%m-%d %H:%M" if then.tm_year == today.tm_year else "%Y-%m-%d", then)
+
+
+def _build_row(build: Entry, names: Mapping[str, str], now: float) -> tuple[str, ...]:
+    moved = f" (after {', '.join(names[machine] for machine in build['moved_from'])})" if build["moved_from"] else ""
     return (
-        when(build["ended"]),
+        shortly(build["ended"], now),
         derivation_name(build["derivation"]),
-        build["machine"] + moved,
+        names[build["machine"]] + moved,
         build["outcome"] + (f": {shortened(build['detail'], DETAIL_SHOWN)}" if build["detail"] else ""),
         *(_duration(build["seconds"].get(phase.value)) for phase in DURATIONS),
     )
@@ -122,9 +135,10 @@ def summary_tables(builds: Sequence[Entry]) -> list[tuple[str, list[tuple[str, .
     """By machine and by derivation, each most builds first."""
     tables = []
     for subject, groups in summaries(builds).items():
+        names = short_names(group[subject] for group in groups) if subject == "machine" else {}
         rows = [
             (
-                group[subject],
+                names.get(group[subject], group[subject]),
                 *(str(group[count]) for count in ("builds", "built", "failed", "lost")),
                 "-" if group["success"] is None else f"{group['success']:.0%}",
                 *(_duration(group["median_seconds"][phase.value]) for phase in DURATIONS),
@@ -190,4 +204,4 @@ def _summary(builds: Sequence[Entry], lost: int, tries: int) -> dict[str, Any]:
 
 
 def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else duration(seconds)
+    return "-" if seconds is None else brief(seconds)

@@ -39,7 +39,7 @@ def view(screen: Screen, console: "Console") -> "RenderableType":
     counts = shares([len(rows) for _, rows in sections], console.size.height - 1 - 2 * len(sections))
     parts: list[RenderableType] = [Text(headline, no_wrap=True, overflow="ellipsis")]
     for (header, rows), count in zip(sections, counts, strict=True):
-        parts += [Text(), make_table(header, rows[:count], wrap=False)]
+        parts += [Text(), make_table(header, rows[:count], console.width, wrap=False)]
         if count < len(rows):
             parts.append(Text(f"… {len(rows) - count} more", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)

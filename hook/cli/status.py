@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,8 +20,9 @@ from hook.cli.command import as_json, command
 from hook.cli.live import Screen, show
 from hook.cli.output import print_json, print_table
 from hook.cli.rates import Rates, is_copying
-from hook.cli.words import derivation_name, duration, rate, size
+from hook.cli.words import brief, derivation_name, duration, rate, short_names, size
 from hook.errors import FerryError, printable
+from hook.ledger import Phase
 from hook.overview import nothing
 from hook.record import BUILDS
 
@@ -30,8 +32,15 @@ GIVEN_BACK = "not built elsewhere after all"
 LEFT = "not seen any more: its broker has ended, or takes no more"
 NOT_OURS = "no broker is running, and Nix does not run nix-ferry's hook: 'nix-ferry doctor' says what helps"
 
-MACHINE_HEADER = ("MACHINE", "STATE", "SLOTS", "CONNECTIONS", "SENDING", "FETCHING", "BUILT", "FAILED", "LOST")
+MACHINE_HEADER = ("MACHINE", "STATE", "SLOTS", "LINKS", "COPIES", "BUILT", "FAILED", "LOST")
 BUILD_HEADER = ("DERIVATION", "MACHINE", "PHASE", "FOR", "SENT", "FETCHED", "ELAPSED")
+
+BRIEFLY = {
+    Phase.SENDING.value: "sending",
+    Phase.WAITING.value: "waiting",
+    Phase.FETCHING.value: "fetching",
+}
+"""Phases in a table; elsewhere they have their whole names."""
 
 Overview = Mapping[str, Any]
 Look = Overview | str
@@ -52,7 +61,7 @@ def status(watch: bool, as_json: bool) -> int:
     """Show what the broker is doing: its machines, and builds with what they are at.
 
     Of slots and connections it tells how many are in use and how many there are; of what is copied, how much, and how
-    fast it went in the last seconds. A build that waits says how many are before it.
+    fast it went in the last seconds. Builds that wait for the same are one row.
 
     --watch shows it every second; in a pipe, it prints a line whenever a build begins, comes to another phase or ends,
     or with --json a line of JSON every second. It goes on when the broker ends, and with the next one.
@@ -152,6 +161,7 @@ def headline(overview: Overview) -> str:
 def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
     """Machines, and what each has done since the broker began."""
     totals = {total["machine"]: total["builds"] for total in overview["totals"]}
+    names = names_in(overview)
     rows: list[tuple[str, ...]] = []
     for machine in overview["machines"]:
         used = "?" if machine["slots_used"] is None else machine["slots_used"]
@@ -159,12 +169,11 @@ def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
         builds = totals.get(machine["machine"], {})
         rows.append(
             (
-                machine["machine"],
+                names[machine["machine"]],
                 state(machine),
                 f"{used}/{machine['slots']}{lent}",
                 f"{machine['connections_used']}/{machine['connections_used'] + machine['connections_idle']}",
-                rate(machine["sent_bytes_per_s"]) or "-",
-                rate(machine["received_bytes_per_s"]) or "-",
+                _copying(machine),
                 str(builds.get("built", 0)),
                 str(builds.get("failed", 0)),
                 str(builds.get("moved", 0) + builds.get("error", 0)),
@@ -173,36 +182,69 @@ def machine_rows(overview: Overview) -> list[tuple[str, ...]]:
     return rows
 
 
+def names_in(overview: Overview) -> dict[str, str]:
+    """What machines are called in tables."""
+    return short_names({each["machine"]: None for each in (*overview["machines"], *overview["builds"])})
+
+
+def _copying(machine: Mapping[str, Any]) -> str:
+    """How fast bytes go to a machine and come from it."""
+    directions = {"up": rate(machine["sent_bytes_per_s"]), "down": rate(machine["received_bytes_per_s"])}
+    return ", ".join(f"{name} {speed}" for name, speed in directions.items() if speed) or "-"
+
+
 def state(machine: Mapping[str, Any]) -> str:
     """How a machine is; of one that works, when it was last known to."""
     if machine["state"] == "works" and machine["answered_s_ago"] is not None:
-        return f"answered {duration(machine['answered_s_ago'])} ago"
+        return f"answered {brief(machine['answered_s_ago'])} ago"
     if machine["state"] == "disabled":
         return str(machine["reason"])
     return f"{machine['state']}: {machine['reason']}" if machine["reason"] else str(machine["state"])
 
 
 def build_rows(overview: Overview) -> list[tuple[str, ...]]:
-    """Builds that are under way, the oldest first."""
-    now = overview["now"]
+    """Builds that are under way, the oldest first; then those that wait, a row for all that wait for the same."""
+    now, names = overview["now"], names_in(overview)
+    moving = [build for build in overview["builds"] if build["phase"] != Phase.WAITING.value]
+    waiting: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for build in overview["builds"]:
+        if build["phase"] == Phase.WAITING.value:
+            waiting[build["machine"], build["obstacle"]].append(build)
+    rows = [(derivation_name(build["derivation"]), build, _copied(build)) for build in moving]
+    rows += [
+        (_all_of(builds), builds[0], ("-", "-") if builds[1:] else _copied(builds[0])) for builds in waiting.values()
+    ]
     return [
         (
-            derivation_name(build["derivation"]),
-            build["machine"],
-            phase(build),
-            duration(now - build["phase_since"]),
-            _copied(build, "sent_bytes"),
-            _copied(build, "received_bytes"),
-            duration(now - build["since"]),
+            name,
+            names[build["machine"]],
+            _brief_phase(build),
+            brief(now - build["phase_since"]),
+            *copied,
+            brief(now - build["since"]),
         )
-        for build in overview["builds"]
+        for name, build, copied in rows
     ]
 
 
-def _copied(build: Mapping[str, Any], direction: str) -> str:
-    """How much, and how fast if it goes on."""
-    speed = rate(build[f"{direction}_per_s"])
-    return size(build[direction]) + (f", {speed}" if speed else "")
+def _all_of(builds: Sequence[Mapping[str, Any]]) -> str:
+    more = f" + {len(builds) - 1} more" if builds[1:] else ""
+    return derivation_name(builds[0]["derivation"]) + more
+
+
+def _brief_phase(build: Mapping[str, Any]) -> str:
+    if build["obstacle"]:
+        return f"waiting: {build['obstacle']}"
+    return BRIEFLY.get(build["phase"], str(build["phase"]))
+
+
+def _copied(build: Mapping[str, Any]) -> tuple[str, str]:
+    """How much each way, and how fast if it goes on."""
+    shown = []
+    for direction in ("sent_bytes", "received_bytes"):
+        speed = rate(build[f"{direction}_per_s"])
+        shown.append(size(build[direction]) + (f", {speed}" if speed else ""))
+    return shown[0], shown[1]
 
 
 def phase(build: Mapping[str, Any]) -> str:
