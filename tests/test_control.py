@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from hook.cli.remains import end_broker
 from tests.fakes.bench import Bench
+from tests.lab.container import wait_until
 
 NIX_FERRY = str(Path(sys.executable).with_name("nix-ferry"))
 
@@ -150,6 +152,16 @@ def test_a_broker_that_cannot_begin_is_an_error(bench: Bench) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the broker (process ")
     assert done.stderr.endswith(") ended at once; see 'nix-ferry log'\n")
+
+
+def test_uninstall_has_the_broker_end(bench: Bench) -> None:
+    """Nobody would talk to it any more; the connections that it keeps end with it."""
+    said(bench, "broker", "start")
+    pid = bench.broker_pid()
+    told = end_broker(bench.environ())
+    assert told == f"the broker (process {pid}) ends, and with it the connections of ssh that it shares"
+    wait_until(lambda: bench.broker_pid() is None, "the end of the broker")
+    assert end_broker(bench.environ()) == "no broker is running"
 
 
 def test_without_a_broker_the_commands_say_so(bench: Bench) -> None:

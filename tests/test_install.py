@@ -104,6 +104,23 @@ def test_the_line_goes_behind_everything_else(host: Place) -> None:
     assert ferry("uninstall", "--yes").output.startswith("nothing to change")
 
 
+def test_uninstall_says_what_stays(host: Place) -> None:
+    """And only what is there; a look ends no broker."""
+    (host.directory / "home/.ssh").mkdir(parents=True)
+    (host.directory / "home/.ssh/nix-ferry").touch()
+    (host.directory / "etc/ferry.toml").touch()
+    (host.directory / "state/nix-ferry").mkdir(0o700)
+    assert ferry("install", "--yes").exit_code == 0
+    looked, done = ferry("uninstall", "--dry-run").output, ferry("uninstall", "--yes").output
+    assert ("broker is" in looked, "no broker is running\n" in done) == (False, True)
+    for said in (looked, done):
+        stays = said.partition("what stays:\n")[2]
+        for path in ("state/nix-ferry", "home/.ssh/nix-ferry", "etc/ferry.toml"):
+            assert f"  {host.directory}/{path}: " in stays
+        assert "nix-ferry.pub" not in stays
+        assert f"  {PROGRAM.resolve().parents[1]}: the programs" in stays
+
+
 def test_status_knows_whether_nix_would_start_a_broker(host: Place) -> None:
     """Before and after."""
     assert ferry("status").output == f"{NOT_OURS}\n"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hook.cli.survey import MOST_JOBS, MOST_SPEED, Survey, kvm_script, parse_survey, survey_here
+from hook.cli.survey import FASTEST, MOST_JOBS, Survey, kvm_script, parse_survey, survey_here
 from hook.errors import MachineError
 
 DASH = """\
@@ -82,8 +82,10 @@ def test_each_job_needs_a_core_and_memory(cores: int, memory_gib: int, jobs: int
     assert survey(cores, memory_gib).max_jobs == jobs
 
 
-@pytest.mark.parametrize(("there_s", "speed"), [(1.0, 1.0), (0.5, 2.0), (3.0, 0.3), (100.0, 0.1), (0.0, 1.0)])
-def test_the_speed_factor_is_the_ratio_of_times(there_s: float, speed: float) -> None:
+@pytest.mark.parametrize(
+    ("there_s", "speed"), [(1.0, 1.0), (0.5, 1.7), (3.0, 0.35), (1000.0, 0.1), (1e-9, 100.0), (0.0, 1.0)]
+)
+def test_the_speed_factor_is_about_the_ratio_of_times(there_s: float, speed: float) -> None:
     """Never zero, which Nix would take for one; a clock that is too coarse tells nothing."""
     assert survey(task_s=there_s).speed_against(survey(task_s=1.0)) == speed
 
@@ -98,7 +100,14 @@ def test_no_number_of_a_machine_is_believed_without_a_bound(number: str) -> None
     slow = parse_survey(text.replace("0m0.260000s", f"{number}m{number}.{number}s"))
     assert slow.speed_against(found) >= 0.1
     fast = replace(found, task_s=1e-9)
-    assert fast.speed_against(found) == MOST_SPEED
+    assert fast.speed_against(found) == FASTEST
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.7, 2.9, 0.59, 0.35])
+def test_equal_machines_are_equal(speed: float) -> None:
+    """Measurements of one machine differ by a quarter, and a speed factor decides where a build goes."""
+    measured = {survey(task_s=noise / speed).speed_against(survey(task_s=1.0)) for noise in (0.8, 0.9, 1.0, 1.1, 1.25)}
+    assert measured == {speed}
 
 
 def test_this_host_answers_the_same_script() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import click
 
 from hook.cli import daemon, machinesfile, place
-from hook.cli.change import Change, make
+from hook.cli.change import Change, make, read_text
 from hook.cli.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.ping import Pong, own_store, ping
 from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
@@ -48,13 +48,17 @@ PROOF_TIMEOUT_S = 120
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user asked for.  `key` and `jobs` are None if that is left to us."""
+    """What the user asked for.  `key` and `jobs` are None if that is left to us.
+
+    `host_key` is the one that the machine must show: a fingerprint, or the key itself.
+    """
 
     target: str
     key: str | None
     jobs: int | None
     yes: bool
     dry_run: bool
+    host_key: str | None = None
 
 
 class Adding:
@@ -86,9 +90,15 @@ class Adding:
             self._file, _ = machinesfile.place_of(self._old.origin)
         else:
             self._file = machinesfile.file_of(settings.text("builders", "@/etc/nix/machines")) or ""
+        self._naming: Change | None = None
+        if self._old is None and not served and not _may_write(self._file):
+            self._file, self._naming = _own_file(settings, environ)
         if not self._file:
             raise FerryError("'builders' names no file for the line: put 'builders = @/etc/nix/machines' into nix.conf")
         machinesfile.refuse_made(self._file)
+        if not wanted.dry_run:
+            # Before anything is sent to the machine.
+            Change(self._file, None, "").check()
         config, _ = find_config(environ)
         self._timeout_s = config.connect_timeout_s
         key = os.path.abspath(os.path.expanduser(wanted.key or KEY))
@@ -137,7 +147,15 @@ class Adding:
                 f"'{self._login.name}' shows the host key {key.fingerprint}, but {pinned.fingerprint} is pinned; if "
                 f"it is meant to have another one, 'nix-ferry machine remove {self._login.name}' first"
             )
-        if pinned == key:
+        expected = self._wanted.host_key
+        if expected is not None and not key.is_meant_by(expected):
+            raise MachineError(
+                f"'{self._login.name}' shows the host key {key.kind} {key.fingerprint}, which is not the one that "
+                "--host-key names: somebody else may be between you and it; nothing was sent there"
+            )
+        if expected is not None:
+            known = "as --host-key says"
+        elif pinned == key:
             known = "pinned already"
         elif self._login.is_known(key):
             known = "known to ssh already"
@@ -150,11 +168,17 @@ class Adding:
 
     def _ask_about(self, key: HostKey) -> None:
         if self._wanted.yes:
-            return
+            click.echo(
+                "          nobody here knew it: it is pinned as it is, because of --yes; --host-key would check it"
+            )
         file = f"/etc/ssh/ssh_host_{key.kind.removeprefix('ssh-')}_key.pub"
         click.echo(f"          compare it with what 'ssh-keygen -lf {file}' says on the machine")
+        if self._wanted.yes:
+            return
         if not sys.stdin.isatty():
-            raise FerryError("there is no terminal to ask on whether that is its host key: give --yes if it is")
+            raise FerryError(
+                "there is no terminal to ask on whether that is its host key: give --host-key, or --yes if it is"
+            )
         if not click.confirm(f"Is that the host key of '{self._login.name}'?"):
             raise FerryError("then somebody else may be between you and it; nothing was sent there")
 
@@ -227,18 +251,19 @@ class Adding:
         _say("speed", f"{machine.speed_factor:g} times that of this host, by the time Nix takes to evaluate something")
         line = format_machine(machine, self._host.release)
         change = self._change(line)
-        if not change:
+        changes = [each for each in (change, self._naming) if each]
+        if not changes:
             _say("line", f"'{self._file}' has it already")
-        elif not make([change], yes=self._wanted.yes, dry_run=self._wanted.dry_run):
+        elif not make(changes, yes=self._wanted.yes, dry_run=self._wanted.dry_run):
             return
         if self._wanted.dry_run:
             return
         try:
             self._prove(machine, line)
         except FerryError:
-            if change:
-                Change(change.path, change.after, change.before).make()
-                _say("undone", f"'{change.path}' is as it was")
+            for each in changes:
+                Change(each.path, each.after, each.before).make()
+                _say("undone", f"'{each.path}' is as it was")
             raise
         _say("proof", f"built something on '{machine.uri.render(self._host.release)}'")
 
@@ -276,6 +301,29 @@ class Adding:
         except subprocess.CalledProcessError as error:
             said = [text for text in error.stderr.splitlines() if text.startswith("error: ")] or [error.stderr]
             raise FerryError(f"a build there failed: {said[0].removeprefix('error: ')}") from None
+
+
+def _may_write(file: str | None) -> bool:
+    """Whether this user may change `file`, or make it."""
+    if not file:
+        return True
+    try:
+        Change(file, None, "").check()
+    except FerryError:
+        return False
+    return not os.path.exists(file) or os.access(file, os.W_OK)
+
+
+def _own_file(settings: Settings, environ: Mapping[str, str]) -> tuple[str, Change]:
+    """The machines file of a user who builds without a daemon and may not change the host's, and what names it.
+
+    The host's machines stay.
+    """
+    conf = place.user_conf_file(environ)
+    file = os.path.join(os.path.dirname(conf), "machines")
+    before = read_text(conf)
+    builders = f"{settings.text('builders', '@/etc/nix/machines')} ; @{file}"
+    return file, Change(conf, before, machinesfile.with_line(before or "", f"builders = {builders}"))
 
 
 def _is_at(machine: Machine, user: str | None, host: str, port: int | None) -> bool:

@@ -14,6 +14,7 @@ from hook.cli import daemon, nix, place
 from hook.cli.change import Change, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line
+from hook.cli.remains import end_broker, remains
 from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
 
 RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", daemon.UNIT))
@@ -80,7 +81,7 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
 @restart_option
 @command
 def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
-    """Take back what `nix-ferry install` wrote.
+    """Take back what `nix-ferry install` wrote, have the broker end, and say what stays.
 
     Everything else in these files stays as it is; afterwards Nix runs its own hook.
 
@@ -100,9 +101,13 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     changes = [change for change in changes if change]
     if not changes:
         click.echo("nothing to change: 'nix-ferry install' has written nothing here")
-        return EXIT_OK
-    if make(changes, yes=yes, dry_run=dry_run):
+    elif make(changes, yes=yes, dry_run=dry_run):
         _restart(served, unasked=restart, never=yes)
+    if not dry_run:
+        click.echo(end_broker(os.environ))
+    click.echo("what stays:")
+    for line in remains(os.environ):
+        click.echo(f"  {line}")
     return EXIT_OK
 
 

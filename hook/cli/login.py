@@ -58,6 +58,13 @@ class HostKey:
         digest = hashlib.sha256(base64.b64decode(self.blob)).digest()
         return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
+    def is_meant_by(self, expected: str) -> bool:
+        """Whether `expected` is its fingerprint, the key itself as OpenSSH writes it, or what a machine's line has."""
+        words = expected.split()
+        return expected.rstrip("=") in (self.fingerprint, self.fingerprint.removeprefix("SHA256:")) or (
+            self.blob in words or expected == self.column or pinned_key(expected) == self
+        )
+
     @property
     def column(self) -> str:
         """As the 8th column of a machine's line has it."""

@@ -137,6 +137,9 @@ def list_(options: nix.Options, as_json: bool) -> int:
 @machine.command()
 @click.argument("target", metavar="[USER@]HOST[:PORT]")
 @click.option("--key", metavar="FILE", help="The private key to log in with; without one, ~/.ssh/nix-ferry is made.")
+@click.option(
+    "--host-key", metavar="KEY", help="The host key that the machine must show: its fingerprint (SHA256:…), or the key."
+)
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="The port of its sshd.")
 @click.option(
     "--jobs", "-j", type=click.IntRange(min=1), help="How many builds at once; by default a core and 2 GiB each."
@@ -146,7 +149,14 @@ def list_(options: nix.Options, as_json: bool) -> int:
 @nix_options
 @command
 def add(
-    target: str, key: str | None, port: int | None, jobs: int | None, yes: bool, dry_run: bool, options: nix.Options
+    target: str,
+    key: str | None,
+    host_key: str | None,
+    port: int | None,
+    jobs: int | None,
+    yes: bool,
+    dry_run: bool,
+    options: nix.Options,
 ) -> int:
     """Have Nix build on HOST: all that it takes, step by step.
 
@@ -154,12 +164,16 @@ def add(
     checks that Nix can log in without a question. Then asks the machine what it can do, compares its speed with this
     host's, writes its line into the file of 'builders', and proves it by a build.
 
-    May be repeated: what is done already stays, and the line is replaced. With a Nix daemon, run it as root.
+    May be repeated: what is done already stays, and the line is replaced. With a Nix daemon, run it as root. Who builds
+    without one and may not change the host's file gets one beside their own nix.conf, which then names both.
+
+    With --yes, a host key that nobody here knows is pinned as it is shown; --host-key says which one it must be.
 
     \b
     Examples:
       nix-ferry machine add builder@fast-box          all of that; it asks before it writes
       nix-ferry machine add --dry-run fast-box:2222   the line it would write
+      nix-ferry machine add --yes --host-key SHA256:LQ5M… fast-box   asks nothing, takes no other key
     """
     settings = nix.settings(options)
     host = host_of(settings)
@@ -167,7 +181,7 @@ def add(
     warn(warnings)
     if port is not None:
         target = f"{target}:{port}"
-    wanted = Wanted(target, key, jobs, yes, dry_run)
+    wanted = Wanted(target, key, jobs, yes, dry_run, host_key)
     Adding(wanted, settings, host, machines, os.environ, private_dir()).run()
     return 0
 

@@ -3,6 +3,7 @@
 The same script runs here, so that speeds can be compared.  Tested in test_survey.py, and in tests/lab/test_machine.py.
 """
 
+import math
 import re
 import shlex
 import subprocess
@@ -20,13 +21,17 @@ TASK = "let f = n: if n < 2 then n else f (n - 1) + f (n - 2); in f 29"
 ROUNDS = 3
 """The best of them counts: it was disturbed least."""
 
+SPEED_STEP = 1.7
+"""From one speed to the next.  What differs by less than a third is taken for equal: so much do two measurements of one
+machine, and the decision would prefer whichever was measured in a better moment."""
+
+SLOWEST, FASTEST = 0.1, 100.0
+"""What is put into a line at least and at most, whatever the machine says."""
+
 KIB_A_JOB = 2 << 20
 """A job is given two gigabytes of memory, without which large compilations fail."""
 
 MOST_JOBS = 1024
-MOST_SPEED = 100.0
-"""What is put into a line for it at most, whatever it says."""
-
 SCRIPT = f"""
 echo "cores = $(getconf _NPROCESSORS_ONLN 2>/dev/null || nproc)"
 echo "memory-kib = $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo 2>/dev/null)"
@@ -71,10 +76,11 @@ class Survey:
         return max(1, min(self.cores, by_memory, MOST_JOBS))
 
     def speed_against(self, here: "Survey") -> float:
-        """How many times as fast as this host it is."""
+        """How many times as fast as this host it is, in steps so coarse that equal machines are equal."""
         if not (self.task_s and here.task_s):
             return 1.0
-        return min(max(0.1, round(here.task_s / self.task_s, 1)), MOST_SPEED)
+        speed = SPEED_STEP ** round(math.log(here.task_s / self.task_s, SPEED_STEP))
+        return min(max(float(f"{speed:.2g}"), SLOWEST), FASTEST)
 
 
 def parse_survey(text: str) -> Survey:

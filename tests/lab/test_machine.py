@@ -286,6 +286,65 @@ def test_what_was_done_before_a_failure_is_said(ours: Host, old_box: Host) -> No
 
 
 @newest
+def test_only_the_host_key_that_is_named_is_taken(ours: Host, old_box: Host) -> None:
+    """By fingerprint or as a whole; with --yes alone it is said that nobody knew it."""
+    target = address("root", old_box)
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
+    add = ("machine", "add", target, "--key", "/root/key", "--yes")
+    other = ours.run(["ssh-keygen", "-lf", "/root/key.pub"]).stdout.split()[1]
+    refused = ferry(ours, *add, "--host-key", other, check=False)
+    assert "which is not the one that --host-key names: somebody else may be" in refused.stderr
+    assert not old_box.path("/root/.ssh").exists()
+    old_box.write_file("/root/.ssh/authorized_keys", ours.read_file("/root/key.pub"), 0o600)
+    public = old_box.read_file("/etc/ssh/host_key.pub")
+    fingerprint = old_box.run(["ssh-keygen", "-lf", "/etc/ssh/host_key.pub"]).stdout.split()[1]
+    column = old_box.run(["base64", "-w0", "/etc/ssh/host_key.pub"]).stdout
+    for expected in (fingerprint, fingerprint.removeprefix("SHA256:"), public.strip(), public.split()[1], column):
+        said = ferry(ours, *add, "--dry-run", "--host-key", expected).stdout
+        assert f"host key: ssh-ed25519 {fingerprint}, as --host-key says\n" in said
+    said = ferry(ours, *add).stdout
+    assert f"host key: ssh-ed25519 {fingerprint}\n" in said
+    assert "nobody here knew it: it is pinned as it is, because of --yes; --host-key would check it" in said
+
+
+@pytest.mark.parametrize("client", ["bookworm", "sid"], indirect=True)
+def test_who_builds_alone_has_a_file_of_machines(ours: Host, old_box: Host) -> None:
+    """The host's is not theirs to change; what it has counts as before, and nothing of this is root's."""
+    ours.add_user("alice")
+    ours.configure(hook=None)
+    ours.run(["sh", "-c", "rm -rf /nix/*; mkdir -p /nix/store /nix/var/nix; chown -R alice: /nix"])
+    ours.run(["sh", "-c", "rm -rf /home/alice/.config /home/alice/.ssh; mkdir -m 700 /home/alice/.ssh"])
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/home/alice/.ssh/nix-ferry"])
+    ours.run(["chown", "-R", "alice:", "/home/alice/.ssh"])
+    old_box.write_file("/root/.ssh/authorized_keys", ours.read_file("/home/alice/.ssh/nix-ferry.pub"), 0o600)
+    ours.run(["nix-store", "--init"], user="alice")
+    target = address("root", old_box)
+    ferry(ours, "install", "--yes", user="alice")
+    ferry(ours, "machine", "add", target, "--yes", user="alice")
+    own = "/home/alice/.config/nix/machines"
+    assert ours.read_file(own).startswith(f"ssh-ng://{target} ")
+    assert ours.read_file("/home/alice/.config/nix/nix.conf").endswith(f"builders = @{MACHINES} ; @{own}\n")
+    again = ferry(ours, "machine", "add", target, "--yes", user="alice").stdout
+    assert ("pinned already" in again, len(ours.read_file(own).splitlines())) == (True, 1)
+    built = ours.run(nix_build("from-source", seed="alone"), user="alice")
+    assert f"on 'ssh-ng://{target}'" in built.stderr
+    assert ferry(ours, "doctor", user="alice").returncode == 0
+    ferry(ours, "broker", "stop", "--now", user="alice")
+
+
+@newest
+def test_who_may_not_write_the_line_is_told_so_before_anything_is_sent(ours: Host, old_box: Host) -> None:
+    """Here it is somebody else's line that would have to change."""
+    ours.add_user("alice")
+    ours.run(["sh", "-c", "mkdir -p /nix/store /nix/var/nix; chown -R alice: /nix"])
+    target = address("root", old_box)
+    ours.write_file(MACHINES, f"ssh-ng://{target}\n")
+    refused = ferry(ours, "machine", "add", target, "--yes", user="alice", check=False)
+    assert refused.stderr == f"error: cannot write '{MACHINES}': you may not change '/etc/nix'; run this as root\n"
+    assert refused.stdout == ""
+
+
+@newest
 def test_a_line_that_does_not_hold_is_taken_back(ours: Host, old_box: Host) -> None:
     """This Nix lets only those build whom it trusts; the file is as before, with its comment."""
     old_box.configure(trusted_users="root")
