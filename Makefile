@@ -36,6 +36,7 @@ test: $(VENV)/ready shells lint native-check
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --hook ferry --hook standalone $(PYTEST_ARGS)
 
 unit: $(VENV)/ready shells
+	.ci/packages nix-store=nix-bin ssh=openssh-client ssh-keygen=openssh-client
 	$(RUN)/python -m pytest --numprocesses $(WORKERS) -m 'not lab' $(PYTEST_ARGS)
 
 # Every fault at every step of a session, in every way (or, with CELLS=once, in one way); `make test` runs one in four.
@@ -74,7 +75,7 @@ fuzz: $(VENV)/ready
 
 # What CI has no time for: the Python tests on a module with sanitizers, and the C tests under valgrind.
 sanitize: native-check shells
-	.ci/packages valgrind=valgrind
+	.ci/packages valgrind=valgrind nix-store=nix-bin ssh=openssh-client ssh-keygen=openssh-client
 	$(MAKE) -C native valgrind
 	.ci/sanitize -q --numprocesses $(WORKERS) $(PYTEST_ARGS)
 

@@ -48,9 +48,16 @@ def test_another_users_broker_is_named_with_what_to_do(tmp_path: Path) -> None:
         broker_directory(environ)
 
 
-def test_a_user_who_cannot_build_is_told_who_can(tmp_path: Path) -> None:
+def test_a_user_who_cannot_build_is_told_who_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No hook has run yet, and none of this user's could."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(FerryError, match="run this as root"):
+        broker_directory({"NIX_STATE_DIR": str(tmp_path)})
+
+
+def test_a_user_with_a_store_of_their_own_is_not_sent_to_root(tmp_path: Path) -> None:
+    """Nix puts it below their home where there is no state directory; root's would be another one."""
+    with pytest.raises(FerryError, match="each hook works alone$"):
         broker_directory({"NIX_STATE_DIR": str(tmp_path / "nowhere")})
 
 

@@ -34,6 +34,9 @@ def broker_directory(environ: Mapping[str, str]) -> str:
     for parent in parents:
         if os.access(parent, os.W_OK):
             return os.path.join(parent, "nix-ferry")
+    if not os.path.exists(state_dir):
+        # A store of the user's own, say.
+        raise FerryError(f"there is no '{state_dir}' for a broker, nor a XDG_RUNTIME_DIR: each hook works alone")
     raise FerryError(f"only who may write to '{state_dir}' builds on this host: run this as root")
 
 

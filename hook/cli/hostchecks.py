@@ -230,6 +230,12 @@ def check_broker(*, hook_is_ours: bool) -> Check:
     following = "the next build starts one" if hook_is_ours else "Nix does not run nix-ferry's hook, which starts one"
     try:
         directory = broker_directory(os.environ)
+    except FerryError as error:
+        text = f"none can run: {error.one_line.removesuffix(': run this as root')}"
+        return Check(
+            subject, Level.NOTE, text, "nothing to do: each hook works alone; with XDG_RUNTIME_DIR there is one"
+        )
+    try:
         running = overview_of(directory)
     except FerryError as error:
         fix = "'nix-ferry broker restart --now' ends it; nothing is lost but the builds that it has"
