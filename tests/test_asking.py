@@ -57,7 +57,7 @@ def test_a_user_who_cannot_build_is_told_who_can(tmp_path: Path, monkeypatch: py
 
 def test_a_user_with_a_store_of_their_own_is_not_sent_to_root(tmp_path: Path) -> None:
     """Nix puts it below their home where there is no state directory; root's would be another one."""
-    with pytest.raises(FerryError, match="each hook works alone$"):
+    with pytest.raises(FerryError, match=r"each hook works alone$"):
         broker_directory({"NIX_STATE_DIR": str(tmp_path / "nowhere")})
 
 

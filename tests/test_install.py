@@ -210,6 +210,7 @@ def test_a_daemon_that_ignores_nix_conf_has_it_from_its_unit(host: Place, monkey
     assert done.exit_code == 0
     assert host.drop_in.read_text() == f'{CREATED}\n[Service]\nEnvironment="NIX_CONFIG={LINE.strip()}"\n'
     assert "systemctl daemon-reload && systemctl restart nix-daemon.service" in done.output
+    assert f"root's own commands do without the daemon: for them, put '{LINE.strip()}' into " in done.output
     assert host.asked() == []
     assert "nothing to change" in ferry("install", "--yes", "--restart").output
     assert ferry("uninstall", "--yes", "--restart").exit_code == 0

@@ -91,13 +91,21 @@ def test_builds_that_wait_are_one_row() -> None:
     """For each machine, and for each reason; below those that get on."""
     first, second = (build("waiting for a slot", since, position=at) for at, since in ((1, 100.0), (2, 110.0)))
     other = build("waiting for a slot", machine="ssh://b2", position=1, obstacle="disabled by the user")
-    assert build_rows(overview(first, second, other, build("connecting"))) == [
+    out = machine(machine="ssh://b2", state="disabled", reason="disabled by the user since 12:00")
+    assert build_rows(overview(first, second, other, build("connecting"), machines=(out,))) == [
         ("hello", "b1", "connecting", "1m30s", "1.0 KB", "0 B", "1m40s"),
         ("hello + 1 more", "b1", "waiting", "1m30s", "-", "-", "1m40s"),
-        ("hello", "b2", "waiting: disabled by the user", "1m30s", "1.0 KB", "0 B", "1m40s"),
+        ("hello", "b2", "waiting: disabled", "1m30s", "1.0 KB", "0 B", "1m40s"),
     ]
-    third = build("waiting for a slot", position=3)
-    assert (phase(first), phase(third)) == ("waiting for a slot", "waiting for a slot, 2 before it")
+
+
+def test_who_waits_longer_is_no_news() -> None:
+    """Nor that others before it do not wait any more."""
+    third, second = build("waiting for a slot", position=3), build("waiting for a slot", position=2)
+    assert phase(third) == "waiting for a slot on 'ssh://b1'"
+    news = News(lambda keys: {}, lambda: "12")
+    news.since_last(overview(third))
+    assert news.since_last(overview(second)) == []
 
 
 def test_a_machine_is_a_row() -> None:
@@ -169,7 +177,7 @@ def test_how_a_build_ended_is_in_the_record(tmp_path: Path) -> None:
 def test_a_build_that_waits_for_a_machine_says_why() -> None:
     """There is no slot that it could wait for."""
     waiting = build("waiting for a slot", position=2, obstacle="disabled by the user since 12:00")
-    assert phase(waiting) == "waiting for a machine: disabled by the user since 12:00"
+    assert phase(waiting) == ("waiting for a machine: 'ssh://b1' is not to be used: disabled by the user since 12:00")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,7 @@ def test_a_build_that_waits_for_a_machine_says_why() -> None:
     [
         ({"state": "in use"}, "in use"),
         ({"state": "not asked lately"}, "not asked lately"),
-        ({"state": "disabled", "reason": "disabled by the user since 12:00"}, "disabled by the user since 12:00"),
+        ({"state": "disabled", "reason": "disabled by the user since 12:00"}, "disabled since 12:00"),
     ],
 )
 def test_the_state_of_a_machine_is_what_is_known(state: dict[str, str], shown: str) -> None:

@@ -88,20 +88,13 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
         return Check(subject, Level.WRONG, f"{who} {runs}", how_to_set(release, served))
     if not os.access(program, os.X_OK):
         return Check(subject, Level.WRONG, f"{who} is to run '{program}', which is no executable", "install nix-ferry")
-    if environ is not None and (text := _not_read_yet(environ)):
+    if environ is not None and (text := place.not_read_yet(environ)):
         return Check(subject, Level.NOTE, f"{who} is to run '{program}', but {text}", _how_to_restart())
     if bypasses and not place.is_hook(own):
         text = f"{who} runs '{program}', but root's own commands, which do without the daemon, run '{own}'"
         fix = f"put 'build-hook = {program}' into ~/.config/nix/nix.conf of root, or set NIX_REMOTE=daemon for them"
         return Check(subject, Level.NOTE, text, fix)
     return Check(subject, Level.OK, f"{who} runs '{program}'")
-
-
-def _not_read_yet(environ: Mapping[str, str]) -> str:
-    """What the running daemon cannot know, in words; empty if it has read all that there is."""
-    moment = daemon.started(os.environ)
-    changed = None if moment is None else place.changed_since(moment, environ)
-    return f"'{changed}' was written after it started, which is when it reads that" if changed else ""
 
 
 def _how_to_restart() -> str:

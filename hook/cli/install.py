@@ -62,6 +62,9 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
     change = planned(target)
     if not change:
         click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
+        if target.served and (text := place.not_read_yet(place.environment_of_builds(served=True))):
+            click.echo(f"but the Nix daemon does not know yet: {text}")
+            _restart(target.served, unasked=restart, never=yes)
         return EXIT_OK
     if not make([change], yes=yes, dry_run=dry_run):
         return EXIT_OK
@@ -71,6 +74,10 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
             warn([f"Nix still takes '{value}' as build-hook: something that it reads after '{change.path}' says so"])
             return EXIT_FAILED
     _restart(target.served, unasked=restart, never=yes)
+    if target.in_unit:
+        click.echo(
+            f"root's own commands do without the daemon: for them, put '{target.line}' into ~/.config/nix/nix.conf"
+        )
     click.echo("'nix-ferry doctor' tells whether builds can go elsewhere now")
     return EXIT_OK
 

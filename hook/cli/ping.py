@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from hook.cli import storekinds
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
-from hook.errors import FerryError, MachineError
+from hook.errors import FerryError, MachineError, StockOnly
 from hook.machines import Machine
 from hook.ownstore import refuse_own
 from hook.protocol.worker import WorkerClient
@@ -103,6 +103,8 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
     except MachineError as error:
         error = with_advice(error)
         return Pong(name, error=error.one_line, trouble=error.trouble, advice=error.advice)
+    except StockOnly as reason:
+        return Pong(name, error=f"builds there are left to the stock hook: {reason.one_line}")
     except FerryError as error:
         return Pong(name, error=error.one_line)
     client = remote.client

@@ -118,6 +118,13 @@ def changed_since(moment: float, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def not_read_yet(environ: Mapping[str, str]) -> str:
+    """What the running daemon, which has `environ`, cannot know, in words; empty if it has read all that there is."""
+    moment = daemon.started(os.environ)
+    changed = None if moment is None else changed_since(moment, environ)
+    return f"'{changed}' was written after it started, which is when it reads that" if changed else ""
+
+
 def has_systemd() -> bool:
     """Whether systemd starts the daemon."""
     return os.path.isdir(daemon.SYSTEMD)

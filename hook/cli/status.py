@@ -63,8 +63,9 @@ def status(watch: bool, as_json: bool) -> int:
     Of slots and connections it tells how many are in use and how many there are; of what is copied, how much, and how
     fast it went in the last seconds. Builds that wait for the same are one row.
 
-    --watch shows it every second; in a pipe, it prints a line whenever a build begins, comes to another phase or ends,
-    or with --json a line of JSON every second. It goes on when the broker ends, and with the next one.
+    --watch shows it every second; in a pipe, it looks as often and prints a line for each build that began, came to
+    another phase or ended, and how, or with --json a line of JSON. It goes on when the broker ends, and with the next
+    one. What takes less than a second may be missing; 'nix-ferry history' has all.
 
     \b
     Examples:
@@ -198,13 +199,14 @@ def state(machine: Mapping[str, Any]) -> str:
     if machine["state"] == "works" and machine["answered_s_ago"] is not None:
         return f"answered {brief(machine['answered_s_ago'])} ago"
     if machine["state"] == "disabled":
-        return str(machine["reason"])
+        return str(machine["reason"]).replace(" by the user", "")
     return f"{machine['state']}: {machine['reason']}" if machine["reason"] else str(machine["state"])
 
 
 def build_rows(overview: Overview) -> list[tuple[str, ...]]:
     """Builds that are under way, the oldest first; then those that wait, a row for all that wait for the same."""
     now, names = overview["now"], names_in(overview)
+    states = {machine["machine"]: machine["state"] for machine in overview["machines"]}
     moving = [build for build in overview["builds"] if build["phase"] != Phase.WAITING.value]
     waiting: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for build in overview["builds"]:
@@ -218,7 +220,7 @@ def build_rows(overview: Overview) -> list[tuple[str, ...]]:
         (
             name,
             names[build["machine"]],
-            _brief_phase(build),
+            _brief_phase(build, states),
             brief(now - build["phase_since"]),
             *copied,
             brief(now - build["since"]),
@@ -232,9 +234,9 @@ def _all_of(builds: Sequence[Mapping[str, Any]]) -> str:
     return derivation_name(builds[0]["derivation"]) + more
 
 
-def _brief_phase(build: Mapping[str, Any]) -> str:
+def _brief_phase(build: Mapping[str, Any], states: Mapping[str, str]) -> str:
     if build["obstacle"]:
-        return f"waiting: {build['obstacle']}"
+        return f"waiting: {states[build['machine']]}"
     return BRIEFLY.get(build["phase"], str(build["phase"]))
 
 
@@ -248,11 +250,10 @@ def _copied(build: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def phase(build: Mapping[str, Any]) -> str:
-    """What a build is at; of one that waits, how many are before it."""
+    """What a build is at, and where."""
     if build["obstacle"]:
-        return f"waiting for a machine: {build['obstacle']}"
-    before = (build["position"] or 1) - 1
-    return f"{build['phase']}, {before} before it" if before else str(build["phase"])
+        return f"waiting for a machine: '{build['machine']}' is not to be used: {build['obstacle']}"
+    return f"{build['phase']} on '{build['machine']}'"
 
 
 def fates_in(directory: str) -> Fates:
@@ -288,10 +289,8 @@ class News:
             self._broker = broker
             lines.append(screen(look)[0])
         builds = [] if isinstance(look, str) else look["builds"]
-        now = {(build["derivation"], build["since"]): f"{phase(build)} on '{build['machine']}'" for build in builds}
-        for key, state in now.items():
-            if self._known.get(key) != state:
-                lines.append(f"{derivation_name(key[0])}: {state}")
+        now = {(build["derivation"], build["since"]): phase(build) for build in builds}
+        lines += [f"{derivation_name(key[0])}: {at}" for key, at in now.items() if self._known.get(key) != at]
         if gone := [key for key in self._known if key not in now]:
             fates = self._fates(gone)
             unknown = LEFT if another else GIVEN_BACK

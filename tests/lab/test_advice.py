@@ -358,6 +358,14 @@ def test_a_daemon_that_has_not_read_its_configuration(client: Host, box: Host) -
         f"the Nix daemon is to run '{HOOK}', but '/etc/nix/nix.conf' was written after it started, "
         "which is when it reads that"
     )
+    again = ferry(client, "install", "--yes").stdout.splitlines()
+    assert again[0].startswith("nothing to change: ")
+    assert again[1:] == [
+        "but the Nix daemon does not know yet: '/etc/nix/nix.conf' was written after it started, "
+        "which is when it reads that",
+        "restart the Nix daemon: it reads its configuration when it starts",
+    ]
     client.stop_daemon()
     client.start_daemon()
     assert examine(client)["build-hook"][0] == "ok"
+    assert len(ferry(client, "install", "--yes").stdout.splitlines()) == 1
