@@ -285,7 +285,7 @@ def test_a_terminal_that_lacks_a_character_gets_another(tmp_path: Path) -> None:
 def test_ctrl_c_is_a_word(tmp_path: Path) -> None:
     """While a machine does not answer; nobody waits for that any more."""
     a_nix_with(tmp_path)
-    (tmp_path / "ssh").write_text('#!/bin/sh\n: > "$HOME/begun"\nexec sleep 100\n')
+    (tmp_path / "ssh").write_text('#!/bin/sh\n[ "$1" = -V ] && exit\n: > "$HOME/begun"\nexec sleep 100\n')
     (tmp_path / "ssh").chmod(0o755)
     environ = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/bin:/usr/bin", "NIX_STATE_DIR": str(tmp_path)}
     with subprocess.Popen(
