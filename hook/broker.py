@@ -8,6 +8,7 @@ what is still to be read.  The shim answers the first byte with one of its own a
 
 Whoever asks how things are sends 8 bytes `ferryask`, u32 length and a Question; back come u32 length and what `report`
 says, then the end.  After `retire` the end comes with that of the broker, which is when its last hook has been served.
+After `worked` come a blank and the address of a machine that was found to work.
 
 A shim that hears nothing looks for another broker or does without; one that loses its broker later answers Nix itself.
 When the shim's end closes, its build is given up.
@@ -39,7 +40,7 @@ HEADER = struct.Struct("<8sI")
 LENGTH = struct.Struct("<I")
 MAGIC = b"nixferry"
 ASKING = b"ferryask"
-MAX_QUESTION_BYTES = 64
+MAX_QUESTION_BYTES = 64 << 10
 MAX_GREETING_BYTES = 64 << 20
 GREETING_TIMEOUT_S = 10.0
 IDLE_EXIT_S = 15 * 60.0
@@ -64,6 +65,7 @@ class Question(Enum):
 
     STATUS = b"status"
     RETIRE = b"retire"
+    WORKED = b"worked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ def check_peer(connection: socket.socket) -> int:
 class Broker:
     """Listens in `directory`, which is ours alone, and serves every hook in a thread of its own.
 
-    `tidy` is called now and then, `report` when somebody asks.
+    `tidy` is called now and then, `report` when somebody asks, `worked` with the address of a machine that was found to
+    work.
     """
 
     def __init__(
@@ -132,12 +135,14 @@ class Broker:
         *,
         idle_exit_s: float = IDLE_EXIT_S,
         housekeeping_s: float = HOUSEKEEPING_S,
+        worked: Callable[[str], object] = lambda address: None,
     ) -> None:
         self._path = os.path.join(directory, "broker.sock")
         self._lock_path = os.path.join(directory, "broker.lock")
         self._serve = serve
         self._tidy = tidy
         self._report = report
+        self._worked = worked
         self.idle_exit_s = idle_exit_s
         self._housekeeping_s = housekeeping_s
         self._changed = threading.Condition()
@@ -288,7 +293,10 @@ class Broker:
         """Answer somebody who is no hook."""
         if length > MAX_QUESTION_BYTES:
             raise ValueError(f"its question has {length} bytes")
-        question = Question(_receive(connection, length))
+        word, _, address = _receive(connection, length).partition(b" ")
+        question = Question(word)
+        if question is Question.WORKED:
+            self._worked(os.fsdecode(address))
         if question is Question.RETIRE:
             log("making room: we were asked to")
             self.retire()

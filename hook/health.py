@@ -1,7 +1,8 @@
 """What is remembered of each machine between builds: when it last worked, and when it may be tried again.
 
 A machine that fails is left alone for a growing, jittered pause; after it, one session at a time may try again, and the
-others go on without the machine until that try has ended.  Told the time by its caller; tested in test_health.py.
+others go on without the machine until that try has ended.  Any success ends the pause, a command's too.  Told the time
+by its caller; tested in test_health.py.
 """
 
 import random
@@ -91,6 +92,13 @@ class Health:
             before = self._records.get(machine)
             ever = before.failures_ever if before else 0
             self._records.put(machine, _Record(worked_at=self._clock(), failures_ever=ever))
+
+    def forgive(self, address: str) -> None:
+        """Somebody has seen that the machines work whose names have `address` as a part: no pause is left of them."""
+        with self._lock:
+            for machine, record in self._records.items():
+                if isinstance(machine, tuple) and address in machine:
+                    self._records[machine] = _Record(failures_ever=record.failures_ever)
 
     def abandoned(self, machine: Hashable) -> None:
         """A try ended without telling anything: its session was given up."""

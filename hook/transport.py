@@ -83,6 +83,9 @@ Of other systems some machines have them and some have not.
 FIRST_OPTION = 3
 """Where the options begin, after `ssh HOST -x`."""
 
+RELEASE_TIMEOUT_S = 2.0
+"""How long ssh may take to say which one it is, for which it reads nothing."""
+
 VERSION = re.compile(r"^OpenSSH_(\d+)\.(\d+)", re.MULTILINE)
 
 VERBOSE = ("debug1: ", "debug2: ", "debug3: ", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: ")
@@ -310,22 +313,25 @@ def ssh_release(environ: Mapping[str, str]) -> tuple[int, int]:
     try:
         found = os.stat(program)
         key = program, (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-        if key not in _releases:
-            _releases[key] = _ask_release(program, environ)
-        return _releases[key]
-    except (OSError, subprocess.SubprocessError):
+    except OSError:
         return 0, 0
+    if key not in _releases:
+        _releases[key] = _ask_release(program, environ)
+    return _releases[key]
 
 
 def _ask_release(program: str, environ: Mapping[str, str]) -> tuple[int, int]:
-    said = subprocess.run(
-        [program, "-V"],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=CONFIGURATION_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        said = subprocess.run(
+            [program, "-V"],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=RELEASE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0, 0
     release = VERSION.search((said.stderr + said.stdout).decode(errors="replace"))
     return (int(release[1]), int(release[2])) if release else (0, 0)
 

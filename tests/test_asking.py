@@ -12,7 +12,7 @@ import pytest
 
 import hook
 from hook.cli import asking
-from hook.cli.asking import RunningBroker, broker_directory, overview_of
+from hook.cli.asking import RunningBroker, broker_directory, overview_of, say_they_work
 from hook.errors import FerryError
 
 NOBODY = 65534
@@ -116,6 +116,30 @@ def test_a_broker_that_does_not_react_is_not_waited_for_for_ever(
     monkeypatch.setattr(asking, "TIMEOUT_S", 0.01)
     with pytest.raises(FerryError, match=rf"the broker \(process {os.getpid()}\) does not answer: timed out"):
         overview_of(answers(None))
+
+
+def test_what_was_found_to_work_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whatever broker there is; that there is none, or one that does not understand, is nobody's trouble."""
+    heard = []
+    environ = {"NIX_STATE_DIR": str(tmp_path)}
+    say_they_work(["ssh-ng://b1"], environ)
+    (tmp_path / "nix-ferry").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "nix-ferry/broker.sock"))
+        server.listen()
+
+        def serve() -> None:
+            for _ in range(2):
+                with server.accept()[0] as connection:
+                    heard.append(connection.recv(100))
+                    connection.sendall(framed(json.dumps({"version": hook.__version__})) if len(heard) == 1 else b"")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        say_they_work(["ssh-ng://b1", "ssh-ng://\udcff"], environ)
+        thread.join()
+    words = [b"worked ssh-ng://b1", b"worked ssh-ng://\xff"]
+    assert heard == [b"ferryask" + struct.pack("<I", len(word)) + word for word in words]
 
 
 def test_no_broker_is_no_error(tmp_path: Path) -> None:

@@ -93,8 +93,15 @@ class Running:
         self.directory = directory
         self.ticks = threading.Semaphore(0)
         self.tidy: Callable[[], object] = lambda: None
+        self.worked: list[str] = []
         self.broker = Broker(
-            str(directory), serve, self._tick, lambda: REPORT, idle_exit_s=idle_exit_s, housekeeping_s=SOON_S
+            str(directory),
+            serve,
+            self._tick,
+            lambda: REPORT,
+            idle_exit_s=idle_exit_s,
+            housekeeping_s=SOON_S,
+            worked=self.worked.append,
         )
         assert self.broker.listen()
         self._thread = threading.Thread(target=self.broker.run)
@@ -268,6 +275,14 @@ def test_who_asks_is_told_how_things_are(started: Callable[..., Running]) -> Non
     running = started()
     with ask(running, b"status") as asking:
         assert asking.rest() == TOLD
+
+
+def test_who_has_seen_a_machine_work_says_so(started: Callable[..., Running]) -> None:
+    """An address has no blanks, but bytes that are no text."""
+    running = started()
+    with ask(running, b"worked ssh-ng://b\xff") as asking:
+        assert asking.rest() == TOLD
+    assert running.worked == ["ssh-ng://b\udcff"]
 
 
 def test_being_asked_is_no_work(started: Callable[..., Running]) -> None:

@@ -25,6 +25,20 @@ def health(clock: Clock) -> Health:
     return Health(clock, jitter=lambda: 0.5)
 
 
+def test_any_success_ends_the_pause() -> None:
+    """Of the machine whose address it was, for every caller; how often it failed is not forgotten."""
+    health = Health(lambda: 0.0, jitter=lambda: 0.5)
+    for machine in (("ssh-ng://b1", "key"), ("ssh-ng://b1", None), ("ssh-ng://b10", None), "ssh-ng://b1"):
+        health.failed(machine, "gone")
+    health.forgive("ssh-ng://b1")
+    assert health.obstacle(("ssh-ng://b1", "key")) is None
+    assert health.obstacle(("ssh-ng://b1", None)) is None
+    assert health.failures(("ssh-ng://b1", None)) == 1
+    assert not health.is_fresh(("ssh-ng://b1", None))
+    assert health.obstacle(("ssh-ng://b10", None)) is not None
+    assert health.obstacle("ssh-ng://b1") is not None
+
+
 def test_nothing_is_held_against_an_unknown_machine_and_nothing_taken_for_granted(health: Health) -> None:
     """With nothing learnt the decision is stock's: connect, then accept."""
     assert health.obstacle("m") is None

@@ -8,8 +8,8 @@ import json
 import os
 import pwd
 import socket
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from typing import Any, Self
 
 import hook
@@ -80,10 +80,11 @@ class RunningBroker:
             connection.close()
             raise FerryError(f"cannot reach the broker in '{directory}': {error.strerror or error}") from None
 
-    def ask(self, question: Question) -> dict[str, Any]:
+    def ask(self, question: Question, about: str = "") -> dict[str, Any]:
         """What it says of itself; FerryError if that cannot be understood.  One question a connection."""
+        words = question.value + (b" " + os.fsencode(about) if about else b"")
         try:
-            self._connection.sendall(HEADER.pack(ASKING, len(question.value)) + question.value)
+            self._connection.sendall(HEADER.pack(ASKING, len(words)) + words)
             (length,) = LENGTH.unpack(self._receive(LENGTH.size))
             report = json.loads(self._receive(length))
         except OSError as error:
@@ -116,6 +117,23 @@ class RunningBroker:
                 raise ValueError("it has hung up")
             data += piece
         return bytes(data)
+
+
+def say_they_work(addresses: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Have the broker try these machines again, if there is one of ours: they were found to work."""
+    with suppress(FerryError):
+        for address in addresses:
+            retry(broker_directory(environ), address)
+
+
+def retry(directory: str, address: str) -> bool:
+    """Have the broker in `directory` try a machine again that had failed; False if there is no broker."""
+    broker = RunningBroker.reach(directory)
+    if broker is None:
+        return False
+    with closing(broker):
+        broker.ask(Question.WORKED, address)
+    return True
 
 
 def overview_of(directory: str) -> dict[str, Any] | None:

@@ -38,7 +38,12 @@ def main() -> int:
         hub.ledger.flush(directory)
         return json.dumps(overview(hub)).encode()
 
-    broker = Broker(directory, lambda caller: serve(caller, hub), tidy, report)
+    def worked(address: str) -> None:
+        hub.health.forgive(address)
+        # Builds may wait for it.
+        hub.queue.freed()
+
+    broker = Broker(directory, lambda caller: serve(caller, hub), tidy, report, worked=worked)
     listening = broker.listen()
     # The hook that started us may be gone; others will come.
     with suppress(BrokenPipeError):

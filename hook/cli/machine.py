@@ -9,6 +9,7 @@ import click
 
 from hook.cli import nix
 from hook.cli.addmachine import Adding, Wanted
+from hook.cli.asking import broker_directory, overview_of, retry, say_they_work
 from hook.cli.change import dry_run_option, yes_option
 from hook.cli.command import as_json, command, nix_options, private_dir, state_dir, warn
 from hook.cli.completing import complete_machine
@@ -273,6 +274,8 @@ def drain(name: str, wait: bool, options: nix.Options) -> int:
 def enable(name: str, options: nix.Options) -> int:
     """Have NAME build again after 'disable' or 'drain'.
 
+    If it has failed before, it is tried again at once.
+
     \b
     Examples:
       nix-ferry machine enable fast-box   that it is enabled, and whether it was before
@@ -280,7 +283,36 @@ def enable(name: str, options: nix.Options) -> int:
     found = known(options)
     for each in found.named(name):
         was_out = disabled().remove(each)
+        say_they_work([each.uri.text], os.environ)
         click.echo(f"'{found.address(each)}' is enabled" + ("" if was_out else ", and was before"))
+    return 0
+
+
+@machine.command("retry")
+@click.argument("name", shell_complete=complete_machine)
+@nix_options
+@command
+def retry_(name: str, options: nix.Options) -> int:
+    """Have builds try NAME again at once, whatever they have found of it.
+
+    A machine that fails is left alone for a while, up to 5 minutes. This ends that, as does every command that finds it
+    to work: 'ping', 'doctor', 'machine add' and 'machine enable'.
+
+    \b
+    Examples:
+      nix-ferry machine retry fast-box   what kept builds from it, if there was something
+    """
+    found = known(options)
+    directory = broker_directory(os.environ)
+    overview = overview_of(directory) or {"machines": []}
+    reasons = {each["machine"]: each["reason"] for each in overview["machines"] if each["state"] == "failed"}
+    for each in found.named(name):
+        address = found.address(each)
+        reason = reasons.get(address)
+        retry(directory, each.uri.text)
+        click.echo(
+            f"'{address}' is tried again" + (f"; it had failed: {reason}" if reason else ", and was not left alone")
+        )
     return 0
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from hook.cli import storekinds
+from hook.cli.asking import say_they_work
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly
@@ -65,13 +66,19 @@ def header(*, speed: bool = False) -> tuple[str, ...]:
 
 
 def ping(machines: Sequence[Machine], routes: Routes, release: Release, ours: StoreLocation | None) -> list[Pong]:
-    """Ask all machines at once, also whether they are the store that is `ours`."""
+    """Ask all machines at once, also whether they are the store that is `ours`.
+
+    Builds then know, too, that those work which do.
+    """
 
     def one(machine: Machine) -> Pong:
         return _ping(machine, routes, release, ours)
 
     with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        return list(threads.map(one, machines))
+        pongs = list(threads.map(one, machines))
+    well = [machine.uri.text for machine, pong in zip(machines, pongs, strict=True) if not pong.error]
+    say_they_work(well, os.environ)
+    return pongs
 
 
 def own_store(settings: Settings, environ: Mapping[str, str]) -> StoreLocation | None:

@@ -4,7 +4,7 @@ import json
 import os
 import pty
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pexpect.fdpexpect
 import pytest
@@ -13,6 +13,7 @@ from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
+from tests.lab.lab import Lab
 from tests.lab.midway import is_clean, running
 from tests.lab.offload import instantiate, nix_build
 from tests.lab.test_command import ferry, outcome, verdicts
@@ -387,3 +388,36 @@ def test_what_cannot_be_right_ends_before_anything_is_sent(ours: Host, old_box: 
         assert said in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     assert not old_box.path("/root/.ssh").exists()
+
+
+@newest
+@pytest.mark.parametrize("command", ["ping", "doctor", "machine enable {}", "machine retry {}"])
+def test_a_machine_that_was_seen_to_work_is_not_left_alone_any_more(
+    lab: Lab, fresh: Callable[[Host], Host], client: Host, command: str
+) -> None:
+    """Whoever has repaired something there looks whether it works; builds would wait for minutes all the same.
+
+    A newer sshd would lock out who has failed to log in.
+    """
+    twin = fresh(lab.builder(roots.SUITES[0]))
+    twin.run(["nix-store", "--init"])
+    client.trust(twin)
+    client.configure(hook=HOOK, builders=f"ssh-ng://{twin.name}")
+    keys = twin.read_file("/etc/ssh/authorized_keys")
+    twin.write_file("/etc/ssh/authorized_keys", "")
+    assert client.run(nix_build("from-source", seed="left"), check=False).returncode != 0
+
+    def state() -> str:
+        (machine,) = json.loads(ferry(client, "status", "--json").stdout)["machines"]
+        return str(machine["state"])
+
+    assert state() == "failed"
+    assert ferry(client, "ping", check=False).returncode == 1
+    assert state() == "failed"
+    twin.write_file("/etc/ssh/authorized_keys", keys)
+    said = ferry(client, *command.format(twin.name).split(), check=False).stdout
+    assert state() == "not asked lately"
+    if "retry" in command:
+        assert said.startswith(f"'ssh-ng://{twin.name}' is tried again; it had failed: it refused the login: ")
+    result = client.run(nix_build("from-source", seed="left"))
+    assert "next try in" not in result.stderr
