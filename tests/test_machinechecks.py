@@ -43,6 +43,19 @@ def test_a_machine_that_is_well_is_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/root/control", "builds go through the control connection '/root/control', as ssh's configuration has it"),
+        ("none", "each build logs in by itself, as ssh's configuration has it"),
+    ],
+)
+def test_who_shares_connections_by_ssh_is_told(path: str, text: str) -> None:
+    """It may be why builds are slower than they could be."""
+    (line,) = shown(check_machine(replace(FOUND, way=replace(WAY, shares=path))), verbose=False)
+    assert text in line.text.split("; ")
+
+
 def test_of_a_machine_that_is_not_well_only_that_is_shown() -> None:
     checks = check_machine(replace(FOUND, condition=replace(CONDITION, clock_off_s=-7200, free_kib=4096)))
     assert [(check.check, check.level) for check in shown(checks, verbose=False)] == [

@@ -32,7 +32,7 @@ STEP_OF = {
 
 NOISE = "expected the Nix protocol but got"
 OTHER_STORE = "is not in the Nix store"
-SUMMARY = ("nix", "systems", "disk")
+SUMMARY = ("nix", "sharing", "systems", "disk")
 """The checks that say more than that all is well."""
 
 
@@ -105,6 +105,10 @@ def _checks(found: Findings) -> Iterator[Check]:
         if text:
             # What did not work from here need not keep ssh from getting on: it may have a connection already.
             yield Check("", Level.NOTE if fix else Level.OK, text, fix, step)
+    if found.way is not None and (path := found.way.shares):
+        # Without a path ssh shares nothing, and each session logs in.
+        how = "each build logs in by itself" if path == "none" else f"builds go through the control connection '{path}'"
+        yield Check("", Level.OK, f"{how}, as ssh's configuration has it", "", "sharing")
     yield from _conditions(found)
 
 

@@ -168,7 +168,7 @@ def doctor(verbose: bool, options: nix.Options, as_json: bool) -> int:
     or 'wrong'. A machine of which all is well is one line. Nothing is built.
 
     --json has every check, by subject and, for a machine, by name: state, dns, tcp, host-key, login, stdout, nix,
-    store, trust, systems, clock, disk; each with level, text and fix.
+    store, sharing, trust, systems, clock, disk; each with level, text and fix.
 
     \b
     Examples:

@@ -14,6 +14,7 @@ from hook.cli.login import public_key
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.routes import Routes
+from hook.sharing import session_options
 from hook.transport import Command, ssh_configuration
 
 LONGEST_TRY_S = 30.0
@@ -31,6 +32,7 @@ class Way:
 
     `through` names what it goes through instead of connecting itself.  `unresolved` is why `host` has no address;
     `closed` are the addresses where nobody answers, with the reason; `open_at` is the one where somebody does.
+    `shares` names the control connection of ssh's own configuration, which builds then use instead of one of theirs.
     `error` is why ssh cannot say any of this.  `key` is what is wrong with the keys that it would log in with, and
     `key_fix` what helps.  `known_hosts` is where ssh keeps its host key, `known_as` under which name.
     """
@@ -43,6 +45,7 @@ class Way:
     unresolved: str = ""
     closed: tuple[tuple[str, str], ...] = ()
     open_at: str = ""
+    shares: str = ""
     error: str = ""
     key: str = ""
     key_fix: str = ""
@@ -74,7 +77,8 @@ def _way(machine: Machine, routes: Routes) -> Way | None:
         options = ssh_configuration(route)
     except MachineError as error:
         return Way(error=error.one_line)
-    found = look(options)
+    own, _ = session_options(route, options)
+    found = replace(look(options), shares="" if own is not None else options.get("controlpath", ["none"])[0])
     key, key_fix = _key(machine, found)
     name = found.host if found.port == SSH_PORT else f"[{found.host}]:{found.port}"
     files = " ".join(options.get("userknownhostsfile", ())).split() or [KNOWN_HOSTS]
