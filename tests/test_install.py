@@ -330,6 +330,18 @@ def test_it_asks_before_it_writes_and_before_it_restarts(host: Place) -> None:
     assert (conf.read_text(), len(host.asked())) == ("cores = 2\n", 2)
 
 
+def test_what_was_written_while_it_asked_stays(host: Place) -> None:
+    """The question may be left open for a day."""
+    conf = host.conf("cores = 2\n")
+    child = terminal(host, "install")
+    child.expect_exact("Write this? [y/N]: ")
+    conf.write_text("cores = 2\nmax-jobs = 7\n")
+    child.sendline("y")
+    child.expect_exact("somebody else has changed it meanwhile: that is in it, too")
+    assert ended(child) == 0
+    assert conf.read_text() == f"cores = 2\nmax-jobs = 7\n{ADDED}\n{LINE}"
+
+
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x03", "\x04"])
 def test_any_other_answer_changes_nothing(host: Place, answer: str) -> None:
     """No, nothing, an interrupt and an end of input alike; none of them leaves a stack trace."""

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import click
 
 from hook.cli import daemon, machinesfile, place
-from hook.cli.change import Change, make, read_text
+from hook.cli.change import Change, make
 from hook.cli.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.ping import Pong, own_store, ping
 from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
@@ -98,12 +98,13 @@ class Adding:
         machinesfile.refuse_made(self._file)
         if not wanted.dry_run:
             # Before anything is sent to the machine.
-            Change(self._file, None, "").check()
+            Change.of(self._file, lambda text: text).check()
         config, _ = find_config(environ)
         self._timeout_s = config.connect_timeout_s
         key = os.path.abspath(os.path.expanduser(wanted.key or KEY))
-        if set(key) & set(" \t#;"):
-            raise FerryError(f"'{key}' cannot stand in a machines file, where a blank ends the name of a key")
+        for word in (uri.text, key):
+            if not word.isprintable() or set(word) & set(" #;"):
+                raise FerryError(f"'{word}' cannot stand in a machines file, where a blank, a line, '#' or ';' ends it")
         text = f"{uri.text} - {key}"
         nothing: frozenset[str] = frozenset()
         machine = Machine(uri, text, "", (host.system,), key, 1, 1.0, nothing, nothing, None)
@@ -260,12 +261,26 @@ class Adding:
             return
         try:
             self._prove(machine, line)
-        except FerryError:
-            for each in changes:
-                Change(each.path, each.after, each.before).make()
-                _say("undone", f"'{each.path}' is as it was")
+        except (FerryError, KeyboardInterrupt):
+            if change:
+                self._take_back(
+                    change, lambda: machinesfile.taken_back(change, line, self._old.text if self._old else None)
+                )
+            if naming := self._naming:
+                self._take_back(naming, lambda: machinesfile.without_last(naming))
             raise
         _say("proof", f"built something on '{machine.uri.render(self._host.release)}'")
+
+    def _take_back(self, change: Change, undoing: Callable[[], Change]) -> None:
+        """Undo `change`, and nothing that somebody else has changed meanwhile."""
+        try:
+            undo = undoing()
+            undo.make()
+        except FerryError as error:
+            _say("left", f"'{change.path}' stays as it is now: {error.one_line}")
+        else:
+            same = undo.after == change.before
+            _say("undone", f"'{change.path}' is as it was" + ("" if same else ", but for what others have changed"))
 
     def _speed(self, survey: Survey) -> float:
         measured = survey.speed_against(survey_here(self._environ))
@@ -308,7 +323,7 @@ def _may_write(file: str | None) -> bool:
     if not file:
         return True
     try:
-        Change(file, None, "").check()
+        Change.of(file, lambda text: text).check()
     except FerryError:
         return False
     return not os.path.exists(file) or os.access(file, os.W_OK)
@@ -321,9 +336,8 @@ def _own_file(settings: Settings, environ: Mapping[str, str]) -> tuple[str, Chan
     """
     conf = place.user_conf_file(environ)
     file = os.path.join(os.path.dirname(conf), "machines")
-    before = read_text(conf)
     builders = f"{settings.text('builders', '@/etc/nix/machines')} ; @{file}"
-    return file, Change(conf, before, machinesfile.with_line(before or "", f"builders = {builders}"))
+    return file, machinesfile.addition(conf, f"builders = {builders}")
 
 
 def _is_at(machine: Machine, user: str | None, host: str, port: int | None) -> bool:

@@ -1,15 +1,17 @@
 """A change of one file that its user sees first: as a diff, then all at once or not at all.
 
-Tested in test_install.py.
+What somebody else writes into the file between the look and the write stays: the change is made again, to what the file
+says by then.  Tested in test_change.py and test_install.py.
 """
 
 import difflib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 import click
 
@@ -21,13 +23,27 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what wo
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
+TRIES = 20
+"""How often the file may have changed again when it is about to be written."""
+
+Edit = Callable[[str | None], str | None]
+"""What a file is to say, from what it says; None where there is no file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the file at `path` says before and after; None where there is no file."""
+    """What the file at `path` says before and after `edit`; None where there is no file."""
 
     path: str
     before: str | None
     after: str | None
+    edit: Edit
+
+    @classmethod
+    def of(cls, path: str, edit: Edit) -> Self:
+        """The change of what the file says now."""
+        before = read_text(path)
+        return cls(path, before, edit(before), edit)
 
     def __bool__(self) -> bool:
         return self.before != self.after
@@ -48,19 +64,22 @@ class Change:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise FerryError(f"cannot write '{self.path}': you may not change '{directory}'; run this as root")
 
-    def make(self) -> None:
-        """Write the file whole, with the mode and the owner that it had; or remove it, and a directory left empty."""
+    def make(self) -> bool:
+        """Write the file whole, with the mode and the owner that it had; or remove it, and a directory left empty.
+
+        True if somebody else has changed it since it was read: then `edit` was made to what it said by then.
+        """
         # Of a link, what it points to is changed.
         target = os.path.realpath(self.path)
-        try:
-            if self.after is None:
-                os.unlink(target)
-                with suppress(OSError):
-                    os.rmdir(os.path.dirname(target))
-            else:
-                _replace(target, self.after.encode(errors="surrogateescape"))
-        except OSError as error:
-            raise FerryError(f"cannot write '{self.path}': {error.strerror}") from None
+        for _ in range(TRIES):
+            present = read_text(target)
+            after = self.after if present == self.before else self.edit(present)
+            try:
+                if after == present or _write(target, present, after):
+                    return present != self.before
+            except OSError as error:
+                raise FerryError(f"cannot write '{self.path}': {error.strerror}") from None
+        raise FerryError(f"cannot write '{self.path}': somebody else does, again and again")
 
 
 def make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
@@ -77,8 +96,10 @@ def make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
     if not yes:
         click.confirm("Write this?", abort=True)
     for change in changes:
-        change.make()
+        meanwhile = change.make()
         click.echo(f"{'removed' if change.after is None else 'wrote'} '{change.path}'")
+        if meanwhile:
+            click.echo("somebody else has changed it meanwhile: that is in it, too")
     return True
 
 
@@ -93,7 +114,19 @@ def read_text(path: str) -> str | None:
         raise FerryError(f"cannot read '{path}': {error.strerror}") from None
 
 
-def _replace(target: str, content: bytes) -> None:
+def _write(target: str, present: str | None, after: str | None) -> bool:
+    """Have the file say `after`; False, and nothing is done, if it does not say `present` any more."""
+    if after is not None:
+        return _replace(target, present, after.encode(errors="surrogateescape"))
+    if read_text(target) != present:
+        return False
+    os.unlink(target)
+    with suppress(OSError):
+        os.rmdir(os.path.dirname(target))
+    return True
+
+
+def _replace(target: str, present: str | None, content: bytes) -> bool:
     directory = os.path.dirname(target)
     os.makedirs(directory, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=directory, prefix=".nix-ferry-")
@@ -103,10 +136,16 @@ def _replace(target: str, content: bytes) -> None:
             _dress(file.fileno(), target)
             file.flush()
             os.fsync(file.fileno())
+        # As late as can be: an editor asks nobody for a lock.
+        if read_text(target) != present:
+            os.unlink(temporary)
+            return False
         os.replace(temporary, target)
-    except OSError:
-        os.unlink(temporary)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
+    return True
 
 
 def _dress(fd: int, target: str) -> None:

@@ -100,12 +100,8 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     served = daemon.serves(nix.settings(), os.environ)
     environ = place.environment_of_builds(served)
     files = [place.system_conf_file(environ), place.user_conf_file(environ)]
-    texts = {path: read_text(path) for path in files}
-    changes = [Change(path, text, without_line(text)) for path, text in texts.items() if text is not None]
-    unit = read_text(place.DROP_IN)
-    if unit is not None and unit.startswith(CREATED):
-        changes.append(Change(place.DROP_IN, unit, None))
-    changes = [change for change in changes if change]
+    edits = {**dict.fromkeys(files, _without_line), place.DROP_IN: _without_file}
+    changes = [change for path, edit in edits.items() if (change := Change.of(path, edit))]
     if not changes:
         click.echo("nothing to change: 'nix-ferry install' has written nothing here")
     elif make(changes, yes=yes, dry_run=dry_run):
@@ -127,15 +123,14 @@ def _conf_change(target: Target) -> Change:
     """The line at the end of a file in the format of nix.conf."""
     environ = place.environment_of_builds(target.served)
     path = place.conf_file(environ, target.release, target.served)
-    before = read_text(path)
     if os.path.realpath(path).startswith("/nix/store/"):
         raise FerryError(
             f"'{path}' is made by a configuration of NixOS or home-manager, which has to set build-hook; "
             "on NixOS use nix-ferry's module and 'services.nix-ferry.enable = true'"
         )
     if place.effective(environ).text("build-hook") == target.hook:
-        return Change(path, before, before)
-    return Change(path, before, with_line(before, target.line))
+        return Change.of(path, lambda text: text)
+    return Change.of(path, lambda text: with_line(text, target.line))
 
 
 def _unit_change(target: Target) -> Change:
@@ -144,9 +139,23 @@ def _unit_change(target: Target) -> Change:
     given = place.unit_nix_config()
     if before is None and given is not None:
         if given.strip() == target.line:
-            return Change(place.DROP_IN, None, None)
+            return Change.of(place.DROP_IN, lambda text: text)
         raise FerryError(f"{daemon.UNIT} sets NIX_CONFIG already: add '{target.line}' to it")
-    return Change(place.DROP_IN, before, f"{CREATED}\n{place.drop_in(target.hook)}")
+
+    def whole(text: str | None) -> str:
+        if text != before:
+            raise FerryError(f"somebody else has just changed '{place.DROP_IN}'; try again")
+        return f"{CREATED}\n{place.drop_in(target.hook)}"
+
+    return Change.of(place.DROP_IN, whole)
+
+
+def _without_line(text: str | None) -> str | None:
+    return None if text is None else without_line(text)
+
+
+def _without_file(text: str | None) -> str | None:
+    return None if text is not None and text.startswith(CREATED) else text
 
 
 def _restart(served: bool, *, unasked: bool, never: bool) -> None:

@@ -6,7 +6,7 @@ Tested in test_machinesfile.py.
 import os
 import re
 
-from hook.cli.change import Change, read_text
+from hook.cli.change import Change
 from hook.errors import FerryError
 
 
@@ -26,22 +26,45 @@ def place_of(origin: str) -> tuple[str, int]:
 
 def addition(path: str, line: str) -> Change:
     """One more line at the end of `path`."""
-    before = read_text(path)
-    return Change(path, before, with_line(before or "", line))
+    return Change.of(path, lambda text: with_line(text or "", line))
+
+
+def without_last(change: Change) -> Change:
+    """The opposite of `change`, which is an `addition`."""
+    line = (change.after or "").splitlines()[-1]
+
+    def edit(text: str | None) -> str | None:
+        lines = (text or "").split("\n")
+        if line in lines:
+            lines.remove(line)
+        left = "\n".join(lines)
+        return left if left or change.before is not None else None
+
+    return Change.of(change.path, edit)
+
+
+def taken_back(change: Change, line: str, machine: str | None) -> Change:
+    """The opposite of `change`, which has put `line` there in place of `machine`; None if it has added it."""
+
+    def edit(text: str | None) -> str | None:
+        if machine is not None:
+            return with_replaced(text or "", 0, line, machine)
+        left = without(text or "", 0, line)
+        return left if left or change.before is not None else None
+
+    return Change.of(change.path, edit)
 
 
 def replacement(origin: str, machine: str, line: str) -> Change:
     """`line` in the place of `machine`, which was read from `origin`."""
     path, number = place_of(origin)
-    before = read_text(path)
-    return Change(path, before, with_replaced(before or "", number, machine, line))
+    return Change.of(path, lambda text: with_replaced(text or "", number, machine, line))
 
 
 def removal(origin: str, machine: str) -> Change:
     """No `machine`, which was read from `origin`."""
     path, number = place_of(origin)
-    before = read_text(path)
-    return Change(path, before, without(before or "", number, machine))
+    return Change.of(path, lambda text: without(text or "", number, machine))
 
 
 def refuse_made(path: str) -> None:
@@ -56,32 +79,35 @@ def with_line(text: str, line: str) -> str:
 
 
 def with_replaced(text: str, number: int, machine: str, line: str) -> str:
-    """`text` with `line` in the place of `machine`, as it is written in line `number`, counted from 1."""
+    """`text` with `line` in the place of `machine`, which is written in line `number`, counted from 1, or elsewhere."""
     lines = text.split("\n")
-    start, end = _find(lines[number - 1], machine)
-    lines[number - 1] = lines[number - 1][:start] + line + lines[number - 1][end:]
+    index, start, end = _find(lines, number, machine)
+    lines[index] = lines[index][:start] + line + lines[index][end:]
     return "\n".join(lines)
 
 
 def without(text: str, number: int, machine: str) -> str:
     """`text` without `machine`, and without its line if there is no other machine in it."""
     lines = text.split("\n")
-    line = lines[number - 1]
-    start, end = _find(line, machine)
+    index, start, end = _find(lines, number, machine)
+    line = lines[index]
     before, after = line[:start].rstrip(" \t;"), line[end:].lstrip(" \t\r")
     if after.startswith(";"):
         after = after[1:].lstrip(" \t\r")
     if not before and (not after or after.startswith("#")):
-        del lines[number - 1]
+        del lines[index]
     else:
         separator = "" if not before or not after else " " if after.startswith("#") else " ; "
-        lines[number - 1] = before + separator + after
+        lines[index] = before + separator + after
     return "\n".join(lines)
 
 
-def _find(line: str, machine: str) -> tuple[int, int]:
-    """Where in `line` that machine is."""
-    found = re.search(rf"(?:^|;)\s*({re.escape(machine)})\s*(?=$|;|#)", line)
-    if found is None:
-        raise FerryError(f"'{machine}' is not where it was a moment ago; try again")
-    return found.span(1)
+def _find(lines: list[str], number: int, machine: str) -> tuple[int, int, int]:
+    """Where that machine is: the index of its line, and from where to where it is there.
+
+    Looked for in line `number` first; somebody else may have moved it.
+    """
+    for index in sorted(range(len(lines)), key=lambda index: index != number - 1):
+        if found := re.search(rf"(?:^|;)\s*({re.escape(machine)})\s*(?=$|;|#)", lines[index].partition("#")[0] + "#"):
+            return index, *found.span(1)
+    raise FerryError(f"'{machine}' is not in the file any more; try again")
