@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from hook.errors import Cancelled, StoreError
 from hook.store.pathlocks import locked
 from tests.lab.host import wait_until
+from tests.leaks import no_leaks
 from tests.nixstore import NixStore
 
 SLOW = """
@@ -99,6 +102,31 @@ def test_a_lock_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) ->
     path = str(tmp_path / "missing" / "p")
     with pytest.raises(StoreError, match=f"cannot lock '{path}': No such file or directory"), locked([path], never):
         pass
+
+
+LAID: dict[str, Callable[[Path, Path], object]] = {
+    "link": lambda lock, other: lock.symlink_to(other),
+    "link-to-a-file": lambda lock, other: (other.touch(), lock.symlink_to(other)),
+    "name-of-another-file": lambda lock, other: (other.touch(), os.link(other, lock)),
+    "fifo": lambda lock, other: os.mkfifo(lock),
+    "socket": lambda lock, other: os.mknod(lock, stat.S_IFSOCK | 0o600),
+    "directory": lambda lock, other: lock.mkdir(),
+}
+"""What a builder without a sandbox may lay where our lock is to be: anybody of its group can write to the store."""
+
+
+@pytest.mark.parametrize("kind", LAID)
+def test_what_a_builder_laid_there_is_named_and_not_followed(kind: str, tmp_path: Path) -> None:
+    """Root would make a file elsewhere, or write to one; in the store, who wrote it can remove it."""
+    lock, other = tmp_path / "p.lock", tmp_path / "other"
+    LAID[kind](lock, other)
+    before = other.exists()
+    expected = f"^cannot lock '{tmp_path}/p': '{lock}' is not a lock file of Nix; remove it$"
+    with no_leaks(), pytest.raises(StoreError, match=expected), locked([str(tmp_path / "p")], never):
+        pass
+    assert os.path.lexists(lock)
+    assert other.exists() == before
+    assert not before or other.read_bytes() == b""
 
 
 @pytest.mark.lab

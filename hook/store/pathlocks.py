@@ -6,8 +6,10 @@ in it, which tells those who waited to open it anew.  Source: local store, secti
 test_store_pathlocks.py, also against Nix.
 """
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +20,12 @@ PATIENCE_S = 3600.0
 """How long to wait for one lock: its holder may be importing gigabytes."""
 
 RETRY_S = 0.1
+
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A builder may have laid anything where the lock is to be: a link would have root make a file wherever it leads."""
+
+NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+"""How opening a link, a directory, a socket or a device of nobody's fails."""
 
 
 @contextmanager
@@ -50,8 +58,11 @@ def locked(
 def _acquire(real_path: str) -> int | None:
     """A descriptor that holds the lock; None if somebody else does, or has just deleted the file."""
     try:
-        fd = os.open(_lock_file(real_path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(_lock_file(real_path), FLAGS, 0o600)
         try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise _strange(real_path)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_size == 0:
                 return fd
@@ -62,8 +73,14 @@ def _acquire(real_path: str) -> int | None:
             raise
         os.close(fd)
     except OSError as error:
+        if error.errno in NO_FILE:
+            raise _strange(real_path) from None
         raise StoreError(f"cannot lock '{real_path}': {error.strerror}") from error
     return None
+
+
+def _strange(real_path: str) -> StoreError:
+    return StoreError(f"cannot lock '{real_path}': '{_lock_file(real_path)}' is not a lock file of Nix; remove it")
 
 
 def _release(fd: int, real_path: str) -> None:
