@@ -88,6 +88,31 @@ def test_read_only_directories_are_no_obstacle(unprivileged: Path) -> None:
     assert os.listdir(unprivileged) == []
 
 
+def test_a_directory_that_becomes_a_link_has_nothing_else_opened(
+    unprivileged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the chmod, by a builder that is still there."""
+    target, other = unprivileged / "target", unprivileged / "other"
+    for directory in (target, other):
+        directory.mkdir(0o500)
+    target.chmod(0)
+    real_open = os.open
+
+    def swapped(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        try:
+            return real_open(path, flags, mode, dir_fd=dir_fd)
+        except PermissionError:
+            monkeypatch.undo()
+            target.rmdir()
+            target.symlink_to(other)
+            raise
+
+    monkeypatch.setattr(os, "open", swapped)
+    with no_leaks(), pytest.raises(StoreError, match=f"^cannot remove '{target}': "):
+        remove_tree(str(target))
+    assert other.stat().st_mode & 0o777 == 0o500
+
+
 def test_what_cannot_be_removed_is_an_error_with_the_path(unprivileged: Path) -> None:
     """Not silently half removed: the restore would only fail later, with a message about something else."""
     target = unprivileged / "target"

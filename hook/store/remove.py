@@ -63,7 +63,7 @@ def _enter(above: int, name: str) -> int:
     try:
         fd = os.open(name, _DIRECTORY, dir_fd=above)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=above)
+        _open_up(above, name)
         fd = os.open(name, _DIRECTORY, dir_fd=above)
     try:
         os.fchmod(fd, 0o700)
@@ -71,6 +71,15 @@ def _enter(above: int, name: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _open_up(above: int, name: str) -> None:
+    """Let us into a directory of ours; whatever else has just taken its name keeps its mode."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
 
 
 def _replace(fd: int, successor: int) -> int:

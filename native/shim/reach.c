@@ -48,7 +48,14 @@ static bool private_directory(const char *path)
         return false;
     if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
         return false;
-    return (st.st_mode & 077) == 0 || chmod(path, 0700) == 0;
+    if ((st.st_mode & 077) == 0)
+        return true;
+    /* Not by its name, which may be that of a link by now. */
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    bool closed = fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == geteuid() && fchmod(fd, 0700) == 0;
+    if (fd >= 0)
+        close(fd);
+    return closed;
 }
 
 bool find_directory(char *path, size_t size)
