@@ -74,6 +74,20 @@ class Sink:
         self._end += size
         return size
 
+    def answer(self, dumper: Dumper, most: int) -> int:
+        """Send at most `most` bytes of what the dumper has next, and less than a buffer of it, as a string.
+
+        0, with nothing sent, if it has no more.  To be called when nothing else waits to be sent.
+        """
+        size = dumper.read_into(self._buffer[8 : 8 + min(most, len(self._buffer) - 16)])
+        if not size:
+            return 0
+        end = 8 + (size + 7 & ~7)
+        self._buffer[:8] = size.to_bytes(8, "little")
+        self._buffer[8 + size : end] = bytes(end - 8 - size)
+        self._stream.write(self._buffer[:end])
+        return size
+
     def begin_frames(self) -> None:
         """From now on everything is sent in frames: u64 length, bytes."""
         self._make_room(9)
@@ -220,7 +234,7 @@ class Copier:
             sink.begin_frames()
         for prefix, info in operation.parts:
             sink.write(prefix)
-            self._send_nar(sink, info, progress)
+            self._send_nar(sink, info, progress, operation.wanted)
         if operation.framed:
             sink.end_frames()
 
@@ -246,18 +260,28 @@ class Copier:
                 yield ahead.popleft()
         yield from ahead
 
-    def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress) -> None:
+    def _send_nar(
+        self, sink: Sink, info: PathInfo, progress: CopyProgress, wanted: Callable[[], int] | None
+    ) -> None:
         progress.path_started()
         with self._copying(info, f"to '{self._name}'", "local", self._name) as activity:
             bytes_progress = _PathProgress(self._log, activity.id, info.nar_size)
             try:
                 with Dumper(self._store.real_path(info.path), hashing=False) as dumper:
-                    while sink.fill(dumper):
-                        bytes_progress.at(dumper.size)
+                    if wanted is not None:
+                        sink.flush()
+                        # It may stop at once: if the path is there by now.
+                        while (most := wanted()) and sink.answer(dumper, most):
+                            bytes_progress.at(dumper.size)
+                        complete = not most
+                    else:
+                        while sink.fill(dumper):
+                            bytes_progress.at(dumper.size)
+                        complete = dumper.size == info.nar_size
             except (OSError, NarError) as error:
                 raise StoreError(f"cannot read '{info.path}': {error}") from None
             # The hash is checked by whoever receives it, but one told a wrong size takes the next path for the rest.
-            if dumper.size != info.nar_size:
+            if not complete:
                 raise modified(info.path)
         progress.path_done()
 

@@ -30,6 +30,17 @@ def test_a_build_is_accepted_built_and_registered(bench: Bench) -> None:
     assert log == [["a line of the log"]]
 
 
+@pytest.mark.parametrize("behaviour", ["ok", "build-fails", "refuse-build_derivation"])
+def test_the_oldest_nix_that_is_spoken_to_builds_the_same(bench: Bench, behaviour: str) -> None:
+    """It asks for each piece of an input, and has less to say; the second build finds the connection in order."""
+    machine = bench.machine(f"nix-2.3,{behaviour}")
+    for _ in range(2):
+        outcome = bench.build(machine)
+        assert (outcome.status == 0, bench.outputs_valid()) == (behaviour == "ok", behaviour == "ok")
+    words = {"ok": "", "build-fails": "builder failed with exit code 3", "refuse-build_derivation": "not today"}
+    assert words[behaviour] in outcome.messages
+
+
 def test_activities_all_end(bench: Bench) -> None:
     """What stays open stays in the user's progress display until the hook is gone."""
     events = bench.build(bench.machine("ok")).events

@@ -5,13 +5,14 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from hook.errors import ConnectionLost, RemoteError, StoreError
+from hook.errors import ConnectionLost, ProtocolError, RemoteError, StoreError
 from hook.log import Log, write_all
 from hook.nar import Dumper
 from hook.protocol import serve, worker
@@ -36,6 +37,7 @@ class Peer:
         from_peer, self._out = os.pipe()
         self.r, self.w = Reader(self), Writer()
         self.nars: list[bytes] = []
+        self.asks_substitute = True
         self.stream = Stream(from_peer, to_peer, None, "peer")
         self._thread = threading.Thread(target=self._run, args=(act,))
         self._thread.start()
@@ -83,6 +85,12 @@ class Peer:
             self.read(8)
             self.say(serve.SERVER_MAGIC, 0x207)
             self.read(8)
+        elif release == "2.3.7":
+            self.asks_substitute = False
+            self.read(8)
+            self.say(SERVER_MAGIC, 0x115)
+            self.read(8 + 2 * 8)
+            self.say(Stderr.LAST)
         else:
             self.read(8)
             self.say(SERVER_MAGIC, 0x122)
@@ -105,6 +113,21 @@ class Peer:
         self.r.flag(), self.r.flag()
         self.nars.append(b"".join(self.frames()))
 
+    def pull_path(self, sizes: Iterator[int]) -> None:
+        """Ask for a path in pieces of at most `sizes` bytes, saying something now and then."""
+        assert self.r.u64() == worker.Op.ADD_TO_STORE_NAR
+        info = worker.read_path_info(self.r, self.r.text())
+        self.r.flag(), self.r.flag()
+        nar = b""
+        while len(nar) < info.nar_size:
+            size = next(sizes)
+            self.say(Stderr.NEXT, "a remark\n", Stderr.READ, size)
+            piece = self.r.string()
+            assert 0 < len(piece) <= size
+            nar += piece
+        self.nars.append(nar)
+        self.say(Stderr.LAST)
+
     def frames(self) -> Iterator[bytes]:
         while size := self.r.u64():
             yield self.read(size)
@@ -115,7 +138,9 @@ class Peer:
             case serve.Command.QUERY_VALID_PATHS:
                 self.r.flag(), self.r.flag(), self.r.texts()
             case worker.Op.QUERY_VALID_PATHS:
-                self.r.texts(), self.r.flag()
+                self.r.texts()
+                if self.asks_substitute:
+                    self.r.flag()
                 self.say(Stderr.LAST)
         self.say([VALID])
 
@@ -234,6 +259,89 @@ def test_answers_are_taken_whenever_they_come(send: Send) -> None:
         peer.answer(peer.r.u64())
 
     check_sent(send("serve", [b"x" * 4096] * 400, act))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 100, 32 << 10, CHUNK_BYTES - 8, CHUNK_BYTES, 1 << 40])
+def test_a_daemon_that_asks_for_each_piece_gets_it(send: Send, size: int) -> None:
+    """Before Nix 2.4: in pieces of any size, which are padded each and end anywhere."""
+    files = FILES if size > 9 else FILES[:3]
+
+    def act(peer: Peer) -> None:
+        for _ in files:
+            peer.pull_path(repeat(size))
+        peer.answer(peer.r.u64())
+
+    check_sent(send("2.3.7", files, act))
+
+
+def test_a_piece_may_end_at_any_byte(send: Send) -> None:
+    """Of a NAR whose every word is cut once."""
+    contents = [b"content"]
+    nar = oracles.nar(oracles.File(contents[0]))
+
+    def act(peer: Peer) -> None:
+        for cut in range(1, len(nar)):
+            peer.pull_path(iter([cut, len(nar)]))
+        peer.answer(peer.r.u64())
+
+    sending = send("2.3.7", contents, act)
+    sending.store.infos *= len(nar) - 1
+    sending.run()
+    sending.ask()
+    assert sending.peer.nars == [nar] * (len(nar) - 1)
+
+
+@pytest.mark.parametrize("asked", [0, 1, 50])
+def test_a_daemon_may_have_enough_before_the_end(send: Send, asked: int) -> None:
+    """Of a path that is valid by now it wants nothing; and whatever it has refused it does not want the rest of."""
+
+    def act(peer: Peer) -> None:
+        for refused in (False, True):
+            assert peer.r.u64() == worker.Op.ADD_TO_STORE_NAR
+            worker.read_path_info(peer.r, peer.r.text())
+            peer.r.flag(), peer.r.flag()
+            if asked:
+                peer.say(Stderr.READ, asked)
+                assert len(peer.r.string()) == asked
+            if refused:
+                peer.say(Stderr.ERROR, "not today", 1)
+            else:
+                peer.say(Stderr.LAST)
+        peer.answer(peer.r.u64())
+
+    sending = send("2.3.7", FILES[2:4], act)
+    with pytest.raises(RemoteError, match="not today"):
+        sending.run()
+    sending.ask()
+
+
+def test_a_path_that_became_shorter_is_not_passed_off_either(send: Send) -> None:
+    """A daemon that asks would wait for the rest."""
+
+    def act(peer: Peer) -> None:
+        peer.read(8)
+        info = worker.read_path_info(peer.r, peer.r.text())
+        peer.r.flag(), peer.r.flag()
+        peer.say(Stderr.READ, info.nar_size)
+        assert len(peer.r.string()) == info.nar_size - 8
+        peer.say(Stderr.READ, 8)
+
+    sending = send("2.3.7", [b"a" * 9], act)
+    Path(sending.store.real_path(sending.store.infos[0].path)).write_bytes(b"b" * 8)
+    with pytest.raises(StoreError, match=r"file' was modified; see 'nix-store --verify"):
+        sending.run()
+
+
+@pytest.mark.parametrize("release", ["2.8.0", "2.34.8"])
+def test_a_newer_daemon_has_nothing_to_ask_for(send: Send, release: str) -> None:
+    """One that does has lost track."""
+
+    def act(peer: Peer) -> None:
+        peer.read(8)
+        peer.say(Stderr.READ, 8)
+
+    with pytest.raises(ProtocolError, match="unexpected word 0x64617461"):
+        send(release, [b"x"], act).run()
 
 
 @pytest.mark.parametrize("margin", range(-24, 25, 8))

@@ -3,7 +3,7 @@
 Both make such plans, so that one piece of code can carry them out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hook.errors import ProtocolError, StoreError
@@ -15,12 +15,15 @@ from hook.store.info import PathInfo, format_hash_hex, parse_hash
 class Upload:
     """One operation: `request` as it is, then for each part its prefix and the NAR of its path.
 
-    With `framed`, prefixes and NARs together travel in frames, which an empty frame ends.
+    With `framed`, prefixes and NARs together travel in frames, which an empty frame ends.  With `wanted` the other end
+    asks for each piece of the one NAR, which is sent as a string: called when the request is sent and then after each
+    piece, it says how many bytes the next may have, 0 when there is to be none, and raises RemoteError.
     """
 
     request: bytes
     framed: bool
     parts: Iterable[tuple[bytes, PathInfo]]
+    wanted: Callable[[], int] | None = None
 
 
 def write_path_info(w: Writer, info: PathInfo) -> None:

@@ -65,6 +65,7 @@ class Stderr(IntEnum):
     """First words of the daemon's messages while an operation runs."""
 
     NEXT = 0x6F6C6D67
+    READ = 0x64617461
     LAST = 0x616C7473
     ERROR = 0x63787470
     START_ACTIVITY = 0x53545254
@@ -96,6 +97,8 @@ class WorkerClient:
         self._limits: tuple[Limits, int, bool] | None = None
         self._on_event = on_event
         self._unanswered = 0  # operations of an upload
+        self._wanted: int | None = None
+        """How many bytes the daemon has asked for; None where it may not ask."""
         self._on_lines = on_lines
         self._talking: int | None = None
         self.hello: Hello = shake_hands(channel)
@@ -237,9 +240,12 @@ class WorkerClient:
     def plan_upload(self, count: int, infos: Iterable[PathInfo]) -> Iterator[Upload]:
         """How to send `infos`, which are in an order with references first: in one operation if the daemon can."""
         if not self.adds_multiple:
+            # Before 1.23 (Nix 2.3) the daemon asks for each piece.
+            framed = self.version >= (1, 23)
+            wanted = None if framed else self._next_wanted
             for info in infos:
                 self._unanswered += 1
-                yield Upload(self._add_to_store_nar(info), framed=True, parts=((b"", info),))
+                yield Upload(self._add_to_store_nar(info), framed=framed, parts=((b"", info),), wanted=wanted)
         elif count:
             self._unanswered += 1
             yield Upload(self._add_multiple(), framed=True, parts=_batch(count, infos))
@@ -257,6 +263,21 @@ class WorkerClient:
         w.flag(False)  # repair
         w.flag(True)  # dontCheckSigs
         return w.take()
+
+    def _next_wanted(self) -> int:
+        """How many bytes of the NAR the daemon asks for; 0 if it has all that it needs, which may be nothing."""
+        self._wanted = 0
+        try:
+            while not self._wanted:
+                if self._handle_message():
+                    self._unanswered -= 1
+                    return 0
+            return self._wanted
+        except RemoteError:
+            self._unanswered -= 1
+            raise
+        finally:
+            self._wanted = None
 
     def poll_upload(self) -> None:
         """Handle one message that arrived in the middle of an upload; RemoteError if the daemon gave up on a path."""
@@ -310,6 +331,8 @@ class WorkerClient:
         match r.u64():
             case Stderr.LAST:
                 return True
+            case Stderr.READ if self._wanted is not None:
+                self._wanted = r.u64()
             case Stderr.NEXT:
                 self._on_event(LogMessage(r.shown()))
             case Stderr.START_ACTIVITY:

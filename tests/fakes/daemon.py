@@ -166,6 +166,10 @@ class Daemon:
 
     def error(self, message: str) -> None:
         self.w.u64(Stderr.ERROR)
+        if self.version < 0x11A:
+            self.w.string(message)
+            self.w.u64(1)
+            return
         self.w.string("Error")
         self.w.u64(0)
         self.w.string("Error")
@@ -214,7 +218,8 @@ class Daemon:
 
     def query_valid_paths(self) -> None:
         wanted = self.r.texts()
-        self.r.flag()
+        if self.version >= 0x11B:
+            self.r.flag()
         self.w.u64(Stderr.LAST)
         self.w.strings(sorted(filter(self.has, wanted)))
 
@@ -238,7 +243,17 @@ class Daemon:
         info = read_path_info(self.r, self.r.text())
         self.r.flag()
         self.r.flag()
-        self.add(Op.ADD_TO_STORE_NAR, {info: self.frames()})
+        self.add(Op.ADD_TO_STORE_NAR, {info: self.pull(info.nar_size) if self.version < 0x117 else self.frames()})
+
+    def pull(self, size: int) -> bytes:
+        """Ask for a NAR piece by piece, as daemons did once."""
+        data = b""
+        while len(data) < size:
+            self.w.u64(Stderr.READ)
+            self.w.u64(32 << 10)
+            self.flush()
+            data += self.r.string()
+        return data
 
     def frames(self) -> bytes:
         data = b""
@@ -350,6 +365,8 @@ class Daemon:
         if not all(outputs.values()):
             outputs = self.float(sorted(outputs, reverse=True))
         self.built.update({path: Built(path.encode()) for path in outputs.values() if path not in self.built})
+        if self.version < 0x11C:
+            return
         reported = {} if "reports-nothing" in self.behaviour else outputs
         self.w.u64(len(reported))
         for name, path in reported.items():
@@ -369,12 +386,13 @@ class Daemon:
 
     def failure(self, status: BuildStatus, message: str) -> None:
         self.end_of_build(status, message)
-        self.w.u64(0)
+        if self.version >= 0x11C:
+            self.w.u64(0)
 
     def end_of_build(self, status: BuildStatus, message: str = "") -> None:
         self.w.u64(status)
         self.w.string(message)
-        for _ in range(4 + (2 if self.version >= 0x125 else 0)):
+        for _ in range(4 * (self.version >= 0x11D) + 2 * (self.version >= 0x125)):
             self.w.u64(0)
 
     def float(self, names: list[str]) -> dict[str, str]:

@@ -16,6 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUITES = ("bookworm", "trixie", "sid")
+"""What every test runs on."""
+
+OLD = ("bullseye",)
+"""What is built on only, by tests that say so: Nix 2.3, whose protocols are the oldest spoken here."""
 
 PACKAGES = (
     "ca-certificates",
