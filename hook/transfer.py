@@ -260,9 +260,7 @@ class Copier:
                 yield ahead.popleft()
         yield from ahead
 
-    def _send_nar(
-        self, sink: Sink, info: PathInfo, progress: CopyProgress, wanted: Callable[[], int] | None
-    ) -> None:
+    def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress, wanted: Callable[[], int] | None) -> None:
         progress.path_started()
         with self._copying(info, f"to '{self._name}'", "local", self._name) as activity:
             bytes_progress = _PathProgress(self._log, activity.id, info.nar_size)
