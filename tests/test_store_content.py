@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
+from hook.nar import Dumper
 from hook.release import Release
 from hook.store.content import check_content, counts_positions, hash_modulo
 from hook.store.info import ContentAddress, PathInfo, check_content_address, format_hash
@@ -38,6 +39,15 @@ def _reference(data: bytes) -> tuple[bytes, bytes]:
 def test_the_hash_does_not_depend_on_how_the_content_arrives(data: bytes, cuts: list[int]) -> None:
     """An occurrence may span two chunks, or more."""
     assert hash_modulo(_cut(data, cuts), "sha256", MODULUS) == _reference(data)
+
+
+def test_an_occurrence_is_found_wherever_it_is_cut() -> None:
+    """At each of its bytes, next to its border, and next to another one."""
+    data = b"a" + MODULUS + MODULUS + b"between" + MODULUS
+    for cut in range(len(data) + 1):
+        assert hash_modulo(iter([data[:cut], data[cut:]]), "sha256", MODULUS) == _reference(data)
+    bytewise = (data[at : at + 1] for at in range(len(data)))
+    assert hash_modulo(bytewise, "sha256", MODULUS) == _reference(data)
 
 
 def _cut(data: bytes, cuts: list[int]) -> Iterator[bytes]:
@@ -101,6 +111,21 @@ def test_a_flat_address_is_that_of_a_file_only(tmp_path: Path) -> None:
     for path in (link, tmp_path):
         with pytest.raises(StoreError, match=f"cannot check the content of '{PATH}'"):
             check_content(PathInfo(PATH, None, bytes(32), 120, ()), claim, str(path), positions=True)
+
+
+def test_the_hash_of_a_nar_proves_nothing_about_a_flat_file(tmp_path: Path) -> None:
+    """Nor about another algorithm; only that of the same thing need not be computed once more."""
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    with Dumper(str(file)) as dumper:
+        while dumper.read_into(bytearray(4096)):
+            pass
+        digest = dumper.digest()
+    info = PathInfo(PATH, None, digest, 120, ())
+    check_content(info, ContentAddress("r:", "sha256", digest), str(file), positions=True)
+    for claim in (ContentAddress("", "sha256", digest), ContentAddress("r:", "sha512", digest)):
+        with pytest.raises(StoreError, match="ca hash mismatch"):
+            check_content(info, claim, str(file), positions=True)
 
 
 def test_git_hashes_are_refused(tmp_path: Path) -> None:

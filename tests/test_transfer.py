@@ -1,4 +1,4 @@
-"""Uploads against peers that answer when it suits the test.  Downloads are tested in test_session.py and the lab."""
+"""Uploads against peers that answer when it suits the test.  Downloads are in test_download.py."""
 
 import os
 import threading
@@ -74,6 +74,10 @@ class Peer:
                 case list():
                     self.w.strings(word)
         write_all(self._out, self.w.take())
+
+    def send(self, data: bytes) -> None:
+        """Bytes that are no words."""
+        write_all(self._out, data)
 
     def refuse(self) -> None:
         self.say(Stderr.ERROR, "Error", 0, "Error", "not today", 0, 0)

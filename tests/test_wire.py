@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import ConnectionLost, ProtocolError
+from hook.protocol import wire
 from hook.protocol.wire import (
     LONG_LIST,
     MAX_COUNT,
@@ -149,6 +150,30 @@ def test_a_list_is_limited_as_a_whole() -> None:
     path.string(b"x" * MAX_PATH_BYTES)
     with pytest.raises(ProtocolError, match=f"more than {MAX_LIST_BYTES} bytes"):
         Reader(Endless(MAX_COUNT, rest=path.take())).texts()
+
+
+class Piecemeal(BytesSource):
+    """Shows only so many bytes of what is to come."""
+
+    def __init__(self, data: bytes, shown: int) -> None:
+        super().__init__(data)
+        self._shown = shown
+
+    def peek(self) -> bytes:
+        return bytes(self.left[: self._shown])
+
+
+@pytest.mark.parametrize("shown", [0, 100, 1200, 1 << 20], ids=["nothing", "less than one", "two", "all"])
+def test_every_string_of_a_list_counts(monkeypatch: pytest.MonkeyPatch, shown: int) -> None:
+    """However many of them have arrived when we look."""
+    w = Writer()
+    w.strings([b"x" * 504] * 200)
+    encoded = w.take()
+    monkeypatch.setattr(wire, "MAX_LIST_BYTES", 110_000)
+    assert len(Reader(Piecemeal(encoded, shown)).texts()) == 200
+    monkeypatch.setattr(wire, "MAX_LIST_BYTES", 90_000)
+    with pytest.raises(ProtocolError, match="more than 90000 bytes"):
+        Reader(Piecemeal(encoded, shown)).texts()
 
 
 def test_text_must_be_utf8() -> None:
