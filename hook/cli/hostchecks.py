@@ -224,10 +224,9 @@ def check_broker(*, hook_is_ours: bool) -> Check:
     try:
         directory = broker_directory(os.environ)
     except FerryError as error:
-        text = f"none can run: {error.one_line.removesuffix(': run this as root')}"
-        return Check(
-            subject, Level.NOTE, text, "nothing to do: each hook works alone; with XDG_RUNTIME_DIR there is one"
-        )
+        text, _, who = error.one_line.partition(": run this as ")
+        alone = "nothing to do: without one each hook works alone; with XDG_RUNTIME_DIR there is one"
+        return Check(subject, Level.NOTE, text, f"run this as {who}" if who else alone)
     try:
         running = overview_of(directory)
     except FerryError as error:
