@@ -121,11 +121,15 @@ def test_uninstall_says_what_stays(host: Place) -> None:
         assert f"  {PROGRAM.resolve().parents[1]}: the programs" in stays
 
 
-def test_status_knows_whether_nix_would_start_a_broker(host: Place) -> None:
+def test_status_knows_whether_nix_would_start_a_broker(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after."""
     assert ferry("status").output == f"{NOT_OURS}\n"
     assert ferry("install", "--yes").exit_code == 0
     assert ferry("status").output == f"{NO_BROKER}\n"
+    host.with_daemon()
+    monkeypatch.setattr(daemon, "started", lambda environ: 0.0)
+    text = f"the Nix daemon has to be restarted, since '{host.directory}/etc/nix.conf' was written after it started"
+    assert text in ferry("status").output
     host.script("nix", "exit 1")
     assert ferry("status").output == "no broker is running\n"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES, run, shell_command, system_features
+from hook.cli.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_command, system_features
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
@@ -21,8 +21,6 @@ CLOCK_OFF_S = 60
 LOW_DISK_KIB = 1 << 20
 
 RUNS = "nix-ferry shell ="
-SSH_FAILED = 255
-MOST_SAID = 200
 
 SCRIPT = f"""
 echo "nix-ferry clock = $(date +%s)"

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hook.cli.shell import run
+from hook.cli.shell import MOST_SAID, SSH_FAILED, run
 from hook.errors import ConfigurationError, FerryError, MachineError
 from hook.hostkey import AUTHORITY, known_hosts_lines
 from hook.machines import Machine
@@ -118,6 +118,13 @@ class Login:
         done = self._run("true")
         if done.returncode == 0:
             return True
+        if done.returncode != SSH_FAILED and not done.stderr.strip():
+            # A login shell that runs nothing says so on standard output, if at all.
+            said = " ".join(done.stdout.split())[:MOST_SAID] or f"exit status {done.returncode}"
+            raise MachineError(
+                f"'{self.name}' lets us in, and then runs nothing: {said}; give that user a shell there "
+                "('usermod -s /bin/sh'), whose profile does not end it"
+            )
         error = self._error(done, "log in to")
         if error.trouble is Trouble.AUTHENTICATION:
             return False

@@ -17,6 +17,12 @@ from hook.trouble import Trouble
 MOST_BYTES = 1 << 20
 """More than any script here has a machine print."""
 
+SSH_FAILED = 255
+"""The exit status of ssh where it is not that of the command."""
+
+MOST_SAID = 200
+"""Characters that are shown of what a machine says instead of running a command."""
+
 CAPABILITIES = """
 NIX_CONFIG="extra-experimental-features = nix-command"; export NIX_CONFIG
 { nix config show </dev/null 2>/dev/null || nix show-config </dev/null 2>/dev/null; } |

@@ -126,9 +126,13 @@ def no_broker() -> str:
     """That none runs, and whether the next build changes that."""
     try:
         served = daemon.serves(nix.settings(), os.environ)
-        value = place.effective(place.environment_of_builds(served)).text("build-hook")
+        environ = place.environment_of_builds(served)
+        value = place.effective(environ).text("build-hook")
+        unread = served and place.not_read_yet(environ)
     except FerryError:
         return "no broker is running"
+    if place.is_hook(value) and unread:
+        return f"no broker is running: the Nix daemon has to be restarted, since {unread}"
     return NO_BROKER if place.is_hook(value) else NOT_OURS
 
 

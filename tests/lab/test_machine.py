@@ -334,6 +334,20 @@ def test_who_builds_alone_has_a_file_of_machines(ours: Host, old_box: Host) -> N
 
 
 @newest
+def test_a_user_without_a_shell_is_told_apart(ours: Host, old_box: Host) -> None:
+    """The login itself goes well."""
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
+    old_box.write_file("/home/builder/.ssh/authorized_keys", ours.read_file("/root/key.pub"))
+    old_box.run(["chown", "-R", "builder:", "/home/builder/.ssh"])
+    old_box.run(["usermod", "-s", "/usr/sbin/nologin", "builder"])
+    add = ("machine", "add", address("builder", old_box), "--key", "/root/key", "--yes")
+    said = "lets us in, and then runs nothing: This account is currently not available.; give that user a shell"
+    assert said in ferry(ours, *add, check=False).stderr
+    old_box.run(["usermod", "-s", "/bin/sh", "builder"])
+    assert ferry(ours, *add).returncode == 0
+
+
+@newest
 def test_who_may_not_write_the_line_is_told_so_before_anything_is_sent(ours: Host, old_box: Host) -> None:
     """Here it is somebody else's line that would have to change."""
     ours.add_user("alice")
