@@ -10,7 +10,7 @@ from setuptools.errors import ExecError
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
 SHIM = "nix-ferry-hook"
-SOURCES = ["native/shim/shim.c", "native/shim/reach.c"]
+SOURCES = ["native/shim/shim.c", "native/shim/reach.c", "native/shim/standing.c"]
 COMPLETIONS = {
     "share/bash-completion/completions": "nix-ferry",
     "share/fish/vendor_completions.d": "nix-ferry.fish",

@@ -1,6 +1,8 @@
 """The broker: one process of a user that serves all hooks, and remembers between builds what a hook would forget.
 
-Each hook is the shim (native/shim).  It connects to `broker.sock` in the private directory and sends a greeting:
+It is for callers that stand where it does (standing.py), and serves no others, not even if they find it.
+
+Each hook is the shim (native/shim).  It connects to its broker's socket in the private directory and sends a greeting:
 8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and environment, each ended by a
 NUL.  Back come single bytes: a State, first at once and then whenever what Nix waits for changes; at the end `x` and
 the exit status, or `s`, u32 length and that many bytes: the shim goes on alone, as if Nix had sent these bytes and then
@@ -35,6 +37,7 @@ from typing import Self
 import hook
 from hook.caller import Caller, State
 from hook.journal import log
+from hook.standing import LOCK, SOCKET, lock_path, socket_path, socket_paths, standing_of
 
 HEADER = struct.Struct("<8sI")
 LENGTH = struct.Struct("<I")
@@ -119,8 +122,36 @@ def check_peer(connection: socket.socket) -> int:
     return pid
 
 
+def open_lock(path: str) -> int:
+    """What a broker keeps locked."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def is_at(fd: int, path: str) -> bool:
+    """Whether the open file `fd` is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def remove_dead(directory: str) -> None:
+    """Remove what brokers that were killed have left in `directory`; there may be one for every namespace that was."""
+    for path in socket_paths(directory):
+        lock = path.removesuffix(SOCKET) + LOCK
+        with suppress(OSError):
+            fd = open_lock(lock)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_at(fd, lock):
+                    os.unlink(path)
+                    os.unlink(lock)
+            finally:
+                os.close(fd)
+
+
 class Broker:
-    """Listens in `directory`, which is ours alone, and serves every hook in a thread of its own.
+    """Listens in `directory`, which is ours alone, and serves every hook of `standing` in a thread of its own.
 
     `tidy` is called now and then, `report` when somebody asks, `worked` with the address of a machine that was found to
     work.
@@ -129,6 +160,7 @@ class Broker:
     def __init__(
         self,
         directory: str,
+        standing: str,
         serve: Serve,
         tidy: Callable[[], None],
         report: Report,
@@ -137,8 +169,10 @@ class Broker:
         housekeeping_s: float = HOUSEKEEPING_S,
         worked: Callable[[str], object] = lambda address: None,
     ) -> None:
-        self._path = os.path.join(directory, "broker.sock")
-        self._lock_path = os.path.join(directory, "broker.lock")
+        self._directory = directory
+        self._path = socket_path(directory, standing)
+        self._lock_path = lock_path(directory, standing)
+        self._standing = standing
         self._serve = serve
         self._tidy = tidy
         self._report = report
@@ -155,7 +189,7 @@ class Broker:
 
     def listen(self) -> bool:
         """Begin to listen; False if another broker does already."""
-        self._lock_fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._lock_fd = open_lock(self._lock_path)
         if not self._take_over():
             os.close(self._lock_fd)
             return False
@@ -174,7 +208,12 @@ class Broker:
         while True:
             try:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
+                if is_at(self._lock_fd, self._lock_path):
+                    return True
+                # One that has left has removed it.
+                os.close(self._lock_fd)
+                self._lock_fd = open_lock(self._lock_path)
+                continue
             except BlockingIOError:
                 # One that leaves removes its socket before it lets go of the lock.
                 if os.path.exists(self._path) or time.monotonic() > deadline:
@@ -194,6 +233,8 @@ class Broker:
             while True:
                 self._begin(self._socket.accept()[0])
         self._socket.close()
+        if is_at(self._lock_fd, self._lock_path):
+            os.unlink(self._lock_path)
         os.close(self._lock_fd)
         with self._changed:
             self._changed.wait_for(lambda: self._sessions == 0)
@@ -229,6 +270,7 @@ class Broker:
         return True
 
     def _keep_house(self) -> None:
+        remove_dead(self._directory)
         while not self._over.wait(self._housekeeping_s):
             if self._is_idle() or not self._is_reachable():
                 self.retire()
@@ -276,6 +318,8 @@ class Broker:
                     return
                 if magic != MAGIC:
                     raise ValueError("it is no nix-ferry-hook")
+                if standing_of(pid) != self._standing:
+                    raise PermissionError("it stands elsewhere: in other namespaces, or with other rights")
                 greeting = Greeting.receive(connection, length)
                 if greeting.version == hook.__version__:
                     self._converse(connection, greeting, f"/proc/{pid}/root")

@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-MODULES = ["digest", "dirs", "dump", "input", "listing", "loglines", "nar", "process", "restore", "wire", "xattrs"]
+MODULES = ["digest", "dirs", "dump", "input", "listing", "loglines", "nar", "process", "restore", "wire", "xattrs", "shim/standing"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text())
@@ -17,11 +17,12 @@ ffibuilder.set_source(
     #include "nar.h"
     #include "process.h"
     #include "restore.h"
+    #include "shim/standing.h"
     #include "wire.h"
     """,
     # Relative to the project's root, where setuptools runs: absolute paths would end up in the sdist.
     sources=[f"native/{name}.c" for name in MODULES],
-    depends=[str(path.relative_to(HERE.parent)) for path in sorted(HERE.glob("*.h"))],
+    depends=[str(path.relative_to(HERE.parent)) for path in sorted(HERE.rglob("*.h"))],
     include_dirs=["native"],
     libraries=["crypto"],
     define_macros=[("_GNU_SOURCE", None)],

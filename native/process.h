@@ -1,8 +1,13 @@
-/* The one thing about processes that Python's standard library cannot say. */
+/* What Python's standard library cannot say about processes. */
 #ifndef FERRY_PROCESS_H
 #define FERRY_PROCESS_H
 
 /* Ask the kernel for `signal` when the thread that is our parent dies; 0 asks for none.  Returns 0 or an errno. */
 int set_pdeathsig(int signal);
+
+/* Give this process, which has one thread, the attributes that one has which nobody has said anything about, as far as
+ * that is permitted: niceness, policies for processors, disks and memory, signals, umask, personality, timer slack,
+ * out-of-memory score and what a core dump holds. */
+void make_neutral(void);
 
 #endif

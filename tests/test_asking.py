@@ -14,6 +14,7 @@ import hook
 from hook.cli import asking
 from hook.cli.asking import RunningBroker, broker_directory, overview_of, say_they_work
 from hook.errors import FerryError
+from tests.standing import broker_socket
 
 NOBODY = 65534
 
@@ -65,7 +66,7 @@ def test_a_user_with_a_store_of_their_own_is_not_sent_to_root(tmp_path: Path) ->
 def answers(tmp_path: Path) -> Iterator[Callable[[bytes | None], str]]:
     """Starts somebody who answers one question like this, or never; returns the directory."""
     server = socket.socket(socket.AF_UNIX)
-    server.bind(str(tmp_path / "broker.sock"))
+    server.bind(str(broker_socket(tmp_path)))
     server.listen()
     kept: list[socket.socket] = [server]
     threads: list[threading.Thread] = []
@@ -146,5 +147,5 @@ def test_no_broker_is_no_error(tmp_path: Path) -> None:
     """There never was one, or it was killed and has left its socket."""
     assert overview_of(str(tmp_path)) is None
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / "broker.sock"))
+        dead.bind(str(broker_socket(tmp_path)))
     assert RunningBroker.reach(str(tmp_path)) is None

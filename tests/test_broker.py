@@ -9,6 +9,7 @@ import itertools
 import os
 import queue
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -25,6 +26,7 @@ from hook import broker as broker_module
 from hook.broker import Broker, check_peer
 from hook.caller import Caller, State
 from tests.leaks import descriptors
+from tests.standing import broker_lock, broker_socket, standing
 
 REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
@@ -46,7 +48,7 @@ class Shim:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TIMEOUT_S)
         try:
-            self.socket.connect(str(directory / "broker.sock"))
+            self.socket.connect(str(broker_socket(directory)))
         except OSError:
             self.socket.close()
             raise
@@ -96,6 +98,7 @@ class Running:
         self.worked: list[str] = []
         self.broker = Broker(
             str(directory),
+            standing(),
             serve,
             self._tick,
             lambda: REPORT,
@@ -419,19 +422,42 @@ def test_a_wrong_number_of_descriptors_leaks_none(
     assert descriptors().items() <= before.items()
 
 
+ELSEWHERE = """
+import socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(b"nixferry" + bytes(4))
+connection.shutdown(socket.SHUT_WR)
+assert connection.recv(1) == b""
+"""
+
+
+def test_who_stands_elsewhere_is_not_served(
+    started: Callable[..., Running], logged: "queue.Queue[str]", tmp_path: Path
+) -> None:
+    """It sees another network: what is built for it there is not for us to build here."""
+    running = started()
+    command = ["unshare", "--net", sys.executable, "-c", ELSEWHERE, str(broker_socket(tmp_path))]
+    subprocess.run(command, check=True)
+    assert "it stands elsewhere" in logged.get(timeout=TIMEOUT_S)
+    with running.shim() as shim:
+        assert shim.converse() == b"qx\x07"
+
+
 # What is survived
 
 
 def test_without_descriptors_hooks_wait_for_one(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
     """A broker that ended would take all builds along."""
     running = started()
+    address = str(broker_socket(running.directory))
     with socket.socket(socket.AF_UNIX) as connection:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest_free = os.dup(connection.fileno())
         os.close(lowest_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
         try:
-            connection.connect(str(running.directory / "broker.sock"))
+            connection.connect(address)
             assert "cannot accept a hook: [Errno 24]" in logged.get(timeout=TIMEOUT_S)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -505,7 +531,7 @@ def test_there_is_one_broker(started: Callable[..., Running], tmp_path: Path) ->
     """Two would not know of each other's builds."""
     before = descriptors()
     running = started()
-    assert not Broker(str(tmp_path), quick, lambda: None, lambda: REPORT).listen()
+    assert not Broker(str(tmp_path), standing(), quick, lambda: None, lambda: REPORT).listen()
     with running.shim() as shim:
         assert shim.converse() == b"qx\x07"
     running.close()
@@ -515,7 +541,7 @@ def test_there_is_one_broker(started: Callable[..., Running], tmp_path: Path) ->
 def test_the_socket_of_a_killed_broker_is_replaced(started: Callable[..., Running], tmp_path: Path) -> None:
     """The kernel frees the lock; the file stays."""
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / "broker.sock"))
+        dead.bind(str(broker_socket(tmp_path)))
     with started().shim() as shim:
         assert shim.converse() == b"qx\x07"
 
@@ -523,7 +549,7 @@ def test_the_socket_of_a_killed_broker_is_replaced(started: Callable[..., Runnin
 @pytest.fixture
 def leaving(tmp_path: Path) -> Iterator[int]:
     """The lock of a broker that has removed its socket, and not let go yet."""
-    with open(tmp_path / "broker.lock", "wb") as lock:
+    with open(broker_lock(tmp_path), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
@@ -540,7 +566,7 @@ def test_a_broker_that_does_not_leave_is_not_waited_for_longer(
 ) -> None:
     """Nothing waits for ever."""
     monkeypatch.setattr(broker_module, "TAKEOVER_S", 0.05)
-    assert not Broker(str(tmp_path), quick, lambda: None, lambda: REPORT).listen()
+    assert not Broker(str(tmp_path), standing(), quick, lambda: None, lambda: REPORT).listen()
 
 
 def test_a_hook_of_another_version_gets_room_for_its_broker(
@@ -584,7 +610,7 @@ def test_who_has_connected_before_a_retirement_is_served(tmp_path: Path) -> None
 def test_a_broker_without_work_ends(started: Callable[..., Running], tmp_path: Path) -> None:
     """And leaves nothing that the next one could trip over."""
     started(idle_exit_s=0).join()
-    assert not (tmp_path / "broker.sock").exists()
+    assert not broker_socket(tmp_path).exists()
     with started().shim() as shim:
         assert shim.converse() == b"qx\x07"
 
@@ -618,15 +644,15 @@ def test_a_broker_keeps_house_under_load(started: Callable[..., Running]) -> Non
 def test_a_broker_that_nobody_can_find_ends(started: Callable[..., Running], tmp_path: Path) -> None:
     """Somebody has cleaned up."""
     running = started()
-    (tmp_path / "broker.sock").unlink()
+    broker_socket(tmp_path).unlink()
     running.join()
 
 
 def test_a_broker_leaves_the_socket_of_another_one_alone(started: Callable[..., Running], tmp_path: Path) -> None:
     """Somebody has removed the whole directory, and a hook has started another broker."""
     running = started()
-    (tmp_path / "broker.sock").unlink()
-    (tmp_path / "broker.lock").unlink()
+    broker_socket(tmp_path).unlink()
+    broker_lock(tmp_path).unlink()
     successor = started()
     running.join()
     with successor.shim() as shim:
@@ -637,13 +663,13 @@ def test_a_broker_leaves_the_socket_of_another_one_alone(started: Callable[..., 
 
 
 @pytest.fixture
-def execute(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes], int]]]:
+def execute(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], int]]]:
     """Starts real brokers as the shim does; returns process and the end of the pipe to hear from it."""
     made: list[tuple[subprocess.Popen[bytes], int]] = []
 
-    def run() -> tuple[subprocess.Popen[bytes], int]:
+    def run(*prefix: str) -> tuple[subprocess.Popen[bytes], int]:
         ready, write_fd = os.pipe()
-        command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd)]
+        command = [*prefix, sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd), standing()]
         made.append((subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY), ready))
         os.close(write_fd)
         return made[-1]
@@ -680,11 +706,98 @@ def test_the_executable_may_open_as_many_files_as_there_can_be(
     assert soft == hard
 
 
+ODD = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+open("/proc/self/oom_score_adj", "w").write("321")
+open("/proc/self/coredump_filter", "w").write("0x1")
+os.umask(0o077)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+LIMITED = 'ulimit -Sn 300; ulimit -Sf 1000000; ulimit -St 3600; exec "$@"'
+ODDLY = ("nice", "-n", "7", "ionice", "-c", "3", "taskset", "1", "chrt", "-b", "0", "setarch", "-R")
+
+
+def attributes(pid: int) -> dict[str, object]:
+    """What a process has of whoever started it, unless it resets that."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {
+        "nice": os.getpriority(os.PRIO_PROCESS, pid),
+        "policy": os.sched_getscheduler(pid),
+        "processors": os.sched_getaffinity(pid),
+        "disks": disks(pid),
+        "umask": status["Umask"],
+        "blocked": status["SigBlk"],
+        # Python itself ignores those of broken pipes and of files that are too large.
+        "ignored": int(status["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1),
+        "memory": Path(f"/proc/{pid}/oom_score_adj").read_text(),
+        "dumped": Path(f"/proc/{pid}/coredump_filter").read_text(),
+        "personality": Path(f"/proc/{pid}/personality").read_text(),
+    }
+
+
+def disks(pid: int) -> bytes:
+    return subprocess.run(["ionice", "-p", str(pid)], capture_output=True, check=True).stdout
+
+
+def test_the_executable_has_nothing_of_who_started_it(
+    execute: Callable[..., tuple[subprocess.Popen[bytes], int]],
+) -> None:
+    """All later builds would have it."""
+    process, ready = execute(*ODDLY, "sh", "-c", LIMITED, "sh", sys.executable, "-c", ODD)
+    assert os.read(ready, 1) == b"1"
+    assert attributes(process.pid) == {
+        "nice": 0,
+        "policy": os.SCHED_OTHER,
+        "processors": os.sched_getaffinity(1),
+        "disks": disks(1),
+        "umask": "0022",
+        "blocked": "0" * 16,
+        "ignored": 0,
+        "memory": "0\n",
+        "dumped": "00000033\n",
+        "personality": "00000000\n",
+    }
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU):
+        soft, hard = resource.prlimit(process.pid, limit)
+        assert soft == hard
+
+
+def test_the_executable_does_not_start_where_it_was_not_to_be(
+    execute: Callable[..., tuple[subprocess.Popen[bytes], int]], tmp_path: Path
+) -> None:
+    """It could not be brought there; whoever it is for would find it useless."""
+    process, ready = execute("unshare", "--net")
+    assert os.read(ready, 1) == b""
+    assert process.wait(TIMEOUT_S) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_brokers_have_left_is_removed(
+    tmp_path: Path,
+) -> None:
+    """Every unit with namespaces of its own has other ones each time."""
+    for name in ("0000dead", "0000beef"):
+        (tmp_path / f"{name}.lock").touch()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / f"{name}.sock"))
+    with open(tmp_path / "0000beef.lock", "wb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        started = Running(tmp_path, quick).start()
+        started.wait_for_ticks()
+        kept = {"0000beef.lock", "0000beef.sock", broker_lock(tmp_path).name, broker_socket(tmp_path).name}
+        assert {path.name for path in tmp_path.iterdir()} == kept
+        started.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"0000beef.lock", "0000beef.sock"}
+
+
 def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
     """Killed with its build a moment later; others are waiting."""
     ready, write_fd = os.pipe()
     os.close(ready)
-    command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd)]
+    command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd), standing()]
     with subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY) as process:
         os.close(write_fd)
         while "listening" not in _text(tmp_path / "broker.log"):

@@ -54,8 +54,7 @@ def test_what_it_decodes_to_and_what_is_expected_is_said() -> None:
     with pytest.raises(ConfigurationError) as caught:
         known_hosts_lines(column)
     assert str(caught.value) == (
-        f"the public host key is base64 of 'SHA256:uNi{'x' * 45}…', "
-        "expected base64 of a line like 'ssh-ed25519 AAAA…'"
+        f"the public host key is base64 of 'SHA256:uNi{'x' * 45}…', expected base64 of a line like 'ssh-ed25519 AAAA…'"
     )
 
 

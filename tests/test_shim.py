@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import hook
+from tests.standing import broker_socket
 
 REPOSITORY = Path(__file__).parent.parent
 INSTALLED = Path(sys.executable).parent
@@ -36,12 +37,14 @@ exit 9
 
 BROKER = f"""#!{sys.executable}
 import json, os, socket, sys
-directory, ready = sys.argv[1:]
+directory, ready, standing = sys.argv[1:]
+state = os.path.dirname(directory)
 links = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
 fds = {{link[14:]: os.readlink(link) for link in links if os.path.lexists(link)}}
 facts = {{"fds": fds, "pid": os.getpid(), "session": os.getsid(0), "group": os.getpgrp(), "cwd": os.getcwd()}}
+facts["environ"] = dict(os.environ)
 server = socket.socket(socket.AF_UNIX)
-server.bind(directory + "/broker.sock")
+server.bind(f"{{directory}}/{{standing}}.sock")
 server.listen()
 os.write(int(ready), b"1")
 connection, _ = server.accept()
@@ -50,9 +53,9 @@ connection.sendall(b"a")
 for fd in socket.recv_fds(connection, 1, 3)[1]:
     os.close(fd)
 connection.sendall(b"x\\x07")
-with open(os.environ["STATE"] + "/broker.json", "w") as file:
+with open(state + "/broker.json", "w") as file:
     json.dump(facts, file)
-os.read(os.open(os.environ["STATE"] + "/life", os.O_RDONLY), 1)
+os.read(os.open(state + "/life", os.O_RDONLY), 1)
 """
 
 
@@ -128,7 +131,7 @@ class FakeBroker:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(0o700, exist_ok=True)
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(directory / "broker.sock"))
+        self._socket.bind(str(broker_socket(directory)))
         self._socket.listen()
         self._socket.settimeout(TIMEOUT_S)
         self._conversations: list[Conversation] = []
@@ -505,7 +508,7 @@ def test_a_broker_that_accepts_nobody_is_left_alone(nix: Nix, programs: Bin) -> 
     broker = FakeBroker(programs.directory)
     broker._socket.listen(0)
     with socket.socket(socket.AF_UNIX) as waiting:
-        waiting.connect(str(programs.directory / "broker.sock"))
+        waiting.connect(str(broker_socket(programs.directory)))
         assert went_alone(programs, nix.start().end(b"x"), b"x")
     broker.close()
 
@@ -513,7 +516,7 @@ def test_a_broker_that_accepts_nobody_is_left_alone(nix: Nix, programs: Bin) -> 
 # Starting a broker
 
 
-def test_a_broker_is_started_with_nothing_of_the_hook_but_its_environment(nix: Nix, programs: Bin) -> None:
+def test_a_broker_is_started_with_nothing_of_the_hook(nix: Nix, programs: Bin) -> None:
     """Nix waits until everybody has closed its pipes, and then kills the hook's whole process group."""
     programs.script("nix-ferry-broker", BROKER)
     os.mkfifo(programs.state / "life")
@@ -529,6 +532,8 @@ def test_a_broker_is_started_with_nothing_of_the_hook_but_its_environment(nix: N
     assert fds["3"].startswith("pipe:")
     assert sorted(fds) == ["0", "1", "2", "3"]
     assert facts["cwd"] == "/"
+    assert {name for name in facts["environ"] if not name.startswith("LC_")} == {"PATH"}
+    assert facts["environ"]["PATH"] != os.environ["PATH"]
     assert facts["session"] == facts["group"] != facts["pid"]
     assert facts["session"] not in (pid, os.getsid(0))
 
@@ -549,7 +554,7 @@ def test_what_other_programs_python_is_told_does_not_reach_the_broker(nix: Nix, 
     programs.real("nix-ferry-broker")
     assert nix.start(environ={"PYTHONPATH": str(tmp_path)}).end() == (0, [])
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(programs.directory / "broker.sock"))
+        probe.connect(str(broker_socket(programs.directory)))
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     os.kill(pid, signal.SIGKILL)
 
@@ -562,7 +567,7 @@ def test_hooks_that_start_together_share_one_broker(nix: Nix, programs: Bin) -> 
         assert running.end() == (0, [])
     log = (programs.directory / "broker.log").read_text()
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(programs.directory / "broker.sock"))
+        probe.connect(str(broker_socket(programs.directory)))
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
 """Ask the broker that hooks of this user and environment would use, and read the record it keeps.
 
-Its directory is where the shim looks for it (native/shim/reach.c); nothing is made here, and no broker is started.
-Tested in test_asking.py.
+Its directory is where the shim looks for it (native/shim/reach.c), and there it is the one of those who stand where we
+do, or else in the same namespaces with other rights, as a daemon may have; nothing is made here, and no broker is
+started.  Tested in test_asking.py.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any, Self
 import hook
 from hook.broker import ASKING, CREDENTIALS, HEADER, LENGTH, Question
 from hook.errors import FerryError
+from hook.standing import same_namespaces, socket_path, socket_paths, standing_of
 
 TIMEOUT_S = 10.0
 
@@ -38,6 +40,14 @@ def broker_directory(environ: Mapping[str, str]) -> str:
         # A store of the user's own, say.
         raise FerryError(f"there is no '{state_dir}' for a broker, nor a XDG_RUNTIME_DIR: each hook works alone")
     raise FerryError(f"only who may write to '{state_dir}' builds on this host: run this as root")
+
+
+def own_socket(directory: str) -> str:
+    """Where the broker of those who stand where we do listens, or would; FerryError if that cannot be seen."""
+    standing = standing_of(0)
+    if standing is None:
+        raise FerryError("'/proc' does not show this process, so there can be no broker for it")
+    return socket_path(directory, standing)
 
 
 def _owner(directory: str) -> int | None:
@@ -67,18 +77,30 @@ class RunningBroker:
 
     @classmethod
     def reach(cls, directory: str) -> Self | None:
-        """Connect; None if no broker listens there."""
+        """Connect; None if no broker of ours listens there."""
+        first = own_socket(directory)
+        for path in (first, *socket_paths(directory)):
+            found = cls.connect(path)
+            if found is not None:
+                if path == first or same_namespaces(found.pid, os.getpid()):
+                    return found
+                found.close()
+        return None
+
+    @classmethod
+    def connect(cls, path: str) -> Self | None:
+        """Connect to whoever listens at `path`."""
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT_S)
         try:
-            connection.connect(os.path.join(directory, "broker.sock"))
+            connection.connect(path)
             return cls(connection)
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return None
         except OSError as error:
             connection.close()
-            raise FerryError(f"cannot reach the broker in '{directory}': {error.strerror or error}") from None
+            raise FerryError(f"cannot reach the broker at '{path}': {error.strerror or error}") from None
 
     def ask(self, question: Question, about: str = "") -> dict[str, Any]:
         """What it says of itself; FerryError if that cannot be understood.  One question a connection."""
@@ -143,3 +165,18 @@ def overview_of(directory: str) -> dict[str, Any] | None:
         return None
     with closing(broker):
         return broker.ask(Question.STATUS)
+
+
+def elsewhere(directory: str) -> str:
+    """Words about brokers in `directory` that serve callers in other namespaces; empty if there are none."""
+    pids = []
+    for path in socket_paths(directory):
+        with suppress(FerryError):
+            found = RunningBroker.connect(path)
+            if found is not None:
+                found.close()
+                if found.pid and same_namespaces(found.pid, os.getpid()) is False:
+                    pids.append(str(found.pid))
+    if not pids:
+        return ""
+    return f"; for builds in other namespaces: {'process' if len(pids) == 1 else 'processes'} {', '.join(pids)}"

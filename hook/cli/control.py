@@ -16,6 +16,7 @@ from hook.broker import Question
 from hook.cli.asking import RunningBroker, broker_directory
 from hook.cli.command import command
 from hook.errors import FerryError
+from hook.standing import standing_of
 
 START_TIMEOUT_S = 15.0
 END_TIMEOUT_S = 10.0
@@ -94,11 +95,15 @@ def _start(directory: str) -> None:
         return
     program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "nix-ferry-broker")
     os.makedirs(directory, 0o700, exist_ok=True)
+    standing = standing_of(0)
+    if standing is None:
+        raise FerryError("'/proc' does not show this process, so there can be no broker for it")
     ready, says_ready = os.pipe()
     try:
         # In a session of its own: it must not end with this terminal.
         child = subprocess.Popen(
-            [program, directory, str(says_ready)],
+            [program, directory, str(says_ready), standing],
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -112,9 +117,12 @@ def _start(directory: str) -> None:
         os.close(says_ready)
     with open(ready, "rb") as answer:
         listening = answer.read(1) == b"1"
-    if not listening:
+    # It may be another process, which systemd has started.
+    started = RunningBroker.reach(directory) if listening else None
+    if started is None:
         raise FerryError(f"the broker (process {child.pid}) ended at once; see 'nix-ferry log'")
-    click.echo(f"the broker is running, as process {child.pid}")
+    with closing(started):
+        click.echo(f"the broker is running, as process {started.pid}")
 
 
 def _stop(directory: str, *, now: bool) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from hook.cli import daemon, install, nix, place
-from hook.cli.asking import broker_directory, overview_of, user_name
+from hook.cli.asking import broker_directory, elsewhere, overview_of, own_socket, user_name
 from hook.cli.change import read_text
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
@@ -232,9 +232,10 @@ def check_broker(*, hook_is_ours: bool) -> Check:
     except FerryError as error:
         fix = "'nix-ferry broker restart --now' ends it; nothing is lost but the builds that it has"
         return Check(subject, Level.WRONG, error.one_line, fix)
+    others = elsewhere(directory)
     if running is not None:
-        return Check(subject, Level.OK, f"process {running['pid']}, which writes '{directory}/broker.log'")
-    if os.path.exists(os.path.join(directory, "broker.sock")):
-        text = f"none runs; one that was killed has left '{directory}/broker.sock'"
+        return Check(subject, Level.OK, f"process {running['pid']}, which writes '{directory}/broker.log'{others}")
+    if os.path.exists(own_socket(directory)):
+        text = f"none runs; one that was killed has left '{own_socket(directory)}'{others}"
         return Check(subject, Level.NOTE, text, "nothing to do: the next one replaces it")
-    return Check(subject, Level.OK, f"none runs; {following}")
+    return Check(subject, Level.OK, f"none runs; {following}{others}")

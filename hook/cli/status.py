@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from hook.cli import daemon, nix, place
-from hook.cli.asking import broker_directory, overview_of
+from hook.cli.asking import broker_directory, elsewhere, overview_of
 from hook.cli.command import as_json, command
 from hook.cli.live import Screen, show
 from hook.cli.output import print_json, print_table
@@ -77,6 +77,8 @@ def status(watch: bool, as_json: bool) -> int:
     directory = broker_directory(os.environ)
     if not watch:
         _show(look_once(directory), as_json=as_json)
+        if not as_json and (others := elsewhere(directory)):
+            click.echo(others.removeprefix("; "))
         return 0
     with suppress(KeyboardInterrupt):
         if as_json:

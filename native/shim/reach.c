@@ -1,4 +1,5 @@
 #include "reach.h"
+#include "standing.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -46,16 +47,13 @@ static bool private_directory(const char *path)
     struct stat st;
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return false;
-    if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
-        return false;
-    if ((st.st_mode & 077) == 0)
-        return true;
-    /* Not by its name, which may be that of a link by now. */
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    bool closed = fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == geteuid() && fchmod(fd, 0700) == 0;
-    if (fd >= 0)
-        close(fd);
-    return closed;
+    if (fd < 0)
+        return false;
+    bool ours = fstat(fd, &st) == 0 && st.st_uid == geteuid() && (st.st_mode & 022) == 0 &&
+                ((st.st_mode & 077) == 0 || fchmod(fd, 0700) == 0);
+    close(fd);
+    return ours;
 }
 
 bool find_directory(char *path, size_t size)
@@ -103,12 +101,15 @@ void forget_python(void)
     *kept = NULL;
 }
 
-/* Runs in a process of its own: become the broker, with nothing of the hook's but its environment. */
-static _Noreturn void become_broker(const char *directory, int ready)
+/* Runs in a process of its own: become the broker, with nothing of the hook's but the place where it stands.  What is
+ * left of the attributes of a process, the broker resets itself. */
+static _Noreturn void become_broker(const char *directory, const char *standing, int ready)
 {
+    static char *const environment[] = {
+        "PATH=/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", NULL};
     char path[PATH_MAX];
     int null = open("/dev/null", O_RDWR);
-    if (setsid() < 0 || null < 0 || chdir("/") < 0 || !sibling("nix-ferry-broker", path, sizeof path))
+    if (setsid() < 0 || null < 0 || !go_home() || chdir("/") < 0 || !sibling("nix-ferry-broker", path, sizeof path))
         _exit(1);
     /* Leave the parent's reach altogether: it waits for every process that holds its pipes. */
     pid_t child = fork();
@@ -120,20 +121,19 @@ static _Noreturn void become_broker(const char *directory, int ready)
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
     close_range(4, UINT_MAX, 0);
-    forget_python();
-    execl(path, path, directory, "3", (char *)NULL);
+    execle(path, path, directory, "3", standing, (char *)NULL, environment);
     _exit(1);
 }
 
 /* Start a broker and wait until one listens.  False if that failed. */
-static bool start_broker(const char *directory)
+static bool start_broker(const char *directory, const char *standing)
 {
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) < 0)
         return false;
     pid_t child = fork();
     if (child == 0)
-        become_broker(directory, ready[1]);
+        become_broker(directory, standing, ready[1]);
     close(ready[1]);
     bool listening = false;
     if (child > 0) {
@@ -149,12 +149,17 @@ static bool start_broker(const char *directory)
 int reach_broker(const char *directory)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int len = snprintf(address.sun_path, sizeof address.sun_path, "%s/broker.sock", directory);
+    char standing[16];
+    uint32_t name;
+    if (!find_standing(0, &name))
+        return -1;
+    snprintf(standing, sizeof standing, "%08x", (unsigned)name);
+    int len = snprintf(address.sun_path, sizeof address.sun_path, "%s/%s.sock", directory, standing);
     if (len <= 0 || (size_t)len >= sizeof address.sun_path)
         return -1;
     bool hangs;
     int fd = connect_broker(&address, &hangs);
-    if (fd >= 0 || hangs || !start_broker(directory))
+    if (fd >= 0 || hangs || !start_broker(directory, standing))
         return fd;
     /* The broker that listens may be one that another hook started at the same moment. */
     for (int i = 0; fd < 0 && !hangs && i < CONNECT_ATTEMPTS; i++) {

@@ -22,6 +22,7 @@ from hook.schedule import Request
 from hook.settings import Settings
 from tests.fakes import DAEMON_IN_URI
 from tests.fakes.store import FakeStore
+from tests.standing import broker_socket
 
 HOOK = str(Path(sys.executable).with_name("nix-ferry-hook"))
 SYSTEM = "x86_64-linux"
@@ -77,7 +78,7 @@ class Bench:
         """The process that serves our hooks, if there is one."""
         with socket.socket(socket.AF_UNIX) as probe:
             try:
-                probe.connect(str(self.hook_state / "nix-ferry/broker.sock"))
+                probe.connect(str(broker_socket(self.hook_state / "nix-ferry")))
             except (FileNotFoundError, ConnectionRefusedError):
                 return None
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), "little")
