@@ -5,7 +5,10 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-MODULES = ["digest", "dirs", "dump", "input", "listing", "loglines", "nar", "process", "restore", "wire", "xattrs", "shim/standing"]
+MODULES = [
+    *("digest", "dirs", "dump", "input", "listing", "loglines", "nar", "process", "restore", "wire", "xattrs"),
+    "shim/standing",
+]
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "cdef.h").read_text())

@@ -79,7 +79,7 @@ def main() -> int:
     listening = broker.listen()
     _say_ready(ready_fd)
     if listening:
-        log("listening")
+        log(f"listening, until {idle_exit_s:.0f} s without a build")
         broker.run()
         hub.pool.close()
         hub.databases.close()

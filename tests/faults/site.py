@@ -17,6 +17,14 @@ from tests.lab.midway import WARM, is_clean, running
 
 TAP = "/usr/local/bin/fault-tap"
 PRELOAD = "/usr/local/lib/fault-preload.so"
+BROKER = f"{PREFIX}/bin/nix-ferry-broker"
+PRELOADED = "/run/fault-preloaded"
+"""Exists while brokers that start are to have the library, too; nothing of a caller's environment becomes theirs."""
+
+PRELOADING = f"""#!/bin/sh
+[ ! -e {PRELOADED} ] || export LD_PRELOAD={PRELOAD}
+exec {BROKER}.real "$@"
+"""
 ROOM = "32m"
 """For the stores of the client and of the first machine, so that they can be filled quickly."""
 
@@ -80,6 +88,8 @@ class Site:
             assert count == 1, name
             client.write_file(f"{PREFIX}/lib/hook/{name}", text)
         shutil.copy(library, client.path(PRELOAD))
+        client.run(["mv", BROKER, f"{BROKER}.real"])
+        client.write_file(BROKER, PRELOADING, 0o755)
         for host in (client, first):
             host.write_file(TAP, f"#!/usr/bin/python3 -IS\n{Path(tap.__file__).read_text()}", 0o755)
             host.path(str(tap.DIRECTORY)).mkdir(exist_ok=True)
@@ -115,6 +125,7 @@ class Site:
         self, environ: Mapping[str, str] | None = None, options: Sequence[str] = ()
     ) -> Iterator["subprocess.Popen[str]"]:
         """The build runs meanwhile."""
+        self.client.run(["touch", PRELOADED] if "LD_PRELOAD" in (environ or {}) else ["rm", "-f", PRELOADED])
         command = ["nix-build", "/root/fault.nix", "--argstr", "seed", str(self._seed), "-j0", "--no-out-link"]
         with running(self.client, [*command, *options], environ) as build:
             yield build
@@ -254,6 +265,7 @@ class Site:
             self.client.write_file(f"{PREFIX}/lib/hook/{name}", text)
         for host in (self.client, self.first, self.second):
             host.wait_idle()
+        self.client.run(["mv", f"{BROKER}.real", BROKER])
         for host in (self.client, self.first):
             host.run(["umount", "/nix"])
         self.first.stop_sshd()

@@ -52,6 +52,8 @@ def _children_of(pid: int) -> list[int]:
 class Container:
     """One called `name` on the root directory `lower`, which it never changes; a context manager."""
 
+    namespaces: Sequence[str] = NAMESPACES
+
     def __init__(self, name: str, lower: str | Path) -> None:
         self.name = name
         self.lower = str(lower)
@@ -61,12 +63,17 @@ class Container:
 
     # Life
 
+    def start_command(self) -> list[str]:
+        """Return what starts its first process, as a child of its own."""
+        command = ["unshare", *self.namespaces, "--propagation", "private", "--fork", "--kill-child"]
+        return [*command, sys.executable, "-I", str(INIT), self.lower, self.name]
+
     def start(self) -> Self:
         """Bring it up."""
-        command = ["unshare", *NAMESPACES, "--propagation", "private", "--fork", "--kill-child"]
-        command += [sys.executable, "-I", str(INIT), self.lower, self.name]
         # The pipe is its life line: however we end, it closes, and init.py ends with it.
-        self._init = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._init = subprocess.Popen(
+            self.start_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         assert self._init.stdout is not None
         assert self._init.stderr is not None
         if self._init.stdout.readline() != b"ready\n":
@@ -141,7 +148,7 @@ class Container:
         home = "/root" if user == "root" else f"/home/{user}"
         environment = {**BASE_ENVIRONMENT, "HOME": home, "USER": user, **self.environment(), **(env or {})}
         session = ["setsid", "--ctty"] if terminal else ["setsid"]
-        prefix = ["nsenter", "--target", str(self._pid), *NAMESPACES, "--", *session]
+        prefix = ["nsenter", "--target", str(self._pid), *self.namespaces, "--", *session]
         prefix += ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
         if user != "root":
             prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]

@@ -35,6 +35,12 @@ PACKAGES = (
     "util-linux",
 )
 
+BOOTED = "booted"
+"""A root of its own, in which systemd can be the first process."""
+
+BOOTED_SUITE = SUITES[0]
+BOOTED_PACKAGES = (*PACKAGES, "dbus", "libpam-systemd", "systemd", "systemd-sysv")
+
 UNREAD = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 """Files of packages that no test reads and that would double a root's size."""
 
@@ -50,8 +56,9 @@ def cache_directory() -> Path:
 
 
 def recipe(suite: str, mirror: str | None, target: str) -> list[str]:
-    """Return the command that makes the root of `suite` in `target`."""
-    options = ["--variant=essential", "--quiet", f"--include={','.join(PACKAGES)}"]
+    """Return the command that makes the root of `suite`, or BOOTED, in `target`."""
+    suite, packages = (BOOTED_SUITE, BOOTED_PACKAGES) if suite == BOOTED else (suite, PACKAGES)
+    options = ["--variant=essential", "--quiet", f"--include={','.join(packages)}"]
     # A snapshot mirror serves release files that are past their date.
     options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNREAD]
@@ -69,7 +76,7 @@ def machine_mirror() -> str | None:
 
 
 def root(suite: str) -> Path:
-    """Return the root directory of `suite`, making it first if need be (half a minute)."""
+    """Return the root directory of `suite`, or BOOTED, making it first if need be (half a minute)."""
     finished = _path(suite)
     finished.parent.mkdir(parents=True, exist_ok=True)
     with _locked(finished.with_name(f"{suite}.lock")):

@@ -23,7 +23,7 @@ def main() -> int:
         return 1
     try:
         subprocess.run([SOURCES / ".ci" / "packages", *NEEDS], check=True)
-        for suite in (*roots.SUITES, *roots.OLD):
+        for suite in (*roots.SUITES, *roots.OLD, roots.BOOTED):
             print(f"{suite}: {roots.root(suite)}")
     except subprocess.CalledProcessError as error:
         print(f"{' '.join(map(str, error.cmd))}: exit status {error.returncode}", file=sys.stderr)
