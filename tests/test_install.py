@@ -36,6 +36,7 @@ class Place:
             "RELEASE": "2.34.8",
         }
         self.drop_in = directory / "systemd" / "nix-ferry.conf"
+        self.service = directory / "systemd" / "nix-ferry-broker.service"
         self.calls = directory / "calls"
         for name in ("bin", "etc", "state"):
             (directory / name).mkdir()
@@ -77,6 +78,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
     monkeypatch.setattr(daemon, "SYSTEMD", str(tmp_path / "run"))
     monkeypatch.setattr(place, "DROP_IN", str(host.drop_in))
+    monkeypatch.setattr(place, "SERVICE_FILE", str(host.service))
     # Whatever else runs on the machine of the tests, this is our daemon's.
     monkeypatch.setattr(daemon, "environment", dict)
     return host
@@ -232,6 +234,28 @@ def test_a_unit_with_settings_of_its_own_keeps_them(host: Place, monkeypatch: py
     assert done.output == f"error: nix-daemon.service sets NIX_CONFIG already: add '{LINE.strip()}' to it\n"
 
 
+def test_under_systemd_the_broker_has_a_unit(host: Place) -> None:
+    """So that it belongs to nobody who starts it; it goes with the rest."""
+    host.with_systemd()
+    assert ferry("install", "--yes").exit_code == 0
+    assert f"\nExecStart={PROGRAM.with_name('nix-ferry-broker')} /nix/var/nix/nix-ferry\n" in host.service.read_text()
+    assert "nothing to change" in ferry("install", "--yes").output
+    host.service.unlink()
+    assert f"wrote '{host.service}'" in ferry("install", "--yes").output
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not host.service.exists()
+
+
+def test_a_unit_that_somebody_has_written_stays(host: Place) -> None:
+    """What they want of it is theirs to say."""
+    host.with_systemd()
+    host.service.parent.mkdir()
+    host.service.write_text("[Service]\n")
+    assert ferry("install", "--yes").exit_code == 0
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert host.service.read_text() == "[Service]\n"
+
+
 def test_a_daemon_that_cannot_be_restarted_is_one_line(host: Place) -> None:
     """What was written stays."""
     host.with_daemon()
@@ -288,8 +312,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(host: Place, monkeypatch: 
 LAUNCH = """
 import sys
 from hook.cli import daemon, place
-sys.argv[0], daemon.SYSTEMD, place.DROP_IN = sys.argv[1:4]
-del sys.argv[1:4]
+sys.argv[0], daemon.SYSTEMD, place.DROP_IN, place.SERVICE_FILE = sys.argv[1:5]
+del sys.argv[1:5]
 daemon.environment = dict
 from hook.cli.main import main
 main()
@@ -298,7 +322,7 @@ main()
 
 def terminal(host: Place, *arguments: str) -> "pexpect.spawn[str]":
     """Somebody who sits in front of it."""
-    fixed = [str(PROGRAM), str(host.directory / "run"), str(host.drop_in)]
+    fixed = [str(PROGRAM), str(host.directory / "run"), str(host.drop_in), str(host.service)]
     return pexpect.spawn(sys.executable, ["-c", LAUNCH, *fixed, *arguments], encoding="utf-8", timeout=60)
 
 

@@ -7,7 +7,6 @@ process.  Tested in test_control.py.
 import os
 import signal
 import subprocess
-import sys
 from contextlib import closing
 
 import click
@@ -15,6 +14,7 @@ import click
 from hook.broker import Question
 from hook.cli.asking import RunningBroker, broker_directory
 from hook.cli.command import command
+from hook.cli.place import broker_program
 from hook.errors import FerryError
 from hook.standing import standing_of
 
@@ -93,7 +93,7 @@ def _start(directory: str) -> None:
         with closing(running):
             click.echo(f"the broker is running already, as process {running.pid}")
         return
-    program = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "nix-ferry-broker")
+    program = broker_program()
     os.makedirs(directory, 0o700, exist_ok=True)
     standing = standing_of(0)
     if standing is None:

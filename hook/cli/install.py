@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import click
 
-from hook.cli import daemon, nix, place
+from hook.cli import daemon, nix, place, unit
 from hook.cli.change import Change, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line
@@ -60,13 +60,14 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
     """
     target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
     change = planned(target)
-    if not change:
+    changes = [each for each in (change, _service_change()) if each]
+    if not changes:
         click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
         if target.served and (text := place.not_read_yet(place.environment_of_builds(served=True))):
             click.echo(f"but the Nix daemon does not know yet: {text}")
             _restart(target.served, unasked=restart, never=yes)
         return EXIT_OK
-    if not make([change], yes=yes, dry_run=dry_run):
+    if not make(changes, yes=yes, dry_run=dry_run) or not change:
         return EXIT_OK
     if not target.in_unit:
         value = place.effective(place.environment_of_builds(target.served)).text("build-hook")
@@ -100,7 +101,8 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     served = daemon.serves(nix.settings(), os.environ)
     environ = place.environment_of_builds(served)
     files = [place.system_conf_file(environ), place.user_conf_file(environ)]
-    edits = {**dict.fromkeys(files, _without_line), place.DROP_IN: _without_file}
+    units = (place.DROP_IN, place.SERVICE_FILE)
+    edits = {**dict.fromkeys(files, _without_line), **dict.fromkeys(units, _without_file)}
     changes = [change for path, edit in edits.items() if (change := Change.of(path, edit))]
     if not changes:
         click.echo("nothing to change: 'nix-ferry install' has written nothing here")
@@ -156,6 +158,17 @@ def _without_line(text: str | None) -> str | None:
 
 def _without_file(text: str | None) -> str | None:
     return None if text is not None and text.startswith(CREATED) else text
+
+
+def _service_change() -> Change:
+    """The unit of the broker for whoever builds as root, which systemd reads when it is to start it."""
+    wanted = os.geteuid() == 0 and place.has_systemd()
+
+    def whole(text: str | None) -> str | None:
+        ours = text is None or text.startswith(CREATED)
+        return f"{CREATED}\n{unit.service(place.broker_program())}" if wanted and ours else text
+
+    return Change.of(place.SERVICE_FILE, whole)
 
 
 def _restart(served: bool, *, unasked: bool, never: bool) -> None:

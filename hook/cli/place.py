@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from hook.cli import daemon, nix
+from hook.cli import daemon, nix, unit
 from hook.cli.change import read_text
 from hook.errors import FerryError
 from hook.settings import Settings
@@ -23,6 +23,7 @@ CLOCKS_DIFFER_S = 0.1
 """Starts of processes and writes of files are told by clocks of several grains."""
 
 DROP_IN = f"/etc/systemd/system/{daemon.UNIT}.d/nix-ferry.conf"
+SERVICE_FILE = f"/etc/systemd/system/{unit.SERVICE}"
 
 MANAGED = "nix.custom.conf"
 """What Determinate Nix leaves to its user; it writes nix.conf itself, and includes this."""
@@ -133,6 +134,11 @@ def has_systemd() -> bool:
 def drop_in(hook: str) -> str:
     """What the daemon's unit needs where Nix reads the line in its environment only."""
     return f'[Service]\nEnvironment="NIX_CONFIG=build-hook = {hook}"\n'
+
+
+def broker_program() -> str:
+    """The broker that was installed with this command."""
+    return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "nix-ferry-broker")
 
 
 def unit_nix_config() -> str | None:

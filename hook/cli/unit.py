@@ -59,7 +59,7 @@ def service(program: str) -> str:
     return f"""\
 [Unit]
 Description=Broker of nix-ferry, which does the work of Nix's build hooks
-Documentation=man:nix-ferry-broker(1)
+Documentation=man:nix-ferry-hook(8)
 
 # Hooks start it, and it ends when nothing has been built for a while.  Nothing is taken from it here: what it may not
 # see or do, no build hook could, and hooks would find that it does not stand where they do, and start another one.

@@ -1,8 +1,8 @@
 """The first process of a host: give it a file system of its own, then keep it alive until standard input ends.
 
-Runs as PID 1 of new mount, PID, UTS and IPC namespaces (see container.py), as `init.py LOWER NAME`.  Everything the host
-writes lands in one tmpfs that only this mount namespace knows.  When this process ends, for whatever reason, the kernel
-kills every process of the host and frees the tmpfs: a host leaves nothing behind even if its owner is killed.
+Runs as PID 1 of new mount, PID, UTS and IPC namespaces (see container.py), as `init.py LOWER NAME`.  Everything the
+host writes lands in one tmpfs that only this mount namespace knows.  When this process ends, for whatever reason, the
+kernel kills every process of the host and frees the tmpfs: a host leaves nothing behind even if its owner is killed.
 
 With a third argument it becomes that program, which is to boot the host; it must be in a cgroup namespace of its own.
 """
@@ -57,6 +57,10 @@ def make_devices() -> None:
     mount("", "proc/sys", None, MS_BIND | MS_REMOUNT | MS_RDONLY)
     mount("sys", "sys", "sysfs", MS_RDONLY)
     mount("cgroup", "sys/fs/cgroup", "cgroup2")
+    # It has no number yet, and the kernel's modules are not its business.
+    with open("etc/machine-id", "w"):
+        pass
+    os.symlink("/dev/null", "etc/systemd/system/systemd-modules-load.service")
 
 
 def build_root(lower: str, fill: Callable[[], None]) -> None:
