@@ -32,11 +32,6 @@ OTHER_FILES = (
 
 
 @pytest.fixture
-def there(lab: Lab, fresh: Callable[[Host], Host]) -> Host:
-    return fresh(lab.builder(roots.SUITES[-1]))
-
-
-@pytest.fixture
 def other(lab: Lab, fresh: Callable[[Host], Host]) -> Host:
     return fresh(lab.builder(roots.SUITES[0]))
 

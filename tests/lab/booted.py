@@ -7,14 +7,16 @@ tests/environments/test_units.py.
 
 import contextlib
 import os
+import re
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from tests.lab import install
 from tests.lab.container import NAMESPACES, Output, wait_until
-from tests.lab.host import Host
+from tests.lab.host import SOCKET, Host, connects
 from tests.lab.lab import GRAPHS
 
 CGROUPS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
@@ -69,9 +71,26 @@ class Booted(Host):
 
             wait_until(removed, f"the end of {directory}")
 
+    def use(self, machine: Host) -> None:
+        """Build there, and nowhere else."""
+        self.trust(machine)
+        self.configure(builders=f"ssh-ng://{machine.name} - - 8", max_jobs="0", build_hook=install.HOOK)
+        self.hook = install.HOOK
+        self.run(["nix-store", "--init"])
+
+    def brokers(self) -> dict[int, str]:
+        """Return the brokers: process id, as seen from outside, → unit."""
+        found = [pid for pid, command in self.processes().items() if re.match(r"\S+ \S*nix-ferry-broker", command)]
+        return {pid: self.unit_of(pid) for pid in found}
+
     def systemctl(self, *words: str, check: bool = True) -> Output:
         """Run systemctl."""
         return self.run(["systemctl", *words], check=check)
+
+    def restart_daemon(self) -> None:
+        """Start nix-daemon, or start it anew."""
+        self.systemctl("restart", "nix-daemon")
+        wait_until(lambda: connects(socket.AF_UNIX, str(self.path(SOCKET))), "nix-daemon")
 
     def unit(self, name: str, text: str) -> None:
         """Write a unit of the host's administrator."""
@@ -82,6 +101,6 @@ class Booted(Host):
         """Return what is logged about a unit."""
         return self.run(["journalctl", "--no-pager", "--output=cat", f"--unit={unit}"]).stdout
 
-    def cgroup_of(self, pid: int) -> str:
+    def unit_of(self, pid: int) -> str:
         """Return the unit of a process, which has this number out here."""
         return Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("::")[2].rpartition("/")[2]

@@ -45,14 +45,18 @@ class Lab:
     def client(self, suite: str) -> Host:
         """Return the host that has nix-ferry, the graphs, and the Nix of `suite`."""
         if suite not in self._clients:
-            if self._tree is None:
-                self._tree = self._ferry()
             host = self._start("client", suite)
-            install.install(self._tree, host)
+            install.install(self.tree(), host)
             host.standalone = self._standalone
             shutil.copytree(Path(__file__).with_name("graphs"), host.path(GRAPHS), symlinks=True)
             self._clients[suite] = host
         return self._clients[suite]
+
+    def tree(self) -> Path:
+        """Return nix-ferry as it is to be installed."""
+        if self._tree is None:
+            self._tree = self._ferry()
+        return self._tree
 
     def standalone(self, alone: bool) -> None:
         """Have hooks work without a broker from now on, or with one."""
