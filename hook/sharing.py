@@ -120,6 +120,8 @@ class Sharing:
         self._lock = threading.Lock()
         self._destinations: dict[Hashable, _Destination] = {}
         self._count = 0
+        self._name = os.urandom(4).hex()
+        """Of our sockets: the number of a process may have been that of another broker, whose connections still are."""
 
     def join(
         self, destination: Hashable, options: tuple[str, ...], private_dir: str, *, may_begin: bool = True
@@ -139,7 +141,7 @@ class Sharing:
                 if not may_begin:
                     return None
                 self._count += 1
-                trunk = Trunk(os.path.join(directory, f"{os.getpid()}-{self._count}"), now)
+                trunk = Trunk(os.path.join(directory, f"{self._name}-{self._count}"), now)
                 if len(os.fsencode(trunk.path)) > LONGEST_PATH:
                     return None
                 state.trunks.append(trunk)

@@ -4,8 +4,10 @@ Takes no lock and removes nothing: while hooks run, a lock file that is made ane
 Tested in test_leftovers.py, and in tests/lab/test_doctor.py.
 """
 
+import errno
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 
 from hook.cli.check import Check, Level
@@ -18,7 +20,6 @@ from hook.slots import MAIN_LOCK, upload_lock_names
 HOOKS = ("__build-remote", "build-remote", "nix-ferry-broker", "nix-ferry-hook", "nix-ferry-standalone")
 """By these words in a command one knows a hook, stock's or ours."""
 
-OUR_SOCKET = re.compile(r"(\d+)-\d+(\..*)?")
 STOCK_DIRECTORY = re.compile(r"nix-(\d+)-\d+")
 SLOT = re.compile(r"(?P<stem>.*)-\d+")
 MOST_NAMES = 3
@@ -51,7 +52,7 @@ def check_leftovers(
         *_locks_of_no_machine(os.path.join(state_dir, "current-load"), machines, release),
         *_disabled_and_gone(private_dir, machines),
         *_begun(os.path.join(private_dir, "known-hosts")),
-        *_of_dead_processes(os.path.join(private_dir, "ssh"), OUR_SOCKET),
+        *_dead_sockets(os.path.join(private_dir, "ssh")),
         *(path for path in _of_dead_processes(temporary, STOCK_DIRECTORY) if "host-key" in _names(path)),
     ]
     if not left:
@@ -81,6 +82,23 @@ def _disabled_and_gone(private_dir: str, machines: Sequence[Machine]) -> list[st
 def _begun(directory: str) -> list[str]:
     """Files of host keys that were not finished."""
     return [os.path.join(directory, name) for name in _names(directory) if name.startswith("tmp")]
+
+
+def _dead_sockets(directory: str) -> list[str]:
+    """Entries at which nobody listens."""
+    return [os.path.join(directory, name) for name in _names(directory) if not _listens(directory, name)]
+
+
+def _listens(directory: str, name: str) -> bool:
+    # By another name of the directory: there is little room in the address of a socket.
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            # One that has too much to do listens, too.
+            return probe.connect_ex(f"/proc/self/fd/{fd}/{name}") in (0, errno.EAGAIN)
+    finally:
+        os.close(fd)
 
 
 def _of_dead_processes(directory: str, pattern: re.Pattern[str]) -> list[str]:
