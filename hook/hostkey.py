@@ -33,8 +33,16 @@ def known_hosts_file(column: str, private_dir: str) -> str:
     content = "".join(f"{line}\n" for line in known_hosts_lines(column))
     directory = os.path.join(private_dir, "known-hosts")
     path = os.path.join(directory, hashlib.sha256(content.encode()).hexdigest()[:32])
-    if not os.path.exists(path):
+    if os.path.exists(path):
+        return path
+    try:
+        _write_once(path, content)
+    except OSError:
+        # No space, or read-only: a disk that nothing else of this build may need.
+        from hook.scratch import scratch_directory
+
         try:
+            path = os.path.join(scratch_directory(), "known-hosts", os.path.basename(path))
             _write_once(path, content)
         except OSError as error:
             raise ConfigurationError(f"cannot write the public host key to '{path}': {error.strerror}") from None

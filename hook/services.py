@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hook.caller import Caller
 from hook.config import Config, find_config
 from hook.disabled import Disabled
-from hook.errors import ConfigurationError, StockOnly
+from hook.errors import StockOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.notices import Notices
@@ -79,8 +79,9 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
             raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")
-    private_dir = os.path.join(store.state_dir, "nix-ferry")
-    _make_private(private_dir)
+    private_dir, reason = _private_directory(os.path.join(store.state_dir, "nix-ferry"))
+    if reason:
+        complaints.append(reason)
     machines, warnings = machines_of(settings, host)
     unknown = [f"unknown setting '{name}'" for machine in machines for name in machine.uri.unknown_parameters]
     notices = Notices(private_dir, caller.parent_pid)
@@ -102,19 +103,26 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     )
 
 
-def _make_private(path: str) -> None:
-    """Make the directory of our files, if it can be made; ConfigurationError if other users could change what is in it.
+def _private_directory(path: str) -> tuple[str, str]:
+    """The directory of our files: `path`, made if it can be, unless other users could change what is in it.
 
-    Here, because whoever needs something below it would make it with the mode of any directory.
+    Also says why it is another one, if somebody should do something about it.  Here, because whoever needs something
+    below it would make it with the mode of any directory.
     """
     with suppress(OSError):
         os.mkdir(path, 0o700)
     try:
         found = os.lstat(path)
     except OSError:
-        return
-    if stat.S_ISLNK(found.st_mode) or found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
-        raise ConfigurationError(f"'{path}' is not used, because other users could change what is in it")
+        return path, ""
+    changeable = stat.S_ISLNK(found.st_mode) or found.st_mode & 0o022
+    if not changeable and found.st_uid in (0, os.geteuid()):
+        return path, ""
+    from hook.scratch import scratch_directory
+
+    # That root builds in the store of a user is nobody's mistake.
+    reason = f"'{path}' is not used, because other users could change what is in it" if changeable else ""
+    return scratch_directory(), reason
 
 
 def host_of(settings: Settings) -> Host:

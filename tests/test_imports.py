@@ -44,7 +44,7 @@ LAYERS = [
     {"storeuri", "trust"},
     {"protocol", "closure"},
     {"store"},
-    {"nar", "settings", "config", "release", "standing"},
+    {"nar", "settings", "config", "release", "scratch", "standing"},
     {"errors", "trouble", "recent", "_native"},
 ]
 """From top to bottom; a module imports from its own layer or from those below."""

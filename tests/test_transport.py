@@ -17,6 +17,7 @@ import pytest
 from hook import transport
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine, parse_machines
+from hook.scratch import scratch_directory
 from hook.transport import Command, Connection, command_for
 from hook.trouble import Trouble
 from tests.leaks import no_leaks
@@ -252,9 +253,18 @@ def test_a_state_directory_with_a_percent_sign_is_not_taken_for_a_token(tmp_path
     assert Path(pinned_file(argv)).exists()
 
 
-def test_a_host_key_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    """A full or read-only disk: this machine is out, the hook is not."""
+def test_a_host_key_needs_no_room_where_it_belongs(tmp_path: Path) -> None:
+    """A full or read-only disk, that of the state directory: stock has its file elsewhere."""
     (tmp_path / "file").touch()
+    file = pinned_file(command(f"ssh-ng://b1 - - - - - - {PINNED}", private_dir=tmp_path / "file").argv)
+    assert Path(file).is_relative_to(scratch_directory())
+    assert Path(file).read_text().startswith("* ssh-")
+
+
+def test_a_host_key_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is out, the hook is not."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("hook.scratch._made", [str(tmp_path / "file")])
     with pytest.raises(ConfigurationError, match=r"cannot write the public host key to '.*': Not a directory"):
         command(f"ssh-ng://b1 - - - - - - {PINNED}", private_dir=tmp_path / "file")
 
