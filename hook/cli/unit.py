@@ -49,7 +49,7 @@ def has_started(directory: str, standing: str) -> bool:
             if directory == DIRECTORY and standing_of(1) == standing and _start(manager, directory, standing):
                 return True
             _enter_scope(manager)
-    except ManagerError:
+    except (ManagerError, OSError):
         pass
     return False
 
@@ -174,11 +174,11 @@ class Manager:
             self._socket.connect(address)
             self._check_peer()
             self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n")
-            while not self._data.endswith(b"\r\n"):
+            while b"\r\n" not in self._data:
                 self._receive_more()
-            if not self._data.startswith(b"OK "):
-                raise ManagerError(f"it says {self._data!r}")
-            self._data = b""
+            said, _, self._data = self._data.partition(b"\r\n")
+            if not said.startswith(b"OK "):
+                raise ManagerError(f"it says {said!r}")
         except (OSError, ManagerError) as error:
             self._socket.close()
             raise ManagerError(str(error)) from None
@@ -200,7 +200,11 @@ class Manager:
 
     def run(self, member: str, signature: str, body: Body, timeout_s: float) -> None:
         """Have it start a unit, and wait until it has."""
-        job = _string(self.call(MANAGER, f"{INTERFACE}.Manager", member, signature, body, timeout_s), 0)[0]
+        answer = self.call(MANAGER, f"{INTERFACE}.Manager", member, signature, body, timeout_s)
+        try:
+            job, _ = _string(answer, 0)
+        except struct.error:
+            raise ManagerError(f"{member}: its answer makes no sense") from None
         if job not in self._removed:
             try:
                 for _ in self._messages():
@@ -230,12 +234,15 @@ class Manager:
             order, kind, length, fields_length = _head(self._receive(16))
             if length > MAX_MESSAGE_BYTES or fields_length > MAX_MESSAGE_BYTES:
                 raise ManagerError("its message is too long")
-            fields = _fields(self._receive(fields_length + -fields_length % 8), fields_length, order)
-            body = self._receive(length)
-            if kind == SIGNAL and fields.get(MEMBER_FIELD) == "JobRemoved":
-                job, at = _string(body, 4, order)
-                _, at = _string(body, at, order)
-                self._removed[job] = _string(body, at, order)[0]
+            head, body = self._receive(fields_length + -fields_length % 8), self._receive(length)
+            try:
+                fields = _fields(head, fields_length, order)
+                if kind == SIGNAL and fields.get(MEMBER_FIELD) == "JobRemoved":
+                    job, at = _string(body, 4, order)
+                    _, at = _string(body, at, order)
+                    self._removed[job] = _string(body, at, order)[0]
+            except (struct.error, IndexError):
+                raise ManagerError("its message makes no sense") from None
             yield kind, fields, body
 
     def _receive(self, size: int) -> bytes:
@@ -245,7 +252,10 @@ class Manager:
         return data
 
     def _receive_more(self) -> None:
-        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("it takes too long")
+        self._socket.settimeout(left_s)
         data = self._socket.recv(1 << 16)
         if not data:
             raise ManagerError("it has hung up")
