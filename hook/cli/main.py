@@ -167,8 +167,8 @@ def doctor(verbose: bool, options: nix.Options, as_json: bool) -> int:
     From the setting of Nix to the clock, the disk and the features of each machine: a line each, which is 'ok', 'note'
     or 'wrong'. A machine of which all is well is one line. Nothing is built.
 
-    --json has every check, by subject and, for a machine, by name: state, dns, tcp, host-key, login, stdout, nix,
-    store, sharing, trust, systems, clock, disk; each with level, text and fix.
+    --json has every check, by subject and, for a machine, by name: state, address, dns, tcp, host-key, login, stdout,
+    nix, store, sharing, trust, systems, clock, disk; each with level, text and fix.
 
     \b
     Examples:
