@@ -13,7 +13,7 @@ from hook.log import Log
 from hook.protocol.activity import LogEvent, Verbosity
 from hook.routes import Route
 from hook.transport import Command
-from hook.trouble import trouble_of
+from hook.trouble import Trouble, trouble_of
 
 if TYPE_CHECKING:
     from hook.connections import Opening
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 QUERY_SILENCE_S = 60.0
 """How long a machine may take to answer, or to send the next byte, unless what it was asked can take any time."""
+
+MISMATCH = "protocol mismatch"
+"""What either program of Nix says to the first word of the other protocol, and ends."""
 
 
 LONGEST_S = 55.0
@@ -137,7 +140,7 @@ class Remote:
         except RemoteError as error:
             raise MachineError(f"the daemon refused the connection: {error}", trouble_of(str(error))) from None
         except MachineError as error:
-            raise self.explain(error) from None
+            raise _with_other_protocol(self.explain(error), self.name) from None
         finally:
             self._show_what_ssh_said()
 
@@ -188,3 +191,17 @@ class Remote:
         if self._seat is not None:
             self._seat.leave()
             self._seat = None
+
+
+def _with_other_protocol(error: MachineError, name: str) -> MachineError:
+    """`error`, with what helps if the machine `name` answers in the protocol of the other scheme, whatever it is asked.
+
+    As it does where authorized_keys says what a login runs.
+    """
+    text = error.one_line
+    if MISMATCH not in text:
+        return error
+    other = "ssh" if name.startswith("ssh-ng:") else "ssh-ng"
+    return type(error)(
+        f"{text} (a login there runs the program for '{other}://': write that instead)", Trouble.PROTOCOL
+    )

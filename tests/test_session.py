@@ -41,6 +41,15 @@ def test_the_oldest_nix_that_is_spoken_to_builds_the_same(bench: Bench, behaviou
     assert words[behaviour] in outcome.messages
 
 
+def test_a_machine_that_speaks_the_other_protocol_is_told_apart(bench: Bench) -> None:
+    """Its address would work with the other scheme, and the line says so."""
+    outcome = bench.build(bench.machine("ok", scheme="ssh"), bench.machine("ok", "other"))
+    assert outcome.status == 0
+    (line,) = [line for line in outcome.messages.splitlines() if "cannot build on 'ssh://localhost" in line]
+    assert "protocol mismatch" in line
+    assert "runs the program for 'ssh-ng://': write that instead" in line
+
+
 def test_activities_all_end(bench: Bench) -> None:
     """What stays open stays in the user's progress display until the hook is gone."""
     events = bench.build(bench.machine("ok")).events

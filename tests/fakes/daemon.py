@@ -183,7 +183,8 @@ class Daemon:
     def shake_hands(self) -> None:
         with open(os.environ.get("CONNECTIONS", os.devnull), "a") as connections:
             print(os.getpid(), file=connections)
-        assert self.r.u64() == CLIENT_MAGIC
+        if self.r.u64() != CLIENT_MAGIC:
+            self.die("error: protocol mismatch")
         self.w.u64(SERVER_MAGIC)
         self.w.u64(self.version)
         self.flush()
