@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from hook.errors import ConfigurationError
+from hook.errors import ConfigurationError, printable
 from hook.release import Release
 from hook.settings import parse_number
 from hook.storeuri import StoreUri, parse_store_uri
@@ -87,7 +87,8 @@ def parse_machines(
         try:
             machines.append(_parse_machine(item, default_system, release))
         except ConfigurationError as error:
-            warnings.append(f"{item.origin}: ignoring '{item.text}': {error}")
+            # Also what cannot be seen, such as a mark of byte order, or a blank that does not end a word.
+            warnings.append(printable(f"{item.origin}: ignoring '{item.text}': {error}"))
     return machines, warnings
 
 
@@ -134,7 +135,8 @@ def _expand(
             continue
         except (OSError, ValueError, ConfigurationError) as error:
             reason = getattr(error, "strerror", None) or error
-            warnings.append(f"{item.origin}: ignoring '{item.text}': cannot read machines from '{path}': {reason}")
+            text = f"{item.origin}: ignoring '{item.text}': cannot read machines from '{path}': {reason}"
+            warnings.append(printable(text))
         else:
             yield from _expand(Item(content, path), (*including, path), release, read_file, warnings)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hook.errors import printable
 from hook.machines import Machine, format_machine, parse_machines
 from hook.release import Release
 from hook.schedule import Host as LocalHost
@@ -214,7 +215,7 @@ def test_a_bad_line_costs_itself_and_one_warning(line: str, complaint: str) -> N
     """Stock would refuse everybody's builds."""
     machines, warnings = parse(f"b0\n{line} # comment\nb9")
     assert [machine.uri.host for machine in machines] == ["b0", "b9"]
-    assert warnings == [f"builders: ignoring '{line}': {complaint}"]
+    assert warnings == [f"builders: ignoring '{printable(line)}': {complaint}"]
 
 
 def test_a_warning_names_the_file_and_line() -> None:
@@ -231,6 +232,18 @@ def test_an_unreadable_file_costs_one_warning(path: str, reason: str) -> None:
     machines, warnings = parse(f"b0;@{path};b9")
     assert [machine.uri.host for machine in machines] == ["b0", "b9"]
     assert warnings == [f"builders: ignoring '@{path}': cannot read machines from '{path}': {reason}"]
+
+
+@pytest.mark.parametrize("hidden", ["\ufeff", "\u00a0", "\u200b", "\x1b"], ids=ascii)
+def test_what_nobody_can_see_is_shown(hidden: str) -> None:
+    """An editor's mark of byte order, a blank copied from a web page; the line looks right otherwise."""
+    for line in (f"{hidden}ssh-ng://b1 - - 1", f"ssh-ng://b1{hidden}- - 1 1", f"b1 - -{hidden}1 1{hidden}x"):
+        machines, warnings = parse(line)
+        assert machines == []
+        shown = line.replace(hidden, hidden.encode("unicode_escape").decode())
+        assert len(warnings) == 1
+        assert warnings[0].startswith(f"builders: ignoring '{shown}': ")
+        assert warnings[0].isprintable()
 
 
 @pytest.mark.parametrize(
