@@ -257,8 +257,7 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):
         from hook.hostkey import known_hosts_file
 
-        file = known_hosts_file(public, private_dir).replace("%", "%%")
-        argv += [f'-oUserKnownHostsFile="{file}"', *ONLY_THE_PINNED_KEY]
+        argv += [known_hosts_option(known_hosts_file(public, private_dir)), *ONLY_THE_PINNED_KEY]
         if release >= (8, 5):
             argv += ONLY_THE_PINNED_KEY_SINCE_8_5
     if uri.flag("compress", False):
@@ -282,6 +281,11 @@ def _words(options: str) -> list[str]:
 def _forwards(words: Sequence[str]) -> bool:
     """Whether these words for ssh forward a port."""
     return any(word.startswith(FORWARDINGS) or any(name in word.lower() for name in FORWARDING_WORDS) for word in words)
+
+
+def known_hosts_option(file: str) -> str:
+    """The option of ssh that names `file`, which may have blanks in its name."""
+    return '-oUserKnownHostsFile="{}"'.format(file.replace("%", "%%"))
 
 
 def options_first(argv: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:

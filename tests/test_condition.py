@@ -44,6 +44,16 @@ def test_its_clock_is_off_by_what_the_way_there_cannot_explain(start: float, end
     assert said(start, end).clock_off_s == off
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, str(1 << 64)], ids=len)
+def test_a_number_without_an_end_is_none(number: str) -> None:
+    """Doctor looks at all machines, and one of them must not end that."""
+    assert said(text=SAID.replace("3145728", number)).free == ""
+    assert parse_condition(SAID.replace("1000", number), 1000.0, 1001.0) is None
+    most = said(text=SAID.replace("1000", str((1 << 64) - 1)).replace("3145728", str((1 << 64) - 1)))
+    assert most.clock_off_s > 0
+    assert most.free
+
+
 def test_a_line_that_claims_too_much_is_found() -> None:
     """Systems, and features of either kind."""
     assert said().wrong_claims(machine("ssh://m i686-linux - 1 1 kvm benchmark")) == []

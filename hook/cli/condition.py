@@ -12,6 +12,7 @@ from hook.cli.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_comma
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
+from hook.settings import MAX_NUMBER, parse_number
 
 TIMEOUT_S = 30
 
@@ -135,4 +136,4 @@ def parse_condition(text: str, start: float, end: float) -> Condition | None:
 
 
 def _number(words: list[str] | None) -> int | None:
-    return int(words[0]) if words and words[0].isascii() and words[0].isdigit() else None
+    return parse_number(words[0], MAX_NUMBER) if words else None

@@ -17,7 +17,7 @@ from hook.cli.shell import MOST_SAID, SSH_FAILED, run
 from hook.errors import ConfigurationError, FerryError, MachineError
 from hook.hostkey import AUTHORITY, known_hosts_lines
 from hook.machines import Machine
-from hook.transport import options_first, ssh_arguments
+from hook.transport import known_hosts_option, options_first, ssh_arguments
 from hook.trouble import Trouble, diagnose
 
 TIMEOUT_S = 120.0
@@ -90,7 +90,7 @@ class Login:
         """The key that the machine shows now, whether it is known or not.  MachineError if it cannot be reached."""
         with tempfile.TemporaryDirectory(prefix="nix-ferry-") as directory:
             file = os.path.join(directory, "known_hosts")
-            done = self._run("true", options=(*NO_LOGIN, *KEEP_THE_KEY, f"-oUserKnownHostsFile={file}"))
+            done = self._run("true", options=(*NO_LOGIN, *KEEP_THE_KEY, known_hosts_option(file)))
             try:
                 with open(file) as known:
                     _, kind, blob, *_ = known.read().split()
