@@ -24,6 +24,7 @@ import array
 import fcntl
 import os
 import socket
+import stat
 import struct
 import threading
 import time
@@ -105,11 +106,27 @@ def descriptors(connection: socket.socket) -> Iterator[tuple[int, int, int]]:
                 fds.frombytes(content)
         if flags & socket.MSG_CTRUNC or len(fds) != 3:
             raise ValueError(f"it came with {len(fds)} descriptors or more")
+        for index in (1, 2):
+            fds[index] = _not_waiting(fds[index])
         yield fds[0], fds[1], fds[2]
     finally:
         # Nix regards the hook as finished when the last copy of its pipe is closed, and the shim must have that.
         for fd in fds:
             os.close(fd)
+
+
+def _not_waiting(fd: int) -> int:
+    """A descriptor for writing to the same pipe that does not wait while it is full, in place of `fd`; closes that.
+
+    A session that waits is to look at its hook meanwhile.  The pipe is opened anew, since how `fd` waits is a matter of
+    all processes that have it.  What is not a pipe, or not to be opened, is left as it is.
+    """
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            other = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.close(fd)
+            return other
+    return fd
 
 
 def check_peer(connection: socket.socket) -> int:

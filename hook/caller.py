@@ -99,13 +99,18 @@ class Caller:
         if self.state is State.ANSWERED:
             self.enter(State.QUESTION)
 
-    def wait_for(self, fd: int | None, seconds: float | None) -> bool:
-        """Whether `fd` became readable within `seconds`; Cancelled if the caller goes away meanwhile."""
+    def wait_for_room(self, fd: int) -> None:
+        """Wait until Nix has read some of what is in the pipe `fd`; Cancelled if the caller goes away first."""
+        self.wait_for(fd, None, select.POLLOUT)
+
+    def wait_for(self, fd: int | None, seconds: float | None, what: int = select.POLLIN) -> bool:
+        """Whether `fd` became readable, or `what`, within `seconds`; Cancelled if the caller goes away meanwhile."""
         # select() takes no descriptor above 1023, and a broker may have more.
         poll = select.poll()
-        for watched in (fd, self.hangup_fd):
-            if watched is not None:
-                poll.register(watched, select.POLLIN)
+        if fd is not None:
+            poll.register(fd, what)
+        if self.hangup_fd is not None:
+            poll.register(self.hangup_fd, select.POLLIN)
         ready = [found for found, _ in poll.poll(None if seconds is None else seconds * 1000)]
         if self.hangup_fd in ready:
             raise Cancelled("Nix has given up this build")

@@ -5,7 +5,9 @@ is wrong, and the defaults hold.  KEYS is all there is to know about the keys: t
 are made from it (man/make.py).  Tested in test_config.py.
 """
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +17,12 @@ Value = bool | int | None
 
 MOST = 1_000_000
 """More than anybody means, and little enough for every program that is told."""
+
+MOST_BYTES = 1 << 20
+"""Nobody writes a larger file of settings by hand."""
+
+NULL = os.makedev(1, 3)
+"""The device /dev/null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +114,30 @@ def read_config(path: str) -> Config:
     return Config(**{key.field: value for key, value in read_values(path).items()})  # type: ignore[arg-type]
 
 
+def read_small(path: str, most_bytes: int = MOST_BYTES) -> bytes:
+    """What is in a file of settings, which may be named by anybody; OSError if it is not one, or too large.
+
+    Never waits: reading a pipe would, and some devices have no end.  Nothing is in /dev/null.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not (stat.S_ISREG(found.st_mode) or (stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL)):
+            raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(found.st_mode) else "Is not a regular file")
+        data = bytearray()
+        while len(data) <= most_bytes and (piece := os.read(fd, most_bytes + 1 - len(data))):
+            data += piece
+    finally:
+        os.close(fd)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"Is larger than {most_bytes >> 20} MiB")
+    return bytes(data)
+
+
 def read_values(path: str) -> dict[Key, Value]:
     """What the file at `path` sets; nothing if there is none."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_small(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -1,6 +1,7 @@
 """Serve one caller.  Whatever goes wrong in a session ends here, in a line for the user and an answer for Nix."""
 
 import os
+from contextlib import suppress
 
 from hook.caller import Caller, State
 from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
@@ -36,9 +37,10 @@ def serve(caller: Caller, hub: Hub) -> int:
 
 def _give_up(caller: Caller, text: str) -> int:
     front = Front(caller)
-    front.log.error(text)
-    if caller.state is State.QUESTION:
-        front.decline_permanently()
+    with suppress(Cancelled, BrokenPipeError):
+        front.log.error(text)
+        if caller.state is State.QUESTION:
+            front.decline_permanently()
     return EXIT_FAILED
 
 

@@ -109,7 +109,7 @@ class Front:
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         verbosity = caller.verbosity
-        self.log = Log(caller.output_fd, Verbosity.INFO if verbosity is None else verbosity)
+        self.log = Log(caller.output_fd, Verbosity.INFO if verbosity is None else verbosity, caller.wait_for_room)
         self._input = _Input(caller)
         self._reader = Reader(self._input)
 
@@ -173,7 +173,7 @@ class Front:
         self._reply(f"# accept\n{uri}", State.BUILDING)
 
     def _reply(self, text: str, state: State = State.ANSWERED) -> None:
-        write_all(self.caller.output_fd, text.encode() + b"\n")
+        write_all(self.caller.output_fd, text.encode(errors="surrogateescape") + b"\n", self.caller.wait_for_room)
         self.caller.enter(state)
 
     def take_rest(self) -> bytes:

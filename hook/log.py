@@ -6,6 +6,8 @@ and non-negative integers: Nix aborts the user's command on anything else.  Sour
 
 import json
 import os
+import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hook.protocol.activity import (
@@ -31,18 +33,26 @@ _ID_MASK = (1 << 64) - 1
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
+def wait_for_room(fd: int) -> None:
+    """Wait until something can be written to `fd`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
 class Log:
-    """Messages and activities for the user, written to `fd`.
+    """Messages and activities for the user, written to `fd`; `wait` waits until it takes more.
 
     `build_log_bytes` is the size of all lines of build logs that were passed on, `copied_bytes` that of the NARs or
     parts of them whose progress was reported.
     """
 
-    def __init__(self, fd: int, verbosity: int) -> None:
+    def __init__(self, fd: int, verbosity: int, wait: Callable[[int], object] = wait_for_room) -> None:
         self.verbosity = verbosity
         self.build_log_bytes = 0
         self.copied_bytes = 0
         self._fd = fd
+        self._wait = wait
         # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.
         self._next_id = os.getpid() << 32
         self._lines: LogLines | None = None
@@ -113,7 +123,7 @@ class Log:
         before, _, after = line.partition(b"|")
         lines, size, text_bytes = self._lines.take(received, activity, before, after)
         self.build_log_bytes += text_bytes
-        write_all(self._fd, lines)
+        write_all(self._fd, lines, self._wait)
         return size
 
     def _start(self, activity: int, level: int, kind: int, text: str, fields: list[str | int]) -> None:
@@ -127,11 +137,21 @@ class Log:
         return self._next_id
 
     def _line(self, message: dict[str, object]) -> None:
-        write_all(self._fd, _format(message))
+        write_all(self._fd, _format(message), self._wait)
 
 
 def _format(message: dict[str, object]) -> bytes:
-    return b"@nix " + _encode(message).encode() + b"\n"
+    line = _encode(message)
+    if "\\ud" in line:
+        # Perhaps half of a character, which stands for a byte that is none: with that Nix would refuse the line.
+        line = _encode({key: _whole(value) for key, value in message.items()})
+    return b"@nix " + line.encode() + b"\n"
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 class Activity:
@@ -157,8 +177,11 @@ def _plain(fields: tuple[Field, ...]) -> list[str | int]:
     return [field if isinstance(field, int) else field.decode(errors="replace") for field in fields]
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write everything, however the kernel splits it."""
+def write_all(fd: int, data: bytes | memoryview, wait: Callable[[int], object] = wait_for_room) -> None:
+    """Write everything, however the kernel splits it; `wait` until `fd`, if it does not wait itself, takes more."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            wait(fd)

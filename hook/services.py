@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hook.caller import Caller
-from hook.config import Config, find_config
+from hook.config import Config, find_config, read_small
 from hook.disabled import Disabled
 from hook.errors import StockOnly
 from hook.log import Log
@@ -21,6 +21,9 @@ from hook.settings import Settings
 from hook.slots import SlotTable
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
+
+MOST_MACHINES_BYTES = 16 << 20
+"""Of one file of `builders`: a hundred thousand machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +160,4 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def _read_file(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
+    return read_small(path, MOST_MACHINES_BYTES).decode(errors="surrogateescape")

@@ -188,7 +188,7 @@ class Stream:
         """Close every descriptor; the peer sees the end of the connection."""
         self.watch = None
         # Whoever was to get the last words may be gone.
-        with suppress(OSError):
+        with suppress(OSError, Cancelled):
             self._collect_stderr()
         for fd in (self._read_fd, self._write_fd, self._stderr_fd):
             if fd is not None and fd >= 0:
@@ -266,6 +266,15 @@ class Stream:
             elif fd == self._read_fd and writing:
                 self._receive()
 
+    def _wait_for_room(self, fd: int) -> None:
+        """Wait until whoever gets the child's words has read some of them."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if self.hangup_fd is not None:
+            poll.register(self.hangup_fd, select.POLLIN)
+        if self.hangup_fd in [ready for ready, _ in poll.poll()]:
+            raise Cancelled(GIVEN_UP)
+
     def _collect_stderr(self) -> None:
         left = STDERR_AT_ONCE_BYTES
         while self._stderr_fd is not None and left > 0:
@@ -277,7 +286,7 @@ class Stream:
                 os.close(self._stderr_fd)
                 self._stderr_fd = None
             if self._stderr_copy_fd is not None:
-                write_all(self._stderr_copy_fd, data)
+                write_all(self._stderr_copy_fd, data, self._wait_for_room)
                 self.bytes_copied += len(data)
                 if self.watch is not None:
                     self.watch()

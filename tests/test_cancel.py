@@ -4,10 +4,14 @@ The machine is a scripted daemon that hangs at one point, and that says so throu
 pipes of Nix end tells that nobody works on the build any more.
 """
 
+import fcntl
 import os
 import signal
 import sqlite3
 import subprocess
+import sys
+import termios
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import IO
@@ -15,6 +19,7 @@ from typing import IO
 import pytest
 
 from tests.fakes.bench import Bench
+from tests.fakes.daemon import CHATTY_LINES
 from tests.lab.container import wait_until
 
 LARGE = b"x" * (8 << 20)
@@ -124,6 +129,60 @@ def test_a_hook_killed_while_others_write_to_the_database_registers_nothing(brok
     assert not bench.outputs_valid()
     assert bench.build(bench.machine("ok")).status == 0
     assert bench.outputs_valid()
+
+
+def test_a_hook_killed_while_nix_reads_nothing_takes_its_build_along(brokered: Bench, life: Path) -> None:
+    """Nix is stopped, by Ctrl-Z say, and its pipe is full of a build's log."""
+    bench = brokered
+    data = bench.preamble([bench.machine("chatty")]) + bench.request() + bench.job()
+    with open(os.open(life, os.O_RDONLY | os.O_NONBLOCK)) as daemon, bench.start(data, LIFE=str(life)) as hook:
+        assert hook.stderr is not None
+        pipe = hook.stderr.fileno()
+        most = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        wait_until(lambda: unread(pipe) > most - (4 << 10), "a full pipe")
+        os.set_blocking(daemon.fileno(), True)
+        hook.kill()
+        assert daemon.read() == ""
+        wait_until(lambda: bench.held_slots() == [], "a free slot")
+    assert not bench.outputs_valid()
+    assert bench.build(bench.machine("ok")).status == 0
+
+
+def test_a_log_that_is_read_slowly_arrives_whole(brokered: Bench) -> None:
+    """Who waits for room in a pipe must lose nothing of it."""
+    bench = brokered
+    data = bench.preamble([bench.machine("chatty")]) + bench.request() + bench.job()
+    with bench.start(data) as hook:
+        assert hook.stderr is not None
+        pipe = hook.stderr.fileno()
+        most = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        wait_until(lambda: unread(pipe) > most - (4 << 10), "a full pipe")
+        lines = lines_of(hook)
+    assert hook.returncode == 0
+    assert sum(b"one of many lines of the log" in line for line in lines) == CHATTY_LINES
+    assert all(line.startswith((b"@nix {", b"# ", b"ssh-ng://")) for line in lines)
+
+
+def unread(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+NOT_SETTINGS: dict[str, Callable[[Path], None]] = {
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_SETTINGS)
+def test_no_file_of_settings_keeps_a_thread(brokered: Bench, kind: str) -> None:
+    """Whatever `builders` and the configuration name: a pipe that nobody writes to, a device without an end."""
+    bench = brokered
+    for file in (bench.conf_dir / "ferry.toml", bench.conf_dir / "machines"):
+        NOT_SETTINGS[kind](file)
+    outcome = bench.build(bench.machine("ok"), f"@{bench.conf_dir}/machines")
+    assert outcome.status == 0
+    assert "ferry.toml': Is not a regular file; it is ignored" in outcome.messages
+    assert f"cannot read machines from '{bench.conf_dir}/machines': Is not a regular file" in outcome.messages
 
 
 @pytest.mark.parametrize("point", POINTS)

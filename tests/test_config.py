@@ -1,13 +1,15 @@
 """ferry.toml: optional, and a mistake in it is named and costs nothing but the file."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hook.config import KEYS, Config, Key, find_config, read_config
+from hook.config import KEYS, MOST_BYTES, Config, Key, find_config, read_config, read_small
 from hook.errors import ConfigurationError
 from tests.fakes.bench import Bench
+from tests.leaks import no_leaks
 
 
 def read(tmp_path: Path, text: str | bytes) -> Config:
@@ -19,6 +21,25 @@ def read(tmp_path: Path, text: str | bytes) -> Config:
 def test_no_file_means_the_defaults(tmp_path: Path) -> None:
     """As does an empty one."""
     assert read_config(str(tmp_path / "ferry.toml")) == Config() == read(tmp_path, "")
+
+
+def test_only_a_small_file_is_read(tmp_path: Path) -> None:
+    """Reading anything else may never end, and nobody would notice that its caller is gone."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * MOST_BYTES)
+    assert read_small(str(path)) == b"x" * MOST_BYTES
+    assert read_small("/dev/null") == b""
+    os.mkfifo(fifo := tmp_path / "fifo")
+    path.write_bytes(b"x" * (MOST_BYTES + 1))
+    refused = {path: "larger than 1 MiB", fifo: "not a regular file", tmp_path: "directory"}
+    refused |= {
+        Path("/dev/zero"): "not a regular file",
+        Path("/dev/tty"): "ot a regular file|No such device",
+        tmp_path / "none": "No such file",
+    }
+    for each, why in refused.items():
+        with no_leaks(), pytest.raises(OSError, match=why):
+            read_small(str(each))
 
 
 def test_every_key_can_be_set(tmp_path: Path) -> None:

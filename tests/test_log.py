@@ -57,6 +57,17 @@ def test_an_activity_ends_with_its_block_even_on_errors() -> None:
     assert stop == {"action": "stop", "id": start["id"]}
 
 
+@pytest.mark.parametrize("text", ["/etc/\udcff", "\udcc3\udca9", "\ud83d", "\\ud83d", "😀"], ids=ascii)
+def test_what_is_no_text_becomes_valid_json(text: str) -> None:
+    """A path may have any bytes; half a surrogate pair is refused by Nix, which then aborts the command."""
+    lines = Lines()
+    lines.log.message(Verbosity.INFO, text)
+    lines.log.start(Verbosity.INFO, 0, text, (text, 1))
+    message, start = lines.taken()
+    assert message["msg"] == start["text"] == start["fields"][0]
+    assert message["msg"].encode().decode() == "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
 FIELDS = st.lists(st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=20)), max_size=4).map(tuple)
 
 

@@ -50,6 +50,20 @@ def test_a_machine_that_speaks_the_other_protocol_is_told_apart(bench: Bench) ->
     assert "runs the program for 'ssh-ng://': write that instead" in line
 
 
+def test_paths_in_builders_may_have_any_bytes(bench: Bench) -> None:
+    """A file that is not there, one that cannot be read, a key, and the store of a machine."""
+    secret = bench.conf_dir / "secret-\udcff"
+    secret.mkdir()
+    machine = bench.machine("ok")
+    uri, system, _, *rest = machine.split()
+    odd = f"{uri} {system} /key-\udcff {' '.join(rest)}"
+    outcome = bench.build("@/none-\udcff", f"@{secret}", "/store-\udcff riscv64-linux", odd)
+    assert outcome.status == 0, outcome.messages
+    assert outcome.answers == ["# accept"]
+    assert "secret-\\udcff': Is a directory" in outcome.messages
+    assert bench.outputs_valid()
+
+
 def test_activities_all_end(bench: Bench) -> None:
     """What stays open stays in the user's progress display until the hook is gone."""
     events = bench.build(bench.machine("ok")).events

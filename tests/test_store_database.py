@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -253,6 +255,23 @@ def test_a_writer_waits_for_another(tmp_path: Path, wal: bool) -> None:
         waiting = other.transact("BEGIN IMMEDIATE", lambda: _started_and_blocked(pool.submit(register)))
         waiting.result()
         assert other.valid_among([path(1)]) == {path(1)}
+
+
+@pytest.mark.parametrize("wal", [True, False])
+def test_whoever_gives_up_does_not_wait_for_one_who_has_it_alone(tmp_path: Path, wal: bool) -> None:
+    """It can be locked for an hour, and not only while somebody writes."""
+
+    def gone(_: float) -> None:
+        raise Cancelled("nobody waits")
+
+    store = _store_with_wal(tmp_path, wal)
+    vfs = "" if wal else "&vfs=unix-dotfile"
+    with closing(sqlite3.connect(f"file:{store.state_dir}/db/db.sqlite?mode=rw{vfs}", uri=True)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        # In WAL mode opening it needs no lock.
+        with pytest.raises(Cancelled), Database.open(str(store.state_dir), wal=wal, pause=gone) as database:
+            database.valid_among([path(1)])
 
 
 def _started_and_blocked(future: Future[None]) -> Future[None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.errors import StoreError
+from hook.errors import Cancelled, StoreError
 from hook.store import temproots
 from hook.store.temproots import TempRoots
 from tests.nixstore import COLLECTOR, NixStore
@@ -279,6 +279,24 @@ def test_a_collector_that_never_answers_is_an_error(tmp_path: Path, collector: i
     fcntl.flock(collector, fcntl.LOCK_UN)
     roots.add(["/nix/store/a"])
     roots.close()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_whoever_gives_up_does_not_wait_for_a_collector(tmp_path: Path, collector: int, listening: bool) -> None:
+    """It may take minutes, and its build has no owner any more."""
+
+    def gone(_: float) -> None:
+        raise Cancelled("nobody waits")
+
+    (tmp_path / "gc-socket").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        if listening:
+            server.bind(str(tmp_path / "gc-socket" / "socket"))
+            server.listen()
+        roots = TempRoots(str(tmp_path), pause=gone)
+        with pytest.raises(Cancelled):
+            roots.add(["/nix/store/a"])
+        roots.close()
 
 
 def test_a_stale_file_of_this_process_id_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

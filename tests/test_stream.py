@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -171,6 +172,27 @@ def test_closing_works_when_nobody_takes_the_log(peer: Peer) -> None:
     os.write(peer.stderr, b"last words\n")
     peer.stream.close()
     assert peer.stream.closed
+    os.close(log_write)
+
+
+def test_a_log_that_nobody_reads_does_not_keep_us_from_giving_up(peer: Peer) -> None:
+    """Nix is stopped, and its hook is killed: the words stay here, and no descriptor stays open for them."""
+    log_read, log_write = os.pipe2(os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(log_write, b"full\n" * 1000)
+    hangup, other = socket.socketpair()
+    with hangup:
+        peer.stream.hangup_fd = hangup.fileno()
+        peer.stream.copy_stderr(log_write)
+        os.write(peer.stderr, b"a line of a log\n")
+        other.close()
+        with pytest.raises(Cancelled):
+            peer.stream.read(1)
+        os.write(peer.stderr, b"last words\n")
+        peer.stream.close()
+    assert peer.stream.closed
+    os.close(log_read)
     os.close(log_write)
 
 

@@ -62,9 +62,18 @@ class Database:
         self.pause: Callable[[float], object] = time.sleep
 
     @classmethod
-    def open(cls, state_dir: str, *, wal: bool = True, fsync_metadata: bool = True, busy_s: float = BUSY_S) -> Self:
+    def open(
+        cls,
+        state_dir: str,
+        *,
+        wal: bool = True,
+        fsync_metadata: bool = True,
+        busy_s: float = BUSY_S,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> Self:
         """Open the database below `state_dir` with the settings `use-sqlite-wal` and `fsync-metadata`.
 
+        Waits for those who have it for themselves, up to `busy_s`, by `pause`, which then belongs to the result.
         StockOnly if its schema is unknown or it is being migrated, StoreError if it cannot be opened.
         """
         directory = os.path.join(state_dir, "db")
@@ -72,11 +81,13 @@ class Database:
         lock_fd = _take_big_lock(directory)
         try:
             _check_schema(directory)
-            connection = _connect(path, wal, fsync_metadata, busy_s)
+            connection = _connect(path, wal, fsync_metadata, busy_s, pause)
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(connection, lock_fd, path, busy_s)
+        database = cls(connection, lock_fd, path, busy_s)
+        database.pause = pause
+        return database
 
     def is_usable(self) -> bool:
         """Whether all went well so far and the file is still where it was opened."""
@@ -299,31 +310,40 @@ def _check_schema(directory: str) -> None:
         raise StockOnly(f"the store's schema is '{schema}', not '{SCHEMA}'")
 
 
-def _connect(path: str, wal: bool, fsync_metadata: bool, busy_s: float) -> sqlite3.Connection:
+def _connect(
+    path: str, wal: bool, fsync_metadata: bool, busy_s: float, pause: Callable[[float], object]
+) -> sqlite3.Connection:
+    deadline = time.monotonic() + busy_s
+    while True:
+        try:
+            return _connect_now(path, wal, fsync_metadata, min(busy_s, LOOK_UP_S))
+        except sqlite3.Error as error:
+            if _code(error) not in _TRANSIENT or time.monotonic() >= deadline:
+                raise _unusable(path, error) from error
+        pause(RETRY_S)
+
+
+def _connect_now(path: str, wal: bool, fsync_metadata: bool, busy_s: float) -> sqlite3.Connection:
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     # Processes sharing a database must lock it the same way, and Nix uses lock files when it does without WAL.
     vfs = "" if wal else "&vfs=unix-dotfile"
+    connection = sqlite3.connect(
+        f"file:{quoted}?mode=rw{vfs}", uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False
+    )
     try:
-        connection = sqlite3.connect(
-            f"file:{quoted}?mode=rw{vfs}", uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA foreign_keys = 1")
-            connection.execute(f"PRAGMA synchronous = {'normal' if fsync_metadata else 'off'}")
-            journal_mode = "wal" if wal else "truncate"
-            ((current,),) = connection.execute("PRAGMA main.journal_mode")
-            if current != journal_mode:
-                connection.execute(f"PRAGMA main.journal_mode = {journal_mode}").fetchall()
-            if wal:
-                connection.execute(f"PRAGMA main.journal_size_limit = {1 << 40}").fetchall()
-                # A checkpoint syncs; Nix has found out after how many pages it is worth it.
-                connection.execute("PRAGMA wal_autocheckpoint = 40000").fetchall()
-            connection.execute(f"PRAGMA busy_timeout = {int(min(busy_s, LOOK_UP_S) * 1000)}").fetchall()
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
+        connection.execute("PRAGMA foreign_keys = 1")
+        connection.execute(f"PRAGMA synchronous = {'normal' if fsync_metadata else 'off'}")
+        journal_mode = "wal" if wal else "truncate"
+        ((current,),) = connection.execute("PRAGMA main.journal_mode")
+        if current != journal_mode:
+            connection.execute(f"PRAGMA main.journal_mode = {journal_mode}").fetchall()
+        if wal:
+            connection.execute(f"PRAGMA main.journal_size_limit = {1 << 40}").fetchall()
+            # A checkpoint syncs; Nix has found out after how many pages it is worth it.
+            connection.execute("PRAGMA wal_autocheckpoint = 40000").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

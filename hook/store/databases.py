@@ -7,6 +7,7 @@ Tested in test_store_databases.py.
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,20 +34,21 @@ class Databases:
         self._lock = threading.Lock()
         self._idle: defaultdict[Access, list[tuple[float, Database]]] = defaultdict(list)
 
-    def take(self, access: Access) -> "Database":
-        """One that only the caller uses until it gives it back; errors as of `Database.open`."""
+    def take(self, access: Access, pause: Callable[[float], object] = time.sleep) -> "Database":
+        """One that only the caller uses until it gives it back, and that waits by `pause`; errors as of its `open`."""
         while True:
             with self._lock:
                 if not self._idle[access]:
                     break
                 _, database = self._idle[access].pop()
             if database.is_usable():
+                database.pause = pause
                 return database
             database.close()
         # Loaded on first use: most requests are answered without SQLite.
         from hook.store.database import Database
 
-        return Database.open(access.state_dir, wal=access.wal, fsync_metadata=access.fsync_metadata)
+        return Database.open(access.state_dir, wal=access.wal, fsync_metadata=access.fsync_metadata, pause=pause)
 
     def give(self, access: Access, database: "Database") -> None:
         """Keep it for the next one, or close it."""

@@ -96,9 +96,7 @@ class LocalStore:
     @cached_property
     def database(self) -> "Database":
         """The store's database."""
-        database = self._databases.take(self._access)
-        database.pause = self._pause
-        return database
+        return self._databases.take(self._access, self._pause)
 
     def close(self) -> None:
         """Give the database back and end the temporary roots."""
