@@ -1,5 +1,6 @@
 """The compiled module and the compiled hook; everything else is in pyproject.toml, which has no place for these."""
 
+import hashlib
 import os
 import re
 from distutils.command.build_scripts import build_scripts
@@ -10,7 +11,10 @@ from setuptools.errors import ExecError
 
 VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text())[1]
 SHIM = "nix-ferry-hook"
-SOURCES = ["native/shim/shim.c", "native/shim/reach.c", "native/shim/standing.c"]
+SOURCES = sorted(map(str, Path("native/shim").glob("*.c")))
+IDENTITY = Path("build/identity")
+"""Tells one build from another: hook/identity.py."""
+
 COMPLETIONS = {
     "share/bash-completion/completions": "nix-ferry",
     "share/fish/vendor_completions.d": "nix-ferry.fish",
@@ -35,7 +39,7 @@ class BuildScripts(build_scripts):
         """Compile the shim to where scripts are installed from."""
         self.mkpath(self.build_dir)
         compiler = os.environ.get("CC", "cc")
-        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, f'-DFERRY_VERSION="{VERSION}"']
+        options = ["-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS]
         command = [compiler, *options, "-o", os.path.join(self.build_dir, SHIM), *SOURCES]
         try:
             # Nix waits for it to be loaded, which goes faster without libraries to find: 1.0 ms instead of 1.2 to 1.8.
@@ -44,11 +48,24 @@ class BuildScripts(build_scripts):
             self.spawn(command)
 
 
+def write_identity() -> None:
+    """Write version and hash of all that is installed as code."""
+    code = hashlib.sha256()
+    for path in sorted([*Path("hook").rglob("*.py"), *Path("native").rglob("*.[ch]"), *Path("native").glob("*.py")]):
+        if path.name != "_native.c":
+            content = path.read_bytes()
+            code.update(f"{path} {len(content)}\n".encode() + content)
+    IDENTITY.parent.mkdir(exist_ok=True)
+    IDENTITY.write_text(f"{VERSION}-{code.hexdigest()[:16]}\n")
+
+
+write_identity()
 setup(
     cffi_modules=["native/build.py:ffibuilder"],
     data_files=[
         *((f"share/man/man{page[-1]}", [page]) for page in sorted(map(str, Path("man").glob("*.[158]")))),
         *((directory, [f"completions/{name}"]) for directory, name in COMPLETIONS.items()),
+        ("share/nix-ferry", [str(IDENTITY)]),
     ],
     cmdclass={"build_scripts": BuildScripts},
     # Any entry makes setuptools run build_scripts; the list itself is made above.

@@ -51,7 +51,7 @@ REQUEST, JOB = "/run/request", "/run/job"
 MACHINE = "/run/machine.py"
 SIDES = {
     "stock": "/usr/bin/nix __build-remote 4",
-    "nix-ferry without a broker": f"{install.PREFIX}/bin/nix-ferry-standalone 4",
+    "nix-ferry without a broker": f"env NIX_FERRY_STANDALONE=1 {install.HOOK} 4",
     "the machine alone": f"python3 {MACHINE} {{builder}}",
     "nix-ferry": f"{install.HOOK} 4",
 }
@@ -83,7 +83,7 @@ for line in sys.stdin:
 and waits for the build to start."""
 
 ASK_MACHINE = f"""
-import subprocess, sys
+import os, subprocess, sys
 sys.path[0] = "{install.PREFIX}/lib"
 from hook.caller import Caller
 from hook.front import Front
@@ -91,7 +91,8 @@ from hook.protocol.worker import WorkerClient
 from hook.store.derivation import parse_derivation
 from hook.stream import Stream
 
-front = Front(Caller.of_this_process("4"))
+caller = Caller(0, 2, 4, "4", os.environ, os.getppid(), tell=lambda word, data: os.write(2, data))
+front = Front(caller)
 front.read_settings()
 request = front.read_request()
 ssh = subprocess.Popen(["ssh", sys.argv[1], "nix-daemon", "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -2,63 +2,65 @@
 
 It is for callers that stand where it does (standing.py), and serves no others, not even if they find it.
 
-Each hook is the shim (native/shim).  It connects to its broker's socket in the private directory and sends a greeting:
-8 bytes `nixferry`, u32 length, then its version, last argument, parent's process id and environment, each ended by a
-NUL.  Back come single bytes: a State, first at once and then whenever what Nix waits for changes; at the end `x` and
-the exit status, or `s`, u32 length and that many bytes: the shim goes on alone, as if Nix had sent these bytes and then
-what is still to be read.  The shim answers the first byte with one of its own and its descriptors 0, 2 and 4.
+Each hook is the shim (native/shim), which speaks the same with a broker and with a process that serves it alone
+(hook/cli/standalone.py).  It connects to its broker's socket in the private directory and sends a greeting: 8 bytes
+`nixferry`, u32 length, then words, each ended by a NUL.  The first is the identity of the build that is installed,
+empty if that is unknown; this much stays as it is for ever.  Then, in the format of messages described here, which is
+`2`: the format, the hook's last argument, its parent's process id and its environment.
+
+From then on the server's messages are a byte, u32 length and as many bytes:
+    h  it will serve this hook.  The shim sends a byte of its own with its descriptors 0, 2 and 4, and then passes on
+       whatever Nix says, keeping a copy; it ends its side of the connection when Nix has no more to say
+    k  u32 count, bytes: these are to be kept in the place of the first `count` bytes, the settings
+    r  u32 place, u32 count, text: the shim writes the text to Nix, and need not keep `count` bytes from `place` on
+    a  text: the same, and the build is the server's.  The shim keeps and passes on nothing more; whatever Nix still
+       says is to be read from its descriptor 0, after the end of what was passed on
+    n  another process is to serve the hook, alone: it hears what was kept, and what comes
+    s  Nix's own hook is to, in the same way
+    x  status: the hook is to end with it
+Log lines are written by the server, before it sends the reply that they belong to.
+
+A server that ends before it has said `h` does not count: a shim looks for another broker, then runs the standalone
+hook, then becomes Nix's own.  Later, but before `a` was carried out, it becomes Nix's own hook at once.  So whoever
+serves does nothing before the accept that cannot be done twice.  When the shim is gone, its build is given up.
+
+A shim may be older or newer than we are, since it lies outside of what is installed.  Whoever does not know the format
+of a greeting hangs up.  An identity that is not ours means that something else was installed since: we make room.
 
 Whoever asks how things are sends 8 bytes `ferryask`, u32 length and a Question; back come u32 length and what `report`
 says, then the end.  After `retire` the end comes with that of the broker, which is when its last hook has been served.
 After `worked` come a blank and the address of a machine that was found to work.
 
-A shim that hears nothing looks for another broker or does without; one that loses its broker later answers Nix itself.
-When the shim's end closes, its build is given up.
-
 One thread a hook, blocking I/O.  A session that fails is logged and never takes the broker with it.  The broker ends
-when it has had nothing to do for a while, or when a hook of another version wants its place; whoever has connected by
+when it has had nothing to do for a while, or when a hook of another build wants its place; whoever has connected by
 then is served.  Tested in test_broker.py.
 """
 
-import array
 import fcntl
 import os
 import socket
-import stat
 import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
-from typing import Self
 
-import hook
-from hook.caller import Caller, State
+from hook.identity import IDENTITY
 from hook.journal import log
+from hook.serving import GREETING_TIMEOUT_S, LENGTH, MAGIC, Greeting, Serve, converse, receive, receive_header
 from hook.standing import LOCK, SOCKET, lock_path, socket_path, socket_paths, standing_of
 
-HEADER = struct.Struct("<8sI")
-LENGTH = struct.Struct("<I")
-MAGIC = b"nixferry"
 ASKING = b"ferryask"
 MAX_QUESTION_BYTES = 64 << 10
-MAX_GREETING_BYTES = 64 << 20
-GREETING_TIMEOUT_S = 10.0
 IDLE_EXIT_S = 15 * 60.0
 HOUSEKEEPING_S = 5.0
 TAKEOVER_S = 10.0
 """How long a broker that has stopped listening may take to let go of the lock."""
 
 TAKEOVER_RETRY_S = 0.01
-ALONE = b"s"
-STATUS = b"x"
 CREDENTIALS = struct.Struct("3i")
-
-Serve = Callable[[Caller], int]
-"""Serves one hook and returns its exit status."""
 
 Report = Callable[[], bytes]
 """Tells how things are."""
@@ -70,63 +72,6 @@ class Question(Enum):
     STATUS = b"status"
     RETIRE = b"retire"
     WORKED = b"worked"
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What a shim says first."""
-
-    version: str
-    argument: str
-    parent_pid: int
-    environ: Mapping[str, str]
-
-    @classmethod
-    def receive(cls, connection: socket.socket, length: int) -> Self:
-        """Read one of `length` bytes, whose header was read; ValueError if it is malformed."""
-        if length > MAX_GREETING_BYTES:
-            raise ValueError(f"its greeting has {length} bytes")
-        words = [os.fsdecode(word) for word in _receive(connection, length).split(b"\0")]
-        if len(words) < 4:
-            raise ValueError(f"its greeting has {len(words) - 1} words")
-        version, argument, parent, *entries, _ = words
-        pairs = (entry.partition("=") for entry in entries)
-        return cls(version, argument, int(parent), {name: value for name, _, value in pairs})
-
-
-@contextmanager
-def descriptors(connection: socket.socket) -> Iterator[tuple[int, int, int]]:
-    """The descriptors of a shim that was answered: Nix's requests, the answers to Nix, and the log of a build."""
-    fds = array.array("i")
-    try:
-        space = socket.CMSG_SPACE(3 * fds.itemsize)
-        _, ancillary, flags, _ = connection.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(content)
-        if flags & socket.MSG_CTRUNC or len(fds) != 3:
-            raise ValueError(f"it came with {len(fds)} descriptors or more")
-        for index in (1, 2):
-            fds[index] = _not_waiting(fds[index])
-        yield fds[0], fds[1], fds[2]
-    finally:
-        # Nix regards the hook as finished when the last copy of its pipe is closed, and the shim must have that.
-        for fd in fds:
-            os.close(fd)
-
-
-def _not_waiting(fd: int) -> int:
-    """A descriptor for writing to the same pipe that does not wait while it is full, in place of `fd`; closes that.
-
-    A session that waits is to look at its hook meanwhile.  The pipe is opened anew, since how `fd` waits is a matter of
-    all processes that have it.  What is not a pipe, or not to be opened, is left as it is.
-    """
-    with suppress(OSError):
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            other = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.close(fd)
-            return other
-    return fd
 
 
 def check_peer(connection: socket.socket) -> int:
@@ -329,7 +274,7 @@ class Broker:
             with connection:
                 pid = check_peer(connection)
                 connection.settimeout(GREETING_TIMEOUT_S)
-                magic, length = HEADER.unpack(_receive(connection, HEADER.size))
+                magic, length = receive_header(connection)
                 if magic == ASKING:
                     self._tell(connection, length)
                     return
@@ -338,10 +283,12 @@ class Broker:
                 if standing_of(pid) != self._standing:
                     raise PermissionError("it stands elsewhere: in other namespaces, or with other rights")
                 greeting = Greeting.receive(connection, length)
-                if greeting.version == hook.__version__:
-                    self._converse(connection, greeting, f"/proc/{pid}/root")
+                if greeting.identity in ("", IDENTITY):
+                    self.last_used = time.monotonic()
+                    converse(connection, greeting, self._serve, f"/proc/{pid}/root")
+                    self.last_used = time.monotonic()
                 else:
-                    log(f"making room for version {greeting.version}")
+                    log(f"making room for build '{greeting.identity}'")
                     self.retire()
         except (OSError, ValueError) as error:
             log(f"a hook was not served: {error}")
@@ -354,7 +301,7 @@ class Broker:
         """Answer somebody who is no hook."""
         if length > MAX_QUESTION_BYTES:
             raise ValueError(f"its question has {length} bytes")
-        word, _, address = _receive(connection, length).partition(b" ")
+        word, _, address = receive(connection, length).partition(b" ")
         question = Question(word)
         if question is Question.WORKED:
             self._worked(os.fsdecode(address))
@@ -365,43 +312,3 @@ class Broker:
                 self._until_the_end.append(connection.dup())
         report = self._report()
         connection.sendall(LENGTH.pack(len(report)) + report)
-
-    def _converse(self, connection: socket.socket, greeting: Greeting, root: str) -> None:
-        """Serve a hook; without a status it answers Nix itself, since it knows what Nix waits for."""
-        self.last_used = time.monotonic()
-        connection.sendall(State.ANSWERED.value)
-        with descriptors(connection) as (input_fd, output_fd, build_log_fd):
-            connection.settimeout(None)
-            status = self._serve(
-                Caller(
-                    input_fd=input_fd,
-                    output_fd=output_fd,
-                    build_log_fd=build_log_fd,
-                    argument=greeting.argument,
-                    environ=greeting.environ,
-                    parent_pid=greeting.parent_pid,
-                    hangup_fd=connection.fileno(),
-                    root=root,
-                    tell=lambda state: _send(connection, state.value),
-                    take_back=lambda data: _send(connection, ALONE + LENGTH.pack(len(data)) + data),
-                )
-            )
-        self.last_used = time.monotonic()
-        _send(connection, STATUS + bytes([status & 0xFF]))
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes."""
-    data = bytearray()
-    while len(data) < size:
-        piece = connection.recv(size - len(data))
-        if not piece:
-            raise ValueError("its greeting ends in the middle")
-        data += piece
-    return bytes(data)
-
-
-def _send(connection: socket.socket, data: bytes) -> None:
-    # A hook that is gone is noticed by whoever waits for it next.
-    with suppress(OSError):
-        connection.sendall(data)

@@ -18,20 +18,24 @@ LOG_PATIENCE_S = 10.0
 """How long Nix may take to read the end of a build log: a pipe full."""
 
 
-class State(Enum):
-    """What Nix is waiting for; the values are the bytes by which the broker tells the shim."""
+class Word(Enum):
+    """What a shim is told; the values are the first bytes of messages (hook/broker.py)."""
 
-    QUESTION = b"q"
-    ANSWERED = b"a"
-    BUILDING = b"b"
+    READY = b"h"
+    KEEP = b"k"
+    REPLY = b"r"
+    ACCEPT = b"a"
+    ALONE = b"n"
+    STOCK = b"s"
+    STATUS = b"x"
 
 
 @dataclass(slots=True)
 class Caller:
     """One hook process, started with `argument` as its last one.
 
-    `hangup_fd` becomes readable when the process is gone; None if that is this very process.  `tell` is called whenever
-    `state` changes.
+    `hangup_fd` hangs up when the process is gone.  What Nix says comes from `input_fd`, and after its end from
+    `rest_fd`.
     """
 
     input_fd: int
@@ -41,28 +45,19 @@ class Caller:
     environ: Mapping[str, str]
     parent_pid: int
     hangup_fd: int | None = None
+    rest_fd: int | None = None
     root: str | None = None
-    """The hook's root directory as seen from here, which may be in another mount namespace; None for this process."""
-    tell: Callable[[State], None] = lambda state: None
-    take_back: Callable[[bytes], None] | None = None
-    """Have the caller go on alone, as if Nix sent these bytes and then what is still unread; None for this process."""
-    state: State = field(default=State.ANSWERED, init=False)
-
-    @classmethod
-    def of_this_process(cls, argument: str) -> "Caller":
-        """This process, started by Nix."""
-        return cls(0, 2, 4, argument, os.environ, os.getppid())
+    """The hook's root directory as seen from a broker, which may be in another mount namespace; None if it is ours."""
+    tell: Callable[[Word, bytes], None] = lambda word, data: None
+    accepted: bool = field(default=False, init=False)
+    """Whether Nix was told that the build is ours."""
+    successor: Word | None = field(default=None, init=False)
+    """Who is to answer instead of us, ALONE or STOCK."""
 
     @property
     def verbosity(self) -> int | None:
         """The user's verbosity, which Nix passes as last argument; None if that is no number."""
         return int(self.argument) if self.argument.isdecimal() and self.argument.isascii() else None
-
-    def enter(self, state: State) -> None:
-        """Note what Nix is waiting for now."""
-        if state is not self.state:
-            self.state = state
-            self.tell(state)
 
     def sees(self, path: str) -> bool:
         """Whether the directory `path` is the same one for the hook as for us."""
@@ -92,12 +87,14 @@ class Caller:
                 return
             self.pause(0.001)
 
-    def wait_for_input(self) -> None:
-        """Wait until Nix has sent something or closed its end; Cancelled if the caller goes away first."""
-        self.wait_for(self.input_fd, None)
-        # Said before anything is read: from here on only we can answer, or somebody who knows that we did not.
-        if self.state is State.ANSWERED:
-            self.enter(State.QUESTION)
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes of what Nix says, none at the end; Cancelled if the caller goes away first."""
+        while True:
+            self.wait_for(self.input_fd, None)
+            data = os.read(self.input_fd, size)
+            if data or self.rest_fd is None:
+                return data
+            self.input_fd, self.rest_fd = self.rest_fd, None
 
     def wait_for_room(self, fd: int) -> None:
         """Wait until Nix has read some of what is in the pipe `fd`; Cancelled if the caller goes away first."""
@@ -107,11 +104,12 @@ class Caller:
         """Whether `fd` became readable, or `what`, within `seconds`; Cancelled if the caller goes away meanwhile."""
         # select() takes no descriptor above 1023, and a broker may have more.
         poll = select.poll()
+        if self.hangup_fd is not None:
+            # Of a hangup alone poll() always tells.
+            poll.register(self.hangup_fd, 0)
         if fd is not None:
             poll.register(fd, what)
-        if self.hangup_fd is not None:
-            poll.register(self.hangup_fd, select.POLLIN)
-        ready = [found for found, _ in poll.poll(None if seconds is None else seconds * 1000)]
-        if self.hangup_fd in ready:
+        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
+        if self.hangup_fd is not None and ready.get(self.hangup_fd, 0) & ~select.POLLIN:
             raise Cancelled("Nix has given up this build")
         return bool(ready)

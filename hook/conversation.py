@@ -1,10 +1,13 @@
-"""Serve one caller.  Whatever goes wrong in a session ends here, in a line for the user and an answer for Nix."""
+"""Serve one caller.  Whatever goes wrong in a session ends here, in a line for the user.
+
+A build that was accepted then fails; before, Nix's own hook answers.
+"""
 
 import os
 from contextlib import suppress
 
-from hook.caller import Caller, State
-from hook.errors import EXIT_FAILED, Cancelled, FerryError, RequestError
+from hook.caller import Caller, Word
+from hook.errors import EXIT_FAILED, EXIT_OK, Cancelled, FerryError, RequestError
 from hook.front import Front
 from hook.hub import Hub
 from hook.protocol.activity import Verbosity
@@ -15,8 +18,8 @@ def serve(caller: Caller, hub: Hub) -> int:
     """Serve one conversation; returns the exit status of the hook."""
     try:
         if caller.verbosity is None:
-            complaint = f"nix-ferry-hook is started by Nix with a verbosity as last argument, got '{caller.argument}'"
-            Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {complaint}")
+            got = f"got '{caller.argument}'"
+            _warn(caller, f"nix-ferry-hook is started by Nix with a verbosity as last argument, {got}")
         return Session(caller, hub).run()
     # A pipe of Nix that is broken means the same: nobody is left to tell.
     except (Cancelled, BrokenPipeError):
@@ -24,7 +27,7 @@ def serve(caller: Caller, hub: Hub) -> int:
     except RequestError as error:
         return _give_up(caller, f"cannot understand Nix: {error}")
     except FerryError as error:
-        return _give_up(caller, str(error))
+        return _give_up(caller, str(error) if caller.accepted else error.one_line)
     except Exception as error:  # noqa: BLE001 - the outermost layer: a stack trace helps no user of Nix
         if hub.lasting:
             import traceback
@@ -36,12 +39,18 @@ def serve(caller: Caller, hub: Hub) -> int:
 
 
 def _give_up(caller: Caller, text: str) -> int:
-    front = Front(caller)
+    if caller.accepted:
+        with suppress(Cancelled, BrokenPipeError):
+            Front(caller).log.error(text)
+        return EXIT_FAILED
     with suppress(Cancelled, BrokenPipeError):
-        front.log.error(text)
-        if caller.state is State.QUESTION:
-            front.decline_permanently()
-    return EXIT_FAILED
+        _warn(caller, f"{text}; the stock build hook answers instead")
+    caller.successor = Word.STOCK
+    return EXIT_OK
+
+
+def _warn(caller: Caller, text: str) -> None:
+    Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
 
 
 def _where(error: Exception) -> str:

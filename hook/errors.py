@@ -57,6 +57,10 @@ class StockOnly(FerryError):
     """A request that is valid but not handled here; the stock hook gets it whole.  The text is the reason."""
 
 
+class AloneOnly(FerryError):
+    """A request that a broker must leave to a process of the hook's own.  The text is the reason."""
+
+
 class MachineError(FerryError):
     """This machine cannot be used now; another one may.  Never raised for the failure of a build.
 

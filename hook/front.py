@@ -1,16 +1,16 @@
-"""Nix's side of the pipe: settings and requests in, replies out.
+"""Nix's side of the conversation: settings and requests in, replies out, by way of the shim.
 
 All knowledge of the build-hook protocol is here and in log.py, so that another front can take their place.  A request
 is either read whole or raises RequestError; after `accept` the parent reads log lines only.
 Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with recorded bytes of three Nix releases.
 """
 
-import os
+import struct
 from dataclasses import dataclass
 
-from hook.caller import Caller, State
+from hook.caller import Caller, Word
 from hook.errors import RequestError
-from hook.log import Log, write_all
+from hook.log import Log
 from hook.protocol.activity import Verbosity
 from hook.protocol.wire import Reader, Writer
 from hook.schedule import Request
@@ -18,6 +18,8 @@ from hook.settings import Settings
 
 MAX_SETTINGS = 10_000
 READ_BYTES = 64 << 10
+LENGTH = struct.Struct("<I")
+PLACE = struct.Struct("<II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,10 @@ class Job:
 
 
 class _Input:
-    """Exact reads of what Nix sends; Cancelled when the caller goes away meanwhile."""
+    """Exact reads of what Nix sends; Cancelled when the caller goes away meanwhile.  `taken` counts the bytes."""
 
     def __init__(self, caller: Caller) -> None:
+        self.taken = 0
         self._caller = caller
         self._buffer = bytearray()
 
@@ -43,7 +46,7 @@ class _Input:
             if not self._receive():
                 raise RequestError("the request ends in the middle")
         data = bytes(self._buffer[:size])
-        del self._buffer[:size]
+        self.consume(size)
         return data
 
     def peek(self) -> bytes:
@@ -51,14 +54,14 @@ class _Input:
 
     def consume(self, size: int) -> None:
         del self._buffer[:size]
+        self.taken += size
 
     def at_end(self) -> bool:
         return not self._buffer and not self._receive()
 
     def _receive(self) -> bool:
         """Read once; False at the end."""
-        self._caller.wait_for_input()
-        data = os.read(self._caller.input_fd, READ_BYTES)
+        data = self._caller.read(READ_BYTES)
         self._buffer += data
         return bool(data)
 
@@ -68,13 +71,8 @@ class _Input:
             return False
         if not self._buffer.startswith(expected):
             return False
-        del self._buffer[: len(expected)]
+        self.consume(len(expected))
         return True
-
-    def take_rest(self) -> bytes:
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest
 
 
 MOST_REMEMBERED_BYTES = 1 << 20
@@ -112,17 +110,25 @@ class Front:
         self.log = Log(caller.output_fd, Verbosity.INFO if verbosity is None else verbosity, caller.wait_for_room)
         self._input = _Input(caller)
         self._reader = Reader(self._input)
+        self._settings_bytes = 0
+        """How many the shim keeps."""
+        self._answered = 0
+        """How many bytes of the input it does not."""
 
     def at_end(self) -> bool:
         """Whether the parent closed its end between two requests; waits for one or the other."""
         return self._input.at_end()
 
     def read_settings(self, last: Preamble | None = None) -> Settings:
-        """The preamble; Nix sends it together with the first request, so it is waiting for an answer already.
+        """The preamble, which Nix sends together with the first request.
 
         It is not parsed again if it is the same as `last`, which is kept up to date.
         """
-        self.caller.enter(State.QUESTION)
+        settings = self._read_settings(last)
+        self._settings_bytes = self._answered = self._input.taken
+        return settings
+
+    def _read_settings(self, last: Preamble | None) -> Settings:
         if last and (known := last.read(self._input)) is not None:
             return known
         values: dict[str, str] = {}
@@ -138,7 +144,6 @@ class Front:
 
     def read_request(self) -> Request:
         """One `try`."""
-        self.caller.enter(State.QUESTION)
         word = self._reader.string()
         if word != b"try":
             raise RequestError(f"unknown request '{word[:32].decode('ascii', errors='backslashreplace')}'")
@@ -152,6 +157,12 @@ class Front:
     def read_job(self) -> Job:
         """The inputs and wanted outputs of an accepted build."""
         return Job(inputs=tuple(self._reader.texts()), wanted=frozenset(self._reader.texts()))
+
+    def keep_settings(self, settings: Settings) -> None:
+        """Whoever answers instead of us is to have these settings, not those that Nix sent."""
+        data = format_settings(settings)
+        self.caller.tell(Word.KEEP, LENGTH.pack(self._settings_bytes) + data)
+        self._settings_bytes = len(data)
 
     def decline(self) -> None:
         """Let Nix build this derivation itself, and ask again for the next one."""
@@ -170,15 +181,14 @@ class Front:
 
         Both lines go out in one write: the second is read raw, and nothing may come between them.
         """
-        self._reply(f"# accept\n{uri}", State.BUILDING)
+        self.caller.accepted = True
+        self.caller.tell(Word.ACCEPT, f"# accept\n{uri}\n".encode(errors="surrogateescape"))
 
-    def _reply(self, text: str, state: State = State.ANSWERED) -> None:
-        write_all(self.caller.output_fd, text.encode(errors="surrogateescape") + b"\n", self.caller.wait_for_room)
-        self.caller.enter(state)
-
-    def take_rest(self) -> bytes:
-        """Bytes already taken from the parent but not consumed, for handing the conversation to another process."""
-        return self._input.take_rest()
+    def _reply(self, text: str) -> None:
+        """Answer the request that was read last, which nobody has to answer any more."""
+        place = PLACE.pack(self._settings_bytes, self._input.taken - self._answered)
+        self._answered = self._input.taken
+        self.caller.tell(Word.REPLY, place + text.encode() + b"\n")
 
 
 def format_settings(settings: Settings) -> bytes:

@@ -14,6 +14,7 @@ import hook
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError
 from hook.hub import Hub
+from hook.identity import IDENTITY
 from hook.ledger import Build, MachineInUse, Outcome, Phase, Total
 from hook.slots import SlotTable
 
@@ -26,6 +27,7 @@ def overview(hub: Hub) -> dict[str, Any]:
     machines = [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()]
     return {
         "version": hook.__version__,
+        "identity": IDENTITY,
         "pid": os.getpid(),
         "since": hub.ledger.since,
         "now": time.time(),
@@ -38,7 +40,7 @@ def overview(hub: Hub) -> dict[str, Any]:
 
 def nothing() -> dict[str, Any]:
     """The same where there is no broker."""
-    return {"version": None, "pid": None, "machines": [], "builds": [], "answers": {}, "totals": []}
+    return {"version": None, "identity": None, "pid": None, "machines": [], "builds": [], "answers": {}, "totals": []}
 
 
 def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle: Mapping[str, int]) -> dict[str, Any]:

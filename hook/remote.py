@@ -87,7 +87,7 @@ class Remote:
         self.stream = self._connection.stream
 
     def attach(self, log: Log, hangup_fd: int | None) -> None:
-        """From now on pass on to `log` what the other end says, and stop waiting when `hangup_fd` becomes readable."""
+        """From now on pass on to `log` what the other end says, and stop waiting when `hangup_fd` hangs up."""
         self._log = log
         self.stream.hangup_fd = hangup_fd
         self.builds += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hook.caller import Caller
 from hook.config import Config, find_config, read_small
 from hook.disabled import Disabled
-from hook.errors import StockOnly
+from hook.errors import AloneOnly
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.notices import Notices
@@ -56,7 +56,7 @@ class Services:
     def stock_settings(self) -> Settings:
         """The settings for the stock hook: without lines that it cannot take, and without machines that are disabled.
 
-        One bad line makes it refuse all of them.
+        One bad line makes it refuse all of them.  The same object as `settings` if there is nothing to leave out.
         """
         disabled = Disabled(self.private_dir)
         good = [machine for machine in self.machines if disabled.since(machine) is None]
@@ -72,16 +72,16 @@ class Services:
 def open_services(settings: Settings, caller: Caller, databases: Databases, log: Log) -> Services:
     """Open everything the settings name; warns once per Nix command about lines of `builders` it cannot use.
 
-    StockOnly if it is not for this process to open.
+    AloneOnly, or StockOnly, if it is not for this process to open.
     """
     config, complaints = find_config(caller.environ)
-    if not config.broker and caller.take_back is not None:
-        raise StockOnly("there is to be no broker")
+    if not config.broker and caller.root is not None:
+        raise AloneOnly("there is to be no broker")
     host = host_of(settings)
     store = LocalStore.open(settings, caller.environ, databases, caller.pause)
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
-            raise StockOnly(f"'{directory}' is another directory for the broker than for Nix")
+            raise AloneOnly(f"'{directory}' is another directory for the broker than for Nix")
     private_dir, reason = _private_directory(os.path.join(store.state_dir, "nix-ferry"))
     if reason:
         complaints.append(reason)

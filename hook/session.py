@@ -14,11 +14,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.caller import Caller
+from hook.caller import Caller, Word
 from hook.dispatch import REMINDER_S, Dispatcher
 from hook.errors import (
     EXIT_FAILED,
     EXIT_OK,
+    AloneOnly,
     BuildFailed,
     Cancelled,
     FerryError,
@@ -27,14 +28,13 @@ from hook.errors import (
     StockOnly,
     StoreError,
 )
-from hook.front import Front, Job, format_request, format_settings
+from hook.front import Front, Job
 from hook.hub import Hub
 from hook.ledger import Outcome, Phase
 from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
 from hook.services import open_services
-from hook.settings import Settings
 from hook.trust import with_advice
 
 if TYPE_CHECKING:
@@ -74,14 +74,18 @@ class Session:
         request = self._front.read_request()
         try:
             self._services = open_services(settings, self._caller, self._hub.databases, self._log)
+        except AloneOnly:
+            self._caller.successor = Word.ALONE
+            return EXIT_OK
         except StockOnly as reason:
-            return self._hand_over(settings, request, reason)
+            return self._leave_to_stock(request, reason)
         try:
             with (
                 closing(self._services),
                 closing(Dispatcher(self._hub, self._services, self._log)) as self._dispatcher,
                 closing(self._told),
             ):
+                self._keep_for_stock()
                 while True:
                     accepted = self._answer(request)
                     # Not before: Nix waited for that.
@@ -95,21 +99,23 @@ class Session:
                         return EXIT_OK
                     request = self._front.read_request()
         except StockOnly as reason:
-            return self._hand_over(self._services.stock_settings(), request, reason)
+            self._keep_for_stock()
+            return self._leave_to_stock(request, reason)
         finally:
             # A broker does it later, when nobody waits.
             if not self._hub.lasting:
                 self._hub.ledger.flush(self._services.private_dir)
 
-    def _hand_over(self, settings: Settings, request: Request, reason: StockOnly) -> int:
-        if self._caller.take_back is not None:
-            self._caller.take_back(format_settings(settings) + format_request(request) + self._front.take_rest())
-            return EXIT_OK
-        from hook import stock
+    def _keep_for_stock(self) -> None:
+        """Whatever becomes of us, the stock hook is not to stumble over a line or to use a machine that is disabled."""
+        if (settings := self._services.stock_settings()) is not self._services.settings:
+            self._front.keep_settings(settings)
 
+    def _leave_to_stock(self, request: Request, reason: StockOnly) -> int:
         text = f"handing '{request.drv_path}' to the stock build hook: {reason.one_line}"
         self._log.message(Verbosity.TALKATIVE, text)
-        return stock.hand_over(self._front, settings, request)
+        self._caller.successor = Word.STOCK
+        return EXIT_OK
 
     # Before the answer
 
@@ -130,6 +136,9 @@ class Session:
             except (StockOnly, Cancelled):
                 raise
             except FerryError as error:
+                # Nix can build it here, or else its own hook may be able to do what we are not.
+                if not request.am_willing:
+                    raise
                 self._log.error(f"cannot build '{request.drv_path}' on another machine: {error.one_line}")
                 self._front.decline()
                 return None
@@ -164,6 +173,9 @@ class Session:
 
     def _builder(self, request: Request) -> "Builder":
         # Loaded while ssh authenticates: none of it is needed to choose a machine.
+        from hook.loading import load
+
+        load()
         from hook.build import Builder
 
         store = self._services.store

@@ -51,7 +51,7 @@ class Stream:
 
     `silence_s` bounds every single wait for the peer; None waits as long as the peer lives (a build may be silent
     for hours, and ssh's own keep-alive notices a dead link).  Every wait also ends, with Cancelled, when `hangup_fd`
-    becomes readable.  `watch` is called whenever something comes or is waited for: it says after how
+    hangs up.  `watch` is called whenever something comes or is waited for: it says after how
     many seconds at most it wants to be called again, and ends whatever is going on by raising an error.
     """
 
@@ -174,7 +174,7 @@ class Stream:
         """
         deadline = time.monotonic() + settle_s
         while self._stderr_fd is not None and (left_s := deadline - time.monotonic()) > 0:
-            if not _is_readable(self._stderr_fd, left_s):
+            if not _is_ready(self._stderr_fd, select.POLLIN, left_s):
                 break
             self._collect_stderr()
         self._collect_stderr()
@@ -205,7 +205,7 @@ class Stream:
             self.watch()
         if self.hangup_fd is not None and time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + LOOK_S
-            if _is_readable(self.hangup_fd, 0):
+            if _is_ready(self.hangup_fd, 0, 0):
                 raise Cancelled(GIVEN_UP)
         if self._start == self._end:
             self._start = self._end = 0
@@ -251,7 +251,7 @@ class Stream:
         if self._stderr_fd is not None:
             poll.register(self._stderr_fd, select.POLLIN)
         if self.hangup_fd is not None:
-            poll.register(self.hangup_fd, select.POLLIN)
+            poll.register(self.hangup_fd, 0)
         watch_s = None if self.watch is None else self.watch()
         wait_s = min((limit for limit in (self.silence_s, watch_s) if limit is not None), default=None)
         ready = poll.poll(None if wait_s is None else wait_s * 1000)
@@ -271,7 +271,7 @@ class Stream:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         if self.hangup_fd is not None:
-            poll.register(self.hangup_fd, select.POLLIN)
+            poll.register(self.hangup_fd, 0)
         if self.hangup_fd in [ready for ready, _ in poll.poll()]:
             raise Cancelled(GIVEN_UP)
 
@@ -295,7 +295,8 @@ class Stream:
             left -= len(data)
 
 
-def _is_readable(fd: int, within_s: float) -> bool:
+def _is_ready(fd: int, events: int, within_s: float) -> bool:
+    """Whether one of `events` is there in time, or the other end hangs up."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    poll.register(fd, events)
     return bool(poll.poll(within_s * 1000))

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.fakes.bench import Bench
+from tests.fakes.shims import INSTALLED, REPOSITORY, Bin, FakeBroker, Nix
 from tests.lab import install, roots
 from tests.lab.host import Host
 from tests.lab.lab import Lab
@@ -72,6 +74,35 @@ def brokered(tmp_path: Path) -> Iterator[Bench]:
     """The same, with a broker only."""
     with Bench(tmp_path, broker=True) as bench:
         yield bench
+
+
+@pytest.fixture(scope="session")
+def shims() -> dict[str, Path]:
+    """The shim as it is installed, and one built with sanitizers."""
+    subprocess.run(["make", "-sC", REPOSITORY / "native", "check/nix-ferry-hook"], check=True)
+    return {"installed": INSTALLED / "nix-ferry-hook", "sanitized": REPOSITORY / "native/check/nix-ferry-hook"}
+
+
+@pytest.fixture(params=["installed", "sanitized"])
+def programs(tmp_path: Path, shims: dict[str, Path], request: pytest.FixtureRequest) -> Bin:
+    """A shim with programs beside it."""
+    return Bin(tmp_path, shims[request.param])
+
+
+@pytest.fixture
+def broker(programs: Bin) -> Iterator[FakeBroker]:
+    """The test is the broker."""
+    broker = FakeBroker(programs.directory)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def nix(programs: Bin) -> Iterator[Nix]:
+    """The test is Nix."""
+    nix = Nix(programs)
+    yield nix
+    nix.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import hook
 from hook.cli import asking
 from hook.cli.asking import RunningBroker, broker_directory, overview_of, say_they_work
 from hook.errors import FerryError
+from hook.identity import IDENTITY
 from tests.standing import broker_socket
 
 NOBODY = 65534
@@ -96,18 +96,18 @@ def framed(text: str) -> bytes:
 
 
 def test_an_answer_is_believed(answers: Callable[[bytes | None], str]) -> None:
-    report = {"version": hook.__version__, "builds": []}
+    report = {"identity": IDENTITY, "builds": []}
     assert overview_of(answers(framed(json.dumps(report)))) == report
 
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"\x05\0\0\0[]", framed("[]"), framed("no JSON"), framed('{"version": "99.9"}')],
-    ids=["none", "cut off", "a list", "text", "another version"],
+    [b"", b"\x05\0\0\0[]", framed("[]"), framed("no JSON"), framed('{"identity": "99.9-0"}')],
+    ids=["none", "cut off", "a list", "text", "another build"],
 )
-def test_a_broker_of_another_version_is_recognised(answers: Callable[[bytes | None], str], answer: bytes) -> None:
+def test_a_broker_of_another_build_is_recognised(answers: Callable[[bytes | None], str], answer: bytes) -> None:
     """One that knows no questions hangs up; what it says cannot be told from what it means."""
-    with pytest.raises(FerryError, match="is not of this command's version"):
+    with pytest.raises(FerryError, match="is of another build than this command"):
         overview_of(answers(answer))
 
 
@@ -126,14 +126,14 @@ def test_what_was_found_to_work_is_passed_on(tmp_path: Path, monkeypatch: pytest
     say_they_work(["ssh-ng://b1"], environ)
     (tmp_path / "nix-ferry").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "nix-ferry/broker.sock"))
+        server.bind(str(broker_socket(tmp_path / "nix-ferry")))
         server.listen()
 
         def serve() -> None:
             for _ in range(2):
                 with server.accept()[0] as connection:
                     heard.append(connection.recv(100))
-                    connection.sendall(framed(json.dumps({"version": hook.__version__})) if len(heard) == 1 else b"")
+                    connection.sendall(framed(json.dumps({"identity": IDENTITY})) if len(heard) == 1 else b"")
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -21,10 +21,10 @@ from typing import Self
 
 import pytest
 
-import hook
 from hook import broker as broker_module
 from hook.broker import Broker, check_peer
-from hook.caller import Caller, State
+from hook.caller import Caller, Word
+from hook.identity import IDENTITY
 from tests.leaks import descriptors
 from tests.standing import broker_lock, broker_socket, standing
 
@@ -34,6 +34,10 @@ TIMEOUT_S = 30
 SOON_S = 0.01
 LEAK_BYTES = 512
 """The least that one hook could leave behind: an object and what refers to it."""
+
+READY = b"h\0\0\0\0"
+SERVED = b"k\4\0\0\0keptx\1\0\0\0\7"
+"""What a quick session says."""
 
 REPORT = b"all is well"
 TOLD = b"\x0b\0\0\0all is well"
@@ -59,8 +63,8 @@ class Shim:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def greet(self, version: str = hook.__version__, *environ: str) -> None:
-        words = [version, "3", str(os.getpid()), *environ]
+    def greet(self, identity: str = IDENTITY, *environ: str, form: str = "2") -> None:
+        words = [identity, form, "3", str(os.getpid()), *environ]
         self.send_words("".join(f"{word}\0" for word in words).encode())
 
     def send_words(self, data: bytes) -> None:
@@ -82,10 +86,14 @@ class Shim:
 
     def converse(self, *environ: str) -> bytes:
         """A whole conversation; returns what was said after the first word."""
-        self.greet(hook.__version__, *environ)
-        assert self.socket.recv(1) == b"a"
-        self.hand_over()
+        self.greet(IDENTITY, *environ)
+        self.begin()
         return self.rest()
+
+    def begin(self) -> None:
+        """Hear that we are served, and hand everything over."""
+        assert self.socket.recv(100) == READY
+        self.hand_over()
 
 
 class Running:
@@ -153,8 +161,8 @@ class Gate:
 
 
 def quick(caller: Caller) -> int:
-    """A session that asks and answers."""
-    caller.enter(State.QUESTION)
+    """A session that says something of every kind of length."""
+    caller.tell(Word.KEEP, b"kept")
     return int(caller.environ.get("STATUS", "7"))
 
 
@@ -188,29 +196,36 @@ def test_a_hook_is_served_with_what_it_brought(started: Callable[..., Running]) 
     callers = []
 
     def serve(caller: Caller) -> int:
-        for fd in (caller.input_fd, caller.output_fd, caller.build_log_fd):
+        assert caller.input_fd == caller.hangup_fd
+        assert caller.rest_fd is not None
+        for fd in (caller.rest_fd, caller.output_fd, caller.build_log_fd):
             assert os.readlink(f"/proc/self/fd/{fd}") == os.devnull
             assert not os.get_inheritable(fd)
         callers.append(caller)
         return quick(caller)
 
     with started(serve).shim() as shim:
-        assert shim.converse("A=1=2", "EMPTY=", "STATUS=200") == b"qx\xc8"
+        assert shim.converse("A=1=2", "EMPTY=", "STATUS=200") == b"k\4\0\0\0keptx\1\0\0\0\xc8"
     (caller,) = callers
     assert (caller.verbosity, caller.parent_pid, caller.root) == (3, os.getpid(), f"/proc/{os.getpid()}/root")
     assert caller.environ == {"A": "1=2", "EMPTY": "", "STATUS": "200"}
 
 
-def test_a_conversation_can_be_given_back(started: Callable[..., Running]) -> None:
-    """Length and bytes, as the shim reads them."""
+@pytest.mark.parametrize("successor", [Word.ALONE, Word.STOCK])
+def test_a_conversation_can_be_left_to_somebody_else(started: Callable[..., Running], successor: Word) -> None:
+    """In the place of a status, when Nix's pipes are closed here."""
+    open_fds = []
 
     def serve(caller: Caller) -> int:
-        assert caller.take_back is not None
-        caller.take_back(b"settings")
+        open_fds.extend([caller.output_fd, caller.build_log_fd])
+        caller.successor = successor
         return 0
 
     with started(serve).shim() as shim:
-        assert shim.converse() == b"s\x08\0\0\0settingsx\0"
+        assert shim.converse() == successor.value + bytes(4)
+        for fd in open_fds:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
 
 
 def test_hooks_do_not_wait_for_each_other(started: Callable[..., Running]) -> None:
@@ -218,13 +233,13 @@ def test_hooks_do_not_wait_for_each_other(started: Callable[..., Running]) -> No
     gate = Gate()
     running = started(lambda caller: gate.serve(caller) if "SLOW" in caller.environ else quick(caller))
     with running.shim() as slow:
-        slow.greet(hook.__version__, "SLOW=1")
+        slow.greet(IDENTITY, "SLOW=1")
         slow.hand_over()
         assert gate.entered.acquire(timeout=TIMEOUT_S)
         with running.shim() as shim:
-            assert shim.converse() == b"qx\x07"
+            assert shim.converse() == SERVED
         gate.open.set()
-        assert slow.rest() == b"ax\x05"
+        assert slow.rest() == READY + b"x\1\0\0\0\x05"
 
 
 def test_a_hook_that_is_gone_is_seen_by_its_session(started: Callable[..., Running]) -> None:
@@ -240,7 +255,7 @@ def test_a_hook_that_is_gone_is_seen_by_its_session(started: Callable[..., Runni
 
     with started(serve).shim() as shim:
         shim.greet()
-        assert shim.socket.recv(1) == b"a"
+        assert shim.socket.recv(100) == READY
         shim.hand_over()
     assert gone.wait(TIMEOUT_S)
 
@@ -248,16 +263,16 @@ def test_a_hook_that_is_gone_is_seen_by_its_session(started: Callable[..., Runni
 def test_a_session_that_fails_is_logged_and_says_no_status(
     started: Callable[..., Running], logged: "queue.Queue[str]"
 ) -> None:
-    """Without one the shim gives Nix the answer that it waits for."""
+    """Without one the shim has the stock hook give Nix its answer."""
     before = descriptors()
 
     def serve(caller: Caller) -> int:
-        caller.enter(State.QUESTION)
+        caller.tell(Word.KEEP, b"")
         raise ZeroDivisionError("surprise")
 
     running = started(serve)
     with running.shim() as shim:
-        assert shim.converse() == b"q"
+        assert shim.converse() == b"k\0\0\0\0"
     assert "ZeroDivisionError: surprise" in logged.get(timeout=TIMEOUT_S)
     running.close()
     assert descriptors().items() <= before.items()
@@ -292,7 +307,7 @@ def test_being_asked_is_no_work(started: Callable[..., Running]) -> None:
     """Somebody who watches must not keep alive what there is to watch."""
     running = started(idle_exit_s=3600.0)
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
     used = running.broker.last_used
     with ask(running, b"status") as asking:
         assert asking.rest() == TOLD
@@ -313,13 +328,13 @@ def test_a_broker_that_is_asked_to_leave_serves_its_hooks_first(
             assert asking.socket.recv(len(TOLD)) == TOLD
             assert logged.get(timeout=TIMEOUT_S) == "making room: we were asked to"
             with started().shim() as other:
-                assert other.converse() == b"qx\x07"
+                assert other.converse() == SERVED
             asking.socket.setblocking(False)
             with pytest.raises(BlockingIOError):
                 asking.socket.recv(1)
             asking.socket.settimeout(TIMEOUT_S)
             gate.open.set()
-            assert shim.rest() == b"ax\x05"
+            assert shim.rest() == READY + b"x\1\0\0\0\x05"
             running.join()
             running.broker.close()
             assert asking.rest() == b""
@@ -378,10 +393,11 @@ GREETINGS = {
     "short header": b"nixferry\x05",
     "wrong magic": b"nixfairy" + bytes(4),
     "huge": b"nixferry\xff\xff\xff\xff",
-    "short": b"nixferry\x50\0\0\0" + b"0.1\0003\0001\0",
+    "short": b"nixferry\x50\0\0\0" + b"\0002\0003\0001\0",
     "no words": b"nixferry\0\0\0\0",
-    "two words": b"nixferry\x06\0\0\0" + b"0.1\0003",
-    "no number": b"nixferry\x08\0\0\0" + b"0.1\0003\0x\0",
+    "two words": b"nixferry\x05\0\0\0" + b"\0002\0003",
+    "no number": b"nixferry\x07\0\0\0" + b"\0002\0003\0x\0",
+    "another format": b"nixferry\x07\0\0\0" + b"\0003\0003\0001\0",
 }
 
 
@@ -398,7 +414,7 @@ def test_a_malformed_greeting_is_logged_and_hurts_nobody(
         assert shim.rest() == b""
     assert "a hook was not served: " in logged.get(timeout=TIMEOUT_S)
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
     running.close()
     assert descriptors().items() <= before.items()
 
@@ -412,12 +428,12 @@ def test_a_wrong_number_of_descriptors_leaks_none(
     running = started()
     with running.shim() as shim:
         shim.greet()
-        assert shim.socket.recv(1) == b"a"
+        assert shim.socket.recv(100) == READY
         shim.hand_over(count)
         assert shim.rest() == b""
     assert "descriptors" in logged.get(timeout=TIMEOUT_S)
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
     running.close()
     assert descriptors().items() <= before.items()
 
@@ -441,7 +457,7 @@ def test_who_stands_elsewhere_is_not_served(
     subprocess.run(command, check=True)
     assert "it stands elsewhere" in logged.get(timeout=TIMEOUT_S)
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 # What is survived
@@ -464,7 +480,7 @@ def test_without_descriptors_hooks_wait_for_one(started: Callable[..., Running],
         connection.settimeout(TIMEOUT_S)
         shim = Shim.__new__(Shim)
         shim.socket = connection
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 def test_without_a_thread_a_hook_is_turned_away(
@@ -484,7 +500,7 @@ def test_without_a_thread_a_hook_is_turned_away(
             assert shim.rest() == b""
     assert "can't start new thread" in logged.get(timeout=TIMEOUT_S)
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 def test_what_fails_while_tidying_up_is_logged(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
@@ -499,7 +515,7 @@ def test_what_fails_while_tidying_up_is_logged(started: Callable[..., Running], 
     assert "disk full" in logged.get(timeout=TIMEOUT_S)
     running.tidy = lambda: None
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 def test_many_hooks_leave_nothing_behind(started: Callable[..., Running]) -> None:
@@ -511,7 +527,7 @@ def test_many_hooks_leave_nothing_behind(started: Callable[..., Running]) -> Non
     for _ in range(4):
         for _ in range(500):
             with running.shim() as shim:
-                assert shim.converse() == b"qx\x07"
+                assert shim.converse() == SERVED
         # A session has a little left to do after its last word.
         for thread in set(threading.enumerate()) - threads:
             thread.join(TIMEOUT_S)
@@ -533,7 +549,7 @@ def test_there_is_one_broker(started: Callable[..., Running], tmp_path: Path) ->
     running = started()
     assert not Broker(str(tmp_path), standing(), quick, lambda: None, lambda: REPORT).listen()
     with running.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
     running.close()
     assert descriptors().items() <= before.items()
 
@@ -543,7 +559,7 @@ def test_the_socket_of_a_killed_broker_is_replaced(started: Callable[..., Runnin
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(broker_socket(tmp_path)))
     with started().shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 @pytest.fixture
@@ -569,7 +585,15 @@ def test_a_broker_that_does_not_leave_is_not_waited_for_longer(
     assert not Broker(str(tmp_path), standing(), quick, lambda: None, lambda: REPORT).listen()
 
 
-def test_a_hook_of_another_version_gets_room_for_its_broker(
+def test_a_hook_that_does_not_know_what_is_installed_is_served(started: Callable[..., Running]) -> None:
+    """Nothing is, any more; what runs is all that is left of it."""
+    with started().shim() as shim:
+        shim.greet("")
+        shim.begin()
+        assert shim.rest() == SERVED
+
+
+def test_a_hook_of_another_build_gets_room_for_its_broker(
     started: Callable[..., Running], logged: "queue.Queue[str]"
 ) -> None:
     """The session under way goes on to its end; who comes now finds a broker of their own."""
@@ -580,17 +604,17 @@ def test_a_hook_of_another_version_gets_room_for_its_broker(
         shim.hand_over()
         assert gate.entered.acquire(timeout=TIMEOUT_S)
         with running.shim() as other:
-            other.greet("99.9")
+            other.greet("99.9-5f", form="1000")
             assert other.rest() == b""
-        assert logged.get(timeout=TIMEOUT_S) == "making room for version 99.9"
+        assert logged.get(timeout=TIMEOUT_S) == "making room for build '99.9-5f'"
         successor = started()
         with successor.shim() as other:
-            assert other.converse() == b"qx\x07"
+            assert other.converse() == SERVED
         gate.open.set()
-        assert shim.rest() == b"ax\x05"
+        assert shim.rest() == READY + b"x\1\0\0\0\x05"
     running.join()
     with successor.shim() as other:
-        assert other.converse() == b"qx\x07"
+        assert other.converse() == SERVED
 
 
 def test_who_has_connected_before_a_retirement_is_served(tmp_path: Path) -> None:
@@ -601,7 +625,7 @@ def test_who_has_connected_before_a_retirement_is_served(tmp_path: Path) -> None
     running.start()
     for shim in shims:
         with shim:
-            assert shim.converse() == b"qx\x07"
+            assert shim.converse() == SERVED
     running.join()
     with pytest.raises(FileNotFoundError):
         running.shim()
@@ -612,7 +636,7 @@ def test_a_broker_without_work_ends(started: Callable[..., Running], tmp_path: P
     started(idle_exit_s=0).join()
     assert not broker_socket(tmp_path).exists()
     with started().shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 def test_a_broker_with_a_long_build_stays(started: Callable[..., Running]) -> None:
@@ -627,9 +651,9 @@ def test_a_broker_with_a_long_build_stays(started: Callable[..., Running]) -> No
         running.wait_for_ticks()
         with running.shim() as other:
             other.greet()
-            assert other.socket.recv(1) == b"a"
+            assert other.socket.recv(100) == READY
         gate.open.set()
-        assert shim.rest() == b"ax\x05"
+        assert shim.rest() == READY + b"x\1\0\0\0\x05"
     running.join()
 
 
@@ -638,7 +662,7 @@ def test_a_broker_keeps_house_under_load(started: Callable[..., Running]) -> Non
     running = started()
     while not running.ticks.acquire(blocking=False):
         with running.shim() as shim:
-            assert shim.converse() == b"qx\x07"
+            assert shim.converse() == SERVED
 
 
 def test_a_broker_that_nobody_can_find_ends(started: Callable[..., Running], tmp_path: Path) -> None:
@@ -656,7 +680,7 @@ def test_a_broker_leaves_the_socket_of_another_one_alone(started: Callable[..., 
     successor = started()
     running.join()
     with successor.shim() as shim:
-        assert shim.converse() == b"qx\x07"
+        assert shim.converse() == SERVED
 
 
 # The executable
@@ -689,7 +713,7 @@ def test_the_executable_says_when_somebody_listens(
     assert os.read(ready, 2) == b"1"
     with Shim(tmp_path) as shim:
         shim.greet()
-        assert shim.socket.recv(1) == b"a"
+        assert shim.socket.recv(100) == READY
     second, ready = execute()
     assert os.read(ready, 2) == b"1"
     assert second.wait(TIMEOUT_S) == 0
@@ -804,7 +828,7 @@ def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
             assert process.poll() is None
         with Shim(tmp_path) as shim:
             shim.greet()
-            assert shim.socket.recv(1) == b"a"
+            assert shim.socket.recv(100) == READY
         process.kill()
 
 

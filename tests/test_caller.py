@@ -3,6 +3,7 @@
 import fcntl
 import os
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hook import caller as caller_module
-from hook.caller import Caller, State
+from hook.caller import Caller
 from hook.errors import Cancelled
 
 LOG = b"last words\n"
@@ -51,9 +52,12 @@ def test_a_reader_that_never_comes_is_not_waited_for(
 
 
 def test_a_caller_that_goes_away_ends_the_wait(log_pipe: tuple[int, int]) -> None:
-    """Its hangup descriptor tells; here it is readable from the start."""
+    """Its hangup descriptor tells; here it has hung up from the start."""
+    hangup, end = os.pipe()
+    os.close(end)
     with pytest.raises(Cancelled):
-        caller(log_pipe, hangup_fd=log_pipe[0]).settle_log()
+        caller(log_pipe, hangup_fd=hangup).settle_log()
+    os.close(hangup)
 
 
 def test_a_log_that_goes_to_no_pipe_is_settled() -> None:
@@ -66,13 +70,13 @@ def test_a_log_that_goes_to_no_pipe_is_settled() -> None:
 
 
 class Hook:
-    """A caller whose standard input and life the test holds; `told` is what its shim was told."""
+    """A caller whose standard input and life the test holds."""
 
     def __init__(self) -> None:
         self.input, self._input_end = os.pipe()
+        self.rest, self._rest_end = os.pipe()
         self.hangup, self._hangup_end = os.pipe()
-        self.told: list[State] = []
-        self.caller = Caller(self.input, -1, -1, "3", {}, os.getpid(), self.hangup, tell=self.told.append)
+        self.caller = Caller(self.input, -1, -1, "3", {}, os.getpid(), self.hangup, self.rest)
 
     def ask(self) -> None:
         os.write(self._input_end, b"try")
@@ -81,12 +85,20 @@ class Hook:
         os.close(self._input_end)
         self._input_end = -1
 
+    def send_rest(self, data: bytes) -> None:
+        os.write(self._rest_end, data)
+
+    def end_rest(self) -> None:
+        os.close(self._rest_end)
+        self._rest_end = -1
+
     def die(self) -> None:
         os.close(self._hangup_end)
         self._hangup_end = -1
 
     def close(self) -> None:
-        for fd in (self.input, self._input_end, self.hangup, self._hangup_end):
+        ends = self._input_end, self._rest_end, self._hangup_end
+        for fd in (self.input, self.rest, self.hangup, *ends):
             if fd >= 0:
                 os.close(fd)
 
@@ -98,29 +110,15 @@ def hook() -> Iterator[Hook]:
     hook.close()
 
 
-@pytest.mark.parametrize("event", ["ask", "end_input"])
-def test_a_question_is_noted_before_it_is_read(hook: Hook, event: str) -> None:
-    """Should we be killed in between, the shim knows that Nix waits for an answer."""
-    getattr(hook, event)()
-    hook.caller.wait_for_input()
-    assert hook.told == [State.QUESTION]
-    hook.caller.wait_for_input()
-    assert hook.told == [State.QUESTION]
-
-
-def test_during_a_build_input_is_no_question(hook: Hook) -> None:
-    """It is the list of inputs, and Nix is not waiting for an answer."""
-    hook.caller.enter(State.BUILDING)
+def test_what_was_passed_on_comes_before_what_nix_still_says(hook: Hook) -> None:
+    """The job may be in its pipe before the question was read."""
+    hook.send_rest(b"inputs")
     hook.ask()
-    hook.caller.wait_for_input()
-    assert hook.told == [State.BUILDING]
-
-
-def test_only_changes_are_told(hook: Hook) -> None:
-    """Each one is a system call here and a process woken there."""
-    for state in (State.ANSWERED, State.QUESTION, State.QUESTION, State.ANSWERED):
-        hook.caller.enter(state)
-    assert hook.told == [State.QUESTION, State.ANSWERED]
+    assert hook.caller.read(100) == b"try"
+    hook.end_input()
+    assert hook.caller.read(100) == b"inputs"
+    hook.end_rest()
+    assert hook.caller.read(100) == b""
 
 
 def test_a_dead_hook_asks_nothing(hook: Hook) -> None:
@@ -128,14 +126,25 @@ def test_a_dead_hook_asks_nothing(hook: Hook) -> None:
     hook.ask()
     hook.die()
     with pytest.raises(Cancelled):
-        hook.caller.wait_for_input()
-    assert hook.told == []
+        hook.caller.read(100)
+
+
+def test_a_hook_whose_connection_is_half_closed_is_not_dead() -> None:
+    """The shim has passed on everything and waits for the status."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        caller = Caller(ours.fileno(), -1, -1, "3", {}, os.getpid(), ours.fileno())
+        theirs.sendall(b"try")
+        theirs.shutdown(socket.SHUT_WR)
+        assert (caller.read(100), caller.read(100)) == (b"try", b"")
+        caller.pause(0.001)
+        theirs.close()
+        with pytest.raises(Cancelled):
+            caller.pause(1000)
 
 
 def test_a_pause_ends_by_itself_or_with_the_hook(hook: Hook) -> None:
-    """Also in the hook's own process, which has nobody to watch."""
     hook.caller.pause(0.001)
-    Caller.of_this_process("3").pause(0.001)
     hook.die()
     with pytest.raises(Cancelled):
         hook.caller.pause(1000)
@@ -174,4 +183,4 @@ def test_the_hook_may_live_in_another_file_system(hook: Hook, tmp_path: Path, in
 
 def test_a_hook_without_a_broker_sees_what_it_sees(tmp_path: Path) -> None:
     """There is nothing to compare."""
-    assert Caller.of_this_process("3").sees(str(tmp_path))
+    assert Caller(-1, -1, -1, "3", {}, os.getpid()).sees(str(tmp_path))

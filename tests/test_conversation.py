@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a session ends in a line for the user, and in an answer if Nix waits for one."""
+"""Whatever goes wrong in a session ends in a line for the user, and before an accept with the stock hook."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from hook import conversation, journal
-from hook.caller import Caller, State
+from hook.caller import Caller, Word
 from hook.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
 from hook.hub import new_hub
@@ -48,15 +48,15 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, state: State) -> None:
-    """Make every session end in `error`, while Nix waits for what `state` says."""
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, *, accepted: bool) -> None:
+    """Make every session end in `error`, before or after it has accepted a build."""
 
     class Failing:
         def __init__(self, caller: Caller, hub: object) -> None:
             self._caller = caller
 
         def run(self) -> int:
-            self._caller.enter(state)
+            self._caller.accepted = accepted
             raise error
 
     monkeypatch.setattr(conversation, "Session", Failing)
@@ -66,16 +66,30 @@ ERRORS = [RequestError("cut off"), FerryError("no"), ConfigurationError("bad lin
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
-def test_an_error_is_one_line_and_an_answer_if_one_is_due(
-    nix: Nix, monkeypatch: pytest.MonkeyPatch, logged: list[str], error: Exception, state: State
+def test_an_error_before_the_accept_leaves_the_answer_to_the_stock_hook(
+    nix: Nix, monkeypatch: pytest.MonkeyPatch, logged: list[str], error: Exception
 ) -> None:
-    """A line that Nix does not wait for would be taken for the answer to its next question."""
-    fail_with(monkeypatch, error, state)
-    assert serve(nix.caller, new_hub(lasting=True)) == 1
-    line, *answers = nix.heard()
+    """One line says why; the answer is not ours to give any more."""
+    fail_with(monkeypatch, error, accepted=False)
+    serve(nix.caller, new_hub(lasting=True))
+    (line,) = nix.heard()
+    assert "warning:" in line
     assert str(error) in line
-    assert answers == (["# decline-permanently"] if state is State.QUESTION else [])
+    assert line.endswith('; the stock build hook answers instead"}')
+    assert nix.caller.successor is Word.STOCK
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_after_the_accept_is_one_line(
+    nix: Nix, monkeypatch: pytest.MonkeyPatch, logged: list[str], error: Exception
+) -> None:
+    """Nobody else can build it now."""
+    fail_with(monkeypatch, error, accepted=True)
+    assert serve(nix.caller, new_hub(lasting=True)) == 1
+    (line,) = nix.heard()
+    assert "error:" in line
+    assert str(error) in line
+    assert nix.caller.successor is None
 
 
 @pytest.mark.parametrize("lasting", [True, False])
@@ -83,7 +97,7 @@ def test_only_the_brokers_log_has_the_stack_trace(
     nix: Nix, monkeypatch: pytest.MonkeyPatch, logged: list[str], lasting: bool
 ) -> None:
     """Standard error of a lone hook belongs to Nix."""
-    fail_with(monkeypatch, ZeroDivisionError("surprise"), State.BUILDING)
+    fail_with(monkeypatch, ZeroDivisionError("surprise"), accepted=True)
     serve(nix.caller, new_hub(lasting=lasting))
     assert "internal error in nix-ferry: ZeroDivisionError: surprise (test_conversation.py:" in nix.heard()[0]
     assert ["Traceback" in text for text in logged] == [True] * lasting
@@ -94,9 +108,10 @@ def test_when_nix_is_gone_nobody_is_told(
     nix: Nix, monkeypatch: pytest.MonkeyPatch, logged: list[str], error: Exception
 ) -> None:
     """Neither Nix nor the log: it happens all the time."""
-    fail_with(monkeypatch, error, State.QUESTION)
+    fail_with(monkeypatch, error, accepted=False)
     assert serve(nix.caller, new_hub(lasting=True)) == 1
     assert nix.heard() == []
+    assert nix.caller.successor is None
     assert logged == []
 
 

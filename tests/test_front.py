@@ -4,15 +4,17 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hook.caller import Caller
+from hook.caller import Caller, Word
 from hook.errors import RequestError
-from hook.front import Front, Preamble, format_request, format_settings
+from hook.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
 from hook.schedule import Request
 from hook.settings import Settings
+from tests.fakes.shim import writes_to
 
 VECTORS = Path(__file__).parent / "vectors" / "hook"
 RELEASES = ["2.8", "2.26", "2.34", "2.35"]
@@ -32,7 +34,7 @@ def front_on(data: bytes) -> Iterator[tuple[Front, int]]:
     writer = threading.Thread(target=send)
     writer.start()
     try:
-        yield Front(Caller(in_read, out_write, -1, "3", {}, os.getpid())), out_read
+        yield Front(Caller(in_read, -1, -1, "3", {}, os.getpid(), tell=writes_to(out_write))), out_read
     finally:
         for fd in (in_read, out_read, out_write):
             os.close(fd)
@@ -87,9 +89,34 @@ def test_what_is_handed_to_the_stock_hook_is_what_nix_sent(release: str) -> None
     data = (VECTORS / f"{release}-ok.stdin").read_bytes()
     with front_on(data) as (front, _):
         settings = front.read_settings()
-        encoded = format_settings(settings) + format_request(front.read_request())
-        assert data.startswith(encoded)
-        assert encoded + front.take_rest() == data
+        assert data.startswith(format_settings(settings) + format_request(front.read_request()))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_shim_is_told_what_it_need_not_keep(known: bool) -> None:
+    """The settings stay, as they are to be for the stock hook; of requests only the one without an answer does."""
+    settings, request = Settings({"a": "1"}), Request("s", "/nix/store/x.drv", frozenset({"kvm"}), am_willing=True)
+    other = replace(request, drv_path="/nix/store/longer.drv")
+    parts = format_settings(settings), format_request(request), format_request(other)
+    last = Preamble()
+    if known:
+        last.keep(settings)
+    told: list[tuple[Word, bytes]] = []
+    with front_on(b"".join(parts)) as (front, _):
+        front.caller.tell = lambda word, data: told.append((word, data))
+        front.read_settings(last)
+        front.read_request()
+        front.decline()
+        front.keep_settings(settings.replace(b="2"))
+        front.read_request()
+        front.postpone()
+    sizes = [len(part) for part in parts]
+    kept = format_settings(Settings({"a": "1", "b": "2"}))
+    assert told == [
+        (Word.REPLY, PLACE.pack(sizes[0], sizes[1]) + b"# decline\n"),
+        (Word.KEEP, LENGTH.pack(sizes[0]) + kept),
+        (Word.REPLY, PLACE.pack(len(kept), sizes[2]) + b"# postpone\n"),
+    ]
 
 
 def test_every_truncation_is_an_error_and_never_a_request() -> None:

@@ -11,6 +11,7 @@ from hook.cli.check import Level
 from hook.cli.hostchecks import check_broker, check_files, check_machines, unreachable_daemon
 from hook.schedule import Host
 from hook.settings import Settings
+from tests.standing import broker_socket
 
 NOBODY = 65534
 
@@ -36,7 +37,7 @@ def test_what_starts_a_broker_is_told(state: Path) -> None:
 def test_a_broker_that_was_killed_is_no_harm(state: Path) -> None:
     (state / "nix-ferry").mkdir(0o700)
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(state / "nix-ferry/broker.sock"))
+        left.bind(str(broker_socket(state / "nix-ferry")))
     found = check_broker(hook_is_ours=True)
     assert (found.level, found.fix) == (Level.NOTE, "nothing to do: the next one replaces it")
 

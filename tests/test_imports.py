@@ -24,7 +24,7 @@ LAYERS = [
     {"cli"},
     {"broker", "conversation", "overview"},
     {"session"},
-    {"build", "dispatch", "stock"},
+    {"build", "dispatch"},
     {"inputs", "outputs", "connections"},
     {"transfer", "hub"},
     {"pool"},
@@ -36,7 +36,7 @@ LAYERS = [
     {"sharing"},
     {"cipher"},
     {"transport", "notices"},
-    {"front", "stream", "slotqueue"},
+    {"front", "serving", "stream", "slotqueue"},
     {"program"},
     {"log", "caller", "journal", "places", "record", "ledger"},
     {"slots", "schedule", "health", "known", "limits", "uploads", "disabled", "hostkey", "sshfiles"},
@@ -45,7 +45,7 @@ LAYERS = [
     {"protocol", "closure"},
     {"store"},
     {"nar", "settings", "config", "release", "scratch", "standing"},
-    {"errors", "trouble", "recent", "_native"},
+    {"errors", "identity", "loading", "trouble", "recent", "_native"},
 ]
 """From top to bottom; a module imports from its own layer or from those below."""
 

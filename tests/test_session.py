@@ -292,9 +292,10 @@ def test_a_bad_line_of_builders_costs_one_warning(bench: Bench) -> None:
     assert "many" in outcome.messages
 
 
+@pytest.mark.parametrize("willing", [True, False], ids=["here", "elsewhere"])
 @pytest.mark.parametrize("missing", ["file", "row", "sense"])
-def test_a_derivation_that_cannot_be_read_is_declined(bench: Bench, missing: str) -> None:
-    """Nix can still build it here; nothing was sent anywhere."""
+def test_a_derivation_that_cannot_be_read_is_declined(bench: Bench, missing: str, willing: bool) -> None:
+    """Nix can still build it here, or else its own hook may understand more; nothing was sent anywhere."""
     real = bench.store.real / Path(bench.store.drv_path).name
     drv_path = bench.store.drv_path
     if missing == "file":
@@ -304,8 +305,8 @@ def test_a_derivation_that_cannot_be_read_is_declined(bench: Bench, missing: str
     else:
         real.chmod(0o644)
         real.write_text("Derive(")
-    outcome = bench.hook(bench.preamble([bench.machine("ok")]) + bench.request(drv_path))
-    assert outcome.answers == ["# decline"]
+    outcome = bench.hook(bench.preamble([bench.machine("ok")]) + bench.request(drv_path, am_willing=willing))
+    assert outcome.answers == ["# decline"] if willing else outcome.by_stock
     assert drv_path in outcome.messages
 
 
@@ -314,7 +315,8 @@ def test_every_truncation_is_answered(bench: Bench) -> None:
     data = bench.preamble([bench.machine("ok")]) + bench.request()
     for cut in (1, 8, 20, len(data) // 2, len(data) - 1):
         outcome = bench.hook(data[:cut])
-        assert outcome.answers == ["# decline-permanently"]
+        assert outcome.by_stock
+        assert bench.stock.given == data[:cut]
         assert "cannot understand Nix: the request ends in the middle" in outcome.messages
 
 
@@ -333,11 +335,11 @@ def test_an_empty_standard_input_is_no_error(bench: Bench) -> None:
 
 
 def test_an_unknown_request_is_answered(bench: Bench) -> None:
-    """A newer Nix may ask something else: decline for good, and say so."""
+    """A newer Nix may ask something else, which its own hook understands."""
     w = Writer()
     w.string("juggle")
     outcome = bench.hook(bench.preamble([]) + w.take())
-    assert outcome.answers == ["# decline-permanently"]
+    assert outcome.by_stock
     assert "unknown request 'juggle'" in outcome.messages
 
 
@@ -358,50 +360,34 @@ def test_an_unreadable_machines_file_is_named(bench: Bench, tmp_path: Path) -> N
 # The stock hook
 
 
-@pytest.fixture
-def stock(bench: Bench, tmp_path: Path) -> Path:
-    """A `nix` in PATH that keeps what it was given, which slots were taken then, and answers for good."""
-    program = tmp_path / "bin/nix"
-    program.parent.mkdir()
-    program.write_text(
-        f"#!/bin/sh\necho \"$0 $*\" > {tmp_path}/argv\necho '# decline-permanently' >&2\n"
-        f'for slot in {bench.store.state}/current-load/*-[0-9]; do flock -n "$slot" true || echo "$slot"; done'
-        f" > {tmp_path}/busy\ncat > {tmp_path}/given\nexit 7\n"
-    )
-    program.chmod(0o755)
-    return program.parent
-
-
-def test_what_is_not_handled_reaches_the_stock_hook_whole(bench: Bench, stock: Path, tmp_path: Path) -> None:
+def test_what_is_not_handled_reaches_the_stock_hook_whole(bench: Bench) -> None:
     """Same settings, same request, same verbosity; its answers and its status are the ones Nix sees."""
     data = bench.preamble([bench.machine("ok", scheme="mounted-ssh-ng")]) + bench.request()
-    outcome = bench.hook(data + b"what follows", PATH=f"{stock}:{os.environ['PATH']}")
-    assert outcome.status == 7
-    assert outcome.answers == ["# decline-permanently"]
+    outcome = bench.hook(data + b"what follows")
+    assert outcome.by_stock
     assert "handing" in outcome.messages
-    assert (tmp_path / "given").read_bytes() == data + b"what follows"
-    assert (tmp_path / "argv").read_text().split()[-1] == "4"
+    assert bench.stock.given == data + b"what follows"
+    assert bench.stock.arguments == ["4"]
 
 
-def test_a_schema_that_is_not_known_is_left_to_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
+def test_a_schema_that_is_not_known_is_left_to_the_stock_hook(bench: Bench) -> None:
     """Found while the machine is connected; its slot must be free again for the stock hook."""
     (bench.store.state / "db/schema").write_text("11")
     data = bench.preamble([bench.machine("ok")]) + bench.request()
-    outcome = bench.hook(data, PATH=f"{stock}:{os.environ['PATH']}")
-    assert outcome.status == 7
+    outcome = bench.hook(data)
+    assert outcome.by_stock
     assert "the store's schema is '11'" in outcome.messages
-    assert (tmp_path / "given").read_bytes() == data
-    assert (tmp_path / "busy").read_text() == ""
+    assert bench.stock.given == data
+    assert bench.stock.busy == ""
 
 
-def test_bad_lines_are_kept_from_the_stock_hook(bench: Bench, stock: Path, tmp_path: Path) -> None:
+def test_bad_lines_are_kept_from_the_stock_hook(bench: Bench) -> None:
     """One of them would make it abort the user's command."""
     good = bench.machine("ok", scheme="mounted-ssh-ng")
     data = bench.preamble(["ssh://b1 x86_64-linux - many", good]) + bench.request()
-    bench.hook(data, PATH=f"{stock}:{os.environ['PATH']}")
-    given = (tmp_path / "given").read_bytes()
-    assert b"many" not in given
-    assert good.split()[0].encode() in given
+    assert bench.hook(data).by_stock
+    assert b"many" not in bench.stock.given
+    assert good.split()[0].encode() in bench.stock.given
 
 
 def test_without_a_stock_hook_the_answer_is_a_decline(bench: Bench, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hook.conversation import serve
 from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
 from tests.fakes.bench import Bench, Outcome
+from tests.fakes.shim import writes_to
 
 SHORT_S = 0.3
 QUIET_S = 2.0
@@ -74,7 +75,9 @@ def converse(bench: Bench, *machines: str, given_up: Callable[[], None] = lambda
         to_us.write(data)
         to_us.seek(0)
         null = files.enter_context(open(os.devnull, "wb"))
-        caller = Caller(to_us.fileno(), from_us.fileno(), null.fileno(), "4", bench.environ() | environ, os.getppid())
+        fds = to_us.fileno(), from_us.fileno(), null.fileno()
+        tell = writes_to(from_us.fileno())
+        caller = Caller(*fds, "4", bench.environ() | environ, os.getppid(), tell=tell)
         status = serve(caller, replace(new_hub(lasting=False), health=Watched(given_up)))
         from_us.seek(0)
         return Outcome(status, from_us.read().decode().splitlines())

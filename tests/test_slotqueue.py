@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 
@@ -22,7 +21,7 @@ class Client:
 
     def __init__(self) -> None:
         self.hangup, self.end = os.pipe()
-        self.caller = replace(Caller.of_this_process("3"), hangup_fd=self.hangup)
+        self.caller = Caller(-1, -1, -1, "3", {}, os.getpid(), self.hangup)
 
     def hang_up(self) -> None:
         if self.end >= 0:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from typing import Any, Self
 
-import hook
-from hook.broker import ASKING, CREDENTIALS, HEADER, LENGTH, Question
+from hook.broker import ASKING, CREDENTIALS, Question
 from hook.errors import FerryError
+from hook.identity import IDENTITY
+from hook.serving import HEADER, LENGTH
 from hook.standing import same_namespaces, socket_path, socket_paths, standing_of
 
 TIMEOUT_S = 10.0
@@ -113,9 +114,9 @@ class RunningBroker:
             raise FerryError(f"the broker (process {self.pid}) does not answer: {error.strerror or error}") from None
         except ValueError:
             report = None
-        if not isinstance(report, dict) or report.get("version") != hook.__version__:
+        if not isinstance(report, dict) or report.get("identity") != IDENTITY:
             raise FerryError(
-                f"the broker (process {self.pid}) is not of this command's version, {hook.__version__}; "
+                f"the broker (process {self.pid}) is of another build than this command; "
                 "the next build replaces it, as does 'nix-ferry broker restart --now'"
             )
         return report

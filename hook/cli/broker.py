@@ -9,14 +9,18 @@ import json
 import os
 import resource
 import sys
+import threading
 from contextlib import suppress
 
 from hook._native import lib
 from hook.broker import IDLE_EXIT_S, Broker
 from hook.cli import unit
 from hook.conversation import serve
+from hook.errors import StockOnly
 from hook.hub import new_hub
+from hook.identity import IDENTITY, installed
 from hook.journal import log, open_log, rotate_log
+from hook.loading import load
 from hook.overview import overview
 from hook.standing import same_namespaces, standing_of
 
@@ -80,6 +84,8 @@ def main() -> int:
     _say_ready(ready_fd)
     if listening:
         log(f"listening, until {idle_exit_s:.0f} s without a build")
+        # Not before: the hook that has started us waits.
+        threading.Thread(target=_load, args=(broker,), daemon=True).start()
         broker.run()
         hub.pool.close()
         hub.databases.close()
@@ -87,6 +93,19 @@ def main() -> int:
         log("leaving: nothing to do")
         broker.close()
     return 0
+
+
+def _load(broker: Broker) -> None:
+    """Become independent of what is installed; make room if that was changed before we were."""
+    try:
+        load()
+        if installed() == IDENTITY:
+            log("loaded")
+            return
+        log("making room: what is installed has changed meanwhile")
+    except StockOnly as error:
+        log(f"making room: {error}")
+    broker.retire()
 
 
 def _say_ready(ready_fd: int | None) -> None:

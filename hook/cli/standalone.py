@@ -1,26 +1,24 @@
-"""The hook in one process, without a broker: what the shim becomes when there can be none.
+"""The executable that the shim starts where there can be no broker: `nix-ferry-standalone FD`.
 
-Always answers: whatever goes wrong while Nix waits for a reply ends in a decline and one line saying why, because Nix
-aborts the user's whole command when a hook just disappears.
+Serves one hook over the socket FD, in a process that ends with it.  Whatever goes wrong before a build is accepted,
+down to this program not being there at all, the shim notices, and hands the conversation to Nix's own hook.
 """
 
-import os
+import socket
 import sys
 
-from hook.caller import Caller
 from hook.conversation import serve
 from hook.hub import new_hub
-
-KEPT_FDS = (0, 1, 2, 4, 5)
-"""Standard streams and both ends of the builder's log; anything else leaked from the parent."""
+from hook.serving import Greeting, converse, receive_header
 
 
 def main() -> int:
-    """Serve one conversation on descriptors 0 and 2; returns the exit status."""
-    os.closerange(3, 4)
-    os.closerange(max(KEPT_FDS) + 1, os.sysconf("SC_OPEN_MAX"))
-    argument = sys.argv[-1] if len(sys.argv) > 1 else ""
-    return serve(Caller.of_this_process(argument), new_hub(lasting=False))
+    """Serve one conversation."""
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        _, length = receive_header(connection)
+        hub = new_hub(lasting=False)
+        converse(connection, Greeting.receive(connection, length), lambda caller: serve(caller, hub), root=None)
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,10 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef FERRY_VERSION
-#error "FERRY_VERSION is the version of the package"
-#endif
-
 enum {
     START_TIMEOUT_MS = 10000,
     CONNECT_ATTEMPTS = 200,
@@ -26,6 +22,8 @@ enum {
 };
 
 static const char MAGIC[8] = "nixferry";
+/* Of the messages: counted up whenever they change. */
+static const char FORMAT[] = "2";
 
 extern char **environ;
 
@@ -35,10 +33,29 @@ bool sibling(const char *name, char *path, size_t size)
     if (len <= 0 || (size_t)len >= size)
         return false;
     path[len] = 0;
-    char *slash = strrchr(path, '/');
-    size_t room = size - (size_t)(slash + 1 - path);
-    int put = snprintf(slash + 1, room, "%s", name);
+    char *file = strrchr(path, '/') + 1;
+    size_t room = size - (size_t)(file - path);
+    int put = snprintf(file, room, "programs");
+    if (put < 0 || (size_t)put >= room)
+        return false;
+    struct stat st;
+    bool outside = lstat(path, &st) == 0;
+    put = snprintf(file, room, "%s%s", outside ? "programs/" : "", name);
     return put > 0 && (size_t)put < room;
+}
+
+/* Which build of the programs is installed; "" if nothing says so. */
+static void read_identity(char *identity, size_t size)
+{
+    char path[PATH_MAX];
+    ssize_t len = -1;
+    int fd = sibling("../share/nix-ferry/identity", path, sizeof path) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        len = read(fd, identity, size - 1);
+        close(fd);
+    }
+    identity[len > 0 ? len : 0] = 0;
+    identity[strcspn(identity, "\n")] = 0;
 }
 
 /* Use or make `path` as the broker's directory.  Nobody else may own it, have written to it, or get in. */
@@ -179,14 +196,15 @@ static size_t add(char *message, size_t at, const char *text)
     return at + size;
 }
 
-/* The greeting: magic, u32 length of the rest.  The rest: version, verbosity, parent's pid and the environment, each
- * ended by a NUL.  Returns its length, whether or not there is a `message` to write it to. */
-static size_t compose(char *message, const char *verbosity)
+/* The greeting: magic, u32 length of the rest.  The rest: identity, format, verbosity, parent's pid and the environment,
+ * each ended by a NUL.  Returns its length, whether or not there is a `message` to write it to. */
+static size_t compose(char *message, const char *identity, const char *verbosity)
 {
     char parent[16];
     const size_t header = sizeof MAGIC + sizeof(uint32_t);
     snprintf(parent, sizeof parent, "%d", (int)getppid());
-    size_t at = add(message, header, FERRY_VERSION);
+    size_t at = add(message, header, identity);
+    at = add(message, at, FORMAT);
     at = add(message, at, verbosity);
     at = add(message, at, parent);
     for (char **entry = environ; *entry; entry++)
@@ -199,10 +217,10 @@ static size_t compose(char *message, const char *verbosity)
     return at;
 }
 
-static bool send_all(int broker, const char *data, size_t len)
+bool send_all(int server, const char *data, size_t len)
 {
     for (size_t done = 0; done < len;) {
-        ssize_t put = send(broker, data + done, len - done, MSG_NOSIGNAL);
+        ssize_t put = send(server, data + done, len - done, MSG_NOSIGNAL);
         if (put < 0 && errno != EINTR)
             return false;
         if (put > 0)
@@ -211,18 +229,20 @@ static bool send_all(int broker, const char *data, size_t len)
     return true;
 }
 
-bool greet(int broker, const char *verbosity)
+bool greet(int server, const char *verbosity)
 {
-    size_t len = compose(NULL, verbosity);
+    char identity[128];
+    read_identity(identity, sizeof identity);
+    size_t len = compose(NULL, identity, verbosity);
     char *message = len <= UINT32_MAX ? malloc(len) : NULL;
     if (message)
-        compose(message, verbosity);
-    bool sent = message && send_all(broker, message, len);
+        compose(message, identity, verbosity);
+    bool sent = message && send_all(server, message, len);
     free(message);
     return sent;
 }
 
-bool hand_over(int broker)
+bool hand_over(int server)
 {
     const int fds[3] = {0, 2, 4};
     char byte = 0;
@@ -238,5 +258,5 @@ bool hand_over(int broker)
     cmsg->cmsg_type = SCM_RIGHTS;
     cmsg->cmsg_len = CMSG_LEN(sizeof fds);
     memcpy(CMSG_DATA(cmsg), fds, sizeof fds);
-    return sendmsg(broker, &msg, MSG_NOSIGNAL) == 1;
+    return sendmsg(server, &msg, MSG_NOSIGNAL) == 1;
 }

@@ -28,6 +28,39 @@ HOOK = str(Path(sys.executable).with_name("nix-ferry-hook"))
 SYSTEM = "x86_64-linux"
 
 
+STOCK = """#!/bin/sh
+echo "$*" > {directory}/arguments
+for slot in {state}/current-load/*-[0-9]; do flock -n "$slot" true || echo "$slot"; done > {directory}/busy
+echo '# decline-permanently' >&2
+cat > {directory}/given
+exit 7
+"""
+
+
+class Stock:
+    """A `nix` in a directory of its own, which answers for good as stock hook and ends with status 7."""
+
+    def __init__(self, directory: Path, state: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        (directory / "nix").write_text(STOCK.format(directory=directory, state=state))
+        (directory / "nix").chmod(0o755)
+
+    @property
+    def given(self) -> bytes:
+        """What it read."""
+        return (self.directory / "given").read_bytes()
+
+    @property
+    def arguments(self) -> list[str]:
+        return (self.directory / "arguments").read_text().split()
+
+    @property
+    def busy(self) -> str:
+        """Which slots were taken when it began."""
+        return (self.directory / "busy").read_text()
+
+
 @dataclass
 class Outcome:
     """What came out of one run of the hook."""
@@ -38,6 +71,11 @@ class Outcome:
     @property
     def answers(self) -> list[str]:
         return [line for line in self.lines if line.startswith("# ")]
+
+    @property
+    def by_stock(self) -> bool:
+        """Whether the stock hook answered, and nobody else."""
+        return (self.status, self.answers) == (7, ["# decline-permanently"])
 
     @property
     def events(self) -> list[dict[str, object]]:
@@ -56,9 +94,11 @@ class Outcome:
 class Bench:
     """A store and machines, and a hook run on them, in one process or through a broker of its own."""
 
-    def __init__(self, root: Path, *, broker: bool) -> None:
+    def __init__(self, root: Path, *, broker: bool, program: str = HOOK) -> None:
+        self.program = program
         self.store = FakeStore(root)
         self.broker = broker
+        self.stock = Stock(root / "stock", self.store.state)
         # The address of a socket has 108 bytes, which a test's own directory can be too long for.
         self.hook_state = Path(tempfile.mkdtemp(prefix="nix-ferry-"))
         self._ops = root / "ops"
@@ -110,13 +150,15 @@ class Bench:
         }
         return format_settings(Settings(values))
 
-    def request(self, drv_path: str = "", system: str = SYSTEM, features: Sequence[str] = ()) -> bytes:
+    def request(
+        self, drv_path: str = "", system: str = SYSTEM, features: Sequence[str] = (), *, am_willing: bool = False
+    ) -> bytes:
         return format_request(
             Request(
                 system=system,
                 drv_path=drv_path or self.store.drv_path,
                 features=frozenset(features),
-                am_willing=False,
+                am_willing=am_willing,
             )
         )
 
@@ -129,7 +171,7 @@ class Bench:
     def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
         """Run the real executable on `data`, then end of file."""
         done = subprocess.run(
-            [HOOK, argument],
+            [self.program, argument],
             check=False,
             input=data,
             capture_output=True,
@@ -143,7 +185,7 @@ class Bench:
     def start(self, data: bytes, **environ: str) -> subprocess.Popen[bytes]:
         """Start the executable and give it `data`; its standard input stays open."""
         hook = subprocess.Popen(
-            [HOOK, "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ() | environ
+            [self.program, "4"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ() | environ
         )
         assert hook.stdin is not None
         hook.stdin.write(data)
@@ -155,7 +197,7 @@ class Bench:
         mode = {} if self.broker else {"NIX_FERRY_STANDALONE": "1"}
         places = {"NIX_STATE_DIR": str(self.hook_state), "NIX_CONF_DIR": str(self.conf_dir)}
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{self.stock.directory}:{os.environ['PATH']}",
             "OPS": str(self._ops),
             "CONNECTIONS": str(self._connections),
             **places,

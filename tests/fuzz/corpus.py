@@ -26,7 +26,7 @@ TEXTS: dict[str, tuple[bytes, ...]] = {
         b"@/etc/nix/machines\nssh://[fe80::1%25eth0]:22 # comment ; b2\nlocalhost - - 0\nauto;daemon;unix:///s;/a/../b",
     ),
     "config": (b"broker = true\nconnect-timeout = 5\nlook-ahead = 3\n",),
-    "greeting": (b"0.1.0\0003\00042\0A=b\0PATH=/\0",),
+    "greeting": (b"0.1.0-5f\0002\0003\00042\0A=b\0PATH=/\0",),
 }
 
 

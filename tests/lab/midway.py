@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from tests.lab.host import Host
 
-HOOK_PROCESS = r"(\S+ )?\S*nix-ferry-(hook|standalone) \d$"
-"""The command of our hook as Nix started it, whether it has a broker or not."""
+HOOK_PROCESS = r"(\S+ )?\S*(nix-ferry-(hook|standalone)|build-remote) \d$"
+"""The command of our hook as Nix started it, of what serves it without a broker, and of Nix's own that it became."""
 
 SSH = r"ssh[: ]"
 BROKER = r"\S+ \S*nix-ferry-broker"
