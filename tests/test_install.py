@@ -4,6 +4,8 @@ With a scripted Nix; tests/lab/test_install.py has real ones.
 """
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +15,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hook.cli import daemon, place
+from hook.cli.change import carry_out
 from hook.cli.confline import ADDED, CREATED
+from hook.cli.hookfile import lacking, placing
 from hook.cli.main import main
 from hook.cli.status import NO_BROKER, NOT_OURS
 from tests.fakes import nix as fake_nix
 
 PROGRAM = Path(sys.executable).with_name("nix-ferry")
-HOOK = f"{PROGRAM.resolve().parent}/nix-ferry-hook"
-LINE = f"build-hook = {HOOK}\n"
+OWN = PROGRAM.resolve().with_name("nix-ferry-hook")
 
 
 class Place:
@@ -35,6 +38,8 @@ class Place:
             "PATH": f"{directory}/bin:{os.environ['PATH']}",
             "RELEASE": "2.34.8",
         }
+        self.hook = directory / "libexec/nix-ferry/nix-ferry-hook"
+        self.line = f"build-hook = {self.hook}\n"
         self.drop_in = directory / "systemd" / "nix-ferry.conf"
         self.service = directory / "systemd" / "nix-ferry-broker.service"
         self.calls = directory / "calls"
@@ -79,6 +84,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(daemon, "SYSTEMD", str(tmp_path / "run"))
     monkeypatch.setattr(place, "DROP_IN", str(host.drop_in))
     monkeypatch.setattr(place, "SERVICE_FILE", str(host.service))
+    monkeypatch.setattr(place, "LIBEXEC", str(host.hook.parent))
     # Whatever else runs on the machine of the tests, this is our daemon's.
     monkeypatch.setattr(daemon, "environment", dict)
     return host
@@ -96,10 +102,10 @@ def test_the_line_goes_behind_everything_else(host: Place) -> None:
     conf.chmod(0o640)
     done = ferry("install", "--yes")
     assert done.exit_code == 0
-    assert conf.read_text() == f"{text}{ADDED}\n{LINE}"
+    assert conf.read_text() == f"{text}{ADDED}\n{host.line}"
     assert conf.stat().st_mode & 0o777 == 0o640
     assert f"--- {conf}" in done.output
-    assert f"\n+{LINE}" in done.output
+    assert f"\n+{host.line}" in done.output
     assert ferry("install", "--yes").output.startswith("nothing to change: Nix 2.34.8 is told to run")
     assert ferry("uninstall", "--yes").exit_code == 0
     assert conf.read_text() == text
@@ -140,17 +146,102 @@ def test_without_any_configuration_there_is_none_afterwards(host: Place) -> None
     """Neither files nor directories stay."""
     (host.directory / "etc").rmdir()
     assert ferry("install", "--yes").exit_code == 0
-    assert (host.directory / "etc" / "nix.conf").read_text() == f"{CREATED}\n{LINE}"
+    assert (host.directory / "etc" / "nix.conf").read_text() == f"{CREATED}\n{host.line}"
     assert ferry("uninstall", "--yes").exit_code == 0
     assert not (host.directory / "etc").exists()
 
 
 def test_a_line_that_the_user_wrote_is_enough(host: Place) -> None:
-    """And stays at uninstall, since it is not ours."""
-    conf = host.conf(LINE)
+    """And stays at uninstall, since it is not ours; so does what it names."""
+    conf = host.conf(host.line)
+    done = ferry("install", "--yes")
+    assert done.exit_code == 0
+    assert "daemon" not in done.output
     assert "nothing to change" in ferry("install").output
-    assert "nothing to change" in ferry("uninstall").output
-    assert conf.read_text() == LINE
+    done = ferry("uninstall", "--yes")
+    assert done.exit_code == 1
+    assert f"'{host.hook}' stays: Nix still takes it as build-hook" in done.output
+    assert (conf.read_text(), host.hook.exists()) == (host.line, True)
+
+
+def test_the_hook_lies_outside_of_what_is_installed(host: Place) -> None:
+    """With a link to its programs; both are on the screen before they are made, and are gone at last."""
+    done = ferry("install", "--yes")
+    assert done.exit_code == 0
+    assert host.hook.read_bytes() == OWN.read_bytes()
+    assert host.hook.stat().st_mode & 0o7777 == 0o755
+    assert os.readlink(host.hook.parent / "programs") == str(OWN.parent)
+    assert f"+++ {host.hook}\n@@ -0,0 +1 @@\n+a copy of '{OWN}'\n" in done.output
+    assert f"+++ {host.hook.parent}/programs\n@@ -0,0 +1 @@\n+a link to '{OWN.parent}'\n" in done.output
+    assert sorted(path.name for path in host.hook.parent.iterdir()) == ["nix-ferry-hook", "programs"]
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not host.hook.parent.exists()
+
+
+def test_an_upgrade_replaces_the_hook_at_once(host: Place) -> None:
+    """Also while Nix runs it; nothing else changes, so nobody has to restart anything."""
+    host.with_daemon()
+    host.with_systemd()
+    assert ferry("install", "--yes").exit_code == 0
+    conf = (host.directory / "etc/nix.conf").read_text()
+    shutil.copy2("/bin/sleep", host.hook)
+    (host.hook.parent / "programs").unlink()
+    (host.hook.parent / "programs").symlink_to("/opt/elsewhere")
+    with subprocess.Popen([host.hook, "60"]) as running:
+        done = ferry("install", "--yes")
+        running.kill()
+    assert done.exit_code == 0
+    assert "-a link to '/opt/elsewhere'" in done.output
+    assert host.hook.read_bytes() == OWN.read_bytes()
+    assert os.readlink(host.hook.parent / "programs") == str(OWN.parent)
+    assert (host.directory / "etc/nix.conf").read_text() == conf
+    assert "restart" not in done.output
+
+
+def test_a_daemon_that_still_runs_the_hook_keeps_it(host: Place) -> None:
+    """Every build would fail; after a restart nobody needs it."""
+    host.with_daemon()
+    host.with_systemd()
+    assert ferry("install", "--yes", "--restart").exit_code == 0
+    done = ferry("uninstall", "--yes")
+    assert done.exit_code == 0
+    assert f"'{host.hook}' stays, since the daemon runs it until then" in done.output
+    assert (host.hook.exists(), (host.directory / "etc/nix.conf").exists()) == (True, False)
+    assert ferry("uninstall", "--yes").exit_code == 0
+    assert not host.hook.parent.exists()
+    assert ferry("install", "--yes", "--restart").exit_code == 0
+    assert ferry("uninstall", "--yes", "--restart").exit_code == 0
+    assert not host.hook.parent.exists()
+
+
+def test_who_is_not_root_has_the_hook_at_home(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single user may not write elsewhere."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert place.hook_path() == f"{host.directory}/home/.local/libexec/nix-ferry/nix-ferry-hook"
+
+
+def test_a_hook_of_nixs_store_stays_there(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile replaces it, and a collection cannot take its libraries away."""
+    hook = "/nix/store/00000000000000000000000000000000-nix-ferry/bin/nix-ferry-hook"
+    monkeypatch.setattr(place, "own_hook", lambda: hook)
+    assert place.hook_path() == hook
+
+
+@pytest.mark.parametrize("gone", ["programs", "one", "none"])
+def test_a_hook_without_programs_is_recognised(host: Place, tmp_path: Path, gone: str) -> None:
+    """It answers all the same, and only `doctor` tells."""
+    programs = tmp_path / "programs"
+    for name in ("nix-ferry-broker", "nix-ferry-standalone"):
+        programs.mkdir(exist_ok=True)
+        (programs / name).touch(0o755)
+    host.hook.parent.mkdir(parents=True)
+    host.hook.touch(0o755)
+    (host.hook.parent / "programs").symlink_to(programs)
+    if gone == "programs":
+        shutil.rmtree(programs)
+    elif gone == "one":
+        (programs / "nix-ferry-standalone").unlink()
+    assert lacking(str(host.hook)) == (None if gone == "none" else str(programs))
 
 
 def test_a_link_is_followed(host: Place) -> None:
@@ -160,7 +251,7 @@ def test_a_link_is_followed(host: Place) -> None:
     (host.directory / "etc" / "nix.conf").symlink_to(kept)
     assert ferry("install", "--yes").exit_code == 0
     assert (host.directory / "etc" / "nix.conf").is_symlink()
-    assert kept.read_text().endswith(LINE)
+    assert kept.read_text().endswith(host.line)
 
 
 def test_what_a_configuration_of_nixos_makes_is_left_to_it(host: Place) -> None:
@@ -178,7 +269,7 @@ def test_what_another_program_writes_is_left_to_it(host: Place) -> None:
     assert ferry("install", "--yes").exit_code == 0
     assert conf.read_text() == "cores = 2\n!include nix.custom.conf\n"
     custom = host.directory / "etc" / "nix.custom.conf"
-    assert custom.read_text() == f"{CREATED}\n{LINE}"
+    assert custom.read_text() == f"{CREATED}\n{host.line}"
     assert ferry("uninstall", "--yes").exit_code == 0
     assert not custom.exists()
 
@@ -202,7 +293,7 @@ def test_without_a_daemon_a_nix_that_ignores_nix_conf_has_it_from_the_users(
     assert ferry("install", "--yes").exit_code == 0
     assert conf.read_text() == "cores = 2\n"
     user = host.directory / "home/.config/nix/nix.conf"
-    assert user.read_text() == f"{CREATED}\n{LINE}"
+    assert user.read_text() == f"{CREATED}\n{host.line}"
     assert ferry("uninstall", "--yes").exit_code == 0
     assert not user.parent.exists()
 
@@ -214,9 +305,9 @@ def test_a_daemon_that_ignores_nix_conf_has_it_from_its_unit(host: Place, monkey
     host.with_systemd()
     done = ferry("install", "--yes")
     assert done.exit_code == 0
-    assert host.drop_in.read_text() == f'{CREATED}\n[Service]\nEnvironment="NIX_CONFIG={LINE.strip()}"\n'
+    assert host.drop_in.read_text() == f'{CREATED}\n[Service]\nEnvironment="NIX_CONFIG={host.line.strip()}"\n'
     assert "systemctl daemon-reload && systemctl restart nix-daemon.service" in done.output
-    assert f"root's own commands do without the daemon: for them, put '{LINE.strip()}' into " in done.output
+    assert f"root's own commands do without the daemon: for them, put '{host.line.strip()}' into " in done.output
     assert host.asked() == []
     assert "nothing to change" in ferry("install", "--yes", "--restart").output
     assert ferry("uninstall", "--yes", "--restart").exit_code == 0
@@ -231,7 +322,7 @@ def test_a_unit_with_settings_of_its_own_keeps_them(host: Place, monkeypatch: py
     host.with_systemd('NIX_REMOTE=x "NIX_CONFIG=cores = 2"')
     done = ferry("install", "--yes")
     assert (done.exit_code, host.drop_in.exists()) == (1, False)
-    assert done.output == f"error: nix-daemon.service sets NIX_CONFIG already: add '{LINE.strip()}' to it\n"
+    assert done.output == f"error: nix-daemon.service sets NIX_CONFIG already: add '{host.line.strip()}' to it\n"
 
 
 def test_under_systemd_the_broker_has_a_unit(host: Place) -> None:
@@ -270,7 +361,7 @@ def test_a_look_changes_nothing(host: Place) -> None:
     conf = host.conf("cores = 2\n")
     done = ferry("install", "--dry-run")
     assert done.exit_code == 0
-    assert f"+{LINE}" in done.output
+    assert f"+{host.line}" in done.output
     assert conf.read_text() == "cores = 2\n"
 
 
@@ -294,17 +385,24 @@ def test_who_may_not_write_is_told_so_in_one_line(host: Place, monkeypatch: pyte
     )
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(host: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("placed", [False, True], ids=["hook", "nix.conf"])
+def test_a_write_that_fails_leaves_the_file_as_it_was(
+    host: Place, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
     """And nothing else beside it."""
     conf = host.conf("cores = 2\n")
+    if placed:
+        carry_out(placing(str(host.hook), str(OWN)))
 
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     done = ferry("install", "--yes")
-    assert done.output.splitlines()[-1] == f"error: cannot write '{conf}': No space left on device"
+    path = conf if placed else host.hook
+    assert done.output.splitlines()[-1] == f"error: cannot write '{path}': No space left on device"
     assert [(path.name, path.read_text()) for path in conf.parent.iterdir()] == [("nix.conf", "cores = 2\n")]
+    assert sorted(path.name for path in host.hook.parent.iterdir()) == ["nix-ferry-hook", "programs"] * placed
 
 
 # Prompts, through a pseudo-terminal
@@ -312,8 +410,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(host: Place, monkeypatch: 
 LAUNCH = """
 import sys
 from hook.cli import daemon, place
-sys.argv[0], daemon.SYSTEMD, place.DROP_IN, place.SERVICE_FILE = sys.argv[1:5]
-del sys.argv[1:5]
+sys.argv[0], daemon.SYSTEMD, place.DROP_IN, place.SERVICE_FILE, place.LIBEXEC = sys.argv[1:6]
+del sys.argv[1:6]
 daemon.environment = dict
 from hook.cli.main import main
 main()
@@ -322,7 +420,7 @@ main()
 
 def terminal(host: Place, *arguments: str) -> "pexpect.spawn[str]":
     """Somebody who sits in front of it."""
-    fixed = [str(PROGRAM), str(host.directory / "run"), str(host.drop_in), str(host.service)]
+    fixed = [str(each) for each in (PROGRAM, host.directory / "run", host.drop_in, host.service, host.hook.parent)]
     return pexpect.spawn(sys.executable, ["-c", LAUNCH, *fixed, *arguments], encoding="utf-8", timeout=60)
 
 
@@ -339,12 +437,12 @@ def test_it_asks_before_it_writes_and_before_it_restarts(host: Place) -> None:
     host.with_systemd()
     conf = host.conf("cores = 2\n")
     child = terminal(host, "install")
-    child.expect_exact(f"+{LINE.strip()}")
+    child.expect_exact(f"+{host.line.strip()}")
     child.expect_exact("Write this? [y/N]: ")
     assert conf.read_text() == "cores = 2\n"
     child.sendline("y")
     child.expect_exact("Restart the Nix daemon now? [y/N]: ")
-    assert (conf.read_text().endswith(LINE), host.asked()) == (True, [])
+    assert (conf.read_text().endswith(host.line), host.asked()) == (True, [])
     child.sendline("y")
     assert ended(child) == 0
     assert host.asked() == ["daemon-reload", "restart nix-daemon.service"]
@@ -367,7 +465,7 @@ def test_what_was_written_while_it_asked_stays(host: Place) -> None:
     child.sendline("y")
     child.expect_exact("somebody else has changed it meanwhile: that is in it, too")
     assert ended(child) == 0
-    assert conf.read_text() == f"cores = 2\nmax-jobs = 7\n{ADDED}\n{LINE}"
+    assert conf.read_text() == f"cores = 2\nmax-jobs = 7\n{ADDED}\n{host.line}"
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x03", "\x04"])

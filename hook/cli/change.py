@@ -58,11 +58,7 @@ class Change:
 
     def check(self) -> None:
         """FerryError if this user may not make the change."""
-        directory = os.path.dirname(os.path.realpath(self.path))
-        while not os.path.lexists(directory):
-            directory = os.path.dirname(directory)
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise FerryError(f"cannot write '{self.path}': you may not change '{directory}'; run this as root")
+        check_writable(self.path, os.path.dirname(os.path.realpath(self.path)))
 
     def make(self) -> bool:
         """Write the file whole, with the mode and the owner that it had; or remove it, and a directory left empty.
@@ -82,8 +78,24 @@ class Change:
         raise FerryError(f"cannot write '{self.path}': somebody else does, again and again")
 
 
+def check_writable(path: str, directory: str) -> None:
+    """FerryError if this user may not write `path`, which is in `directory`, there or to be made."""
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise FerryError(f"cannot write '{path}': you may not change '{directory}'; run this as root")
+
+
 def make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
     """Show the changes and make them, unless there is to be none; whether they were made."""
+    if not agree(changes, yes=yes, dry_run=dry_run):
+        return False
+    carry_out(changes)
+    return True
+
+
+def agree(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
+    """Show the changes; whether they are to be made."""
     for change in changes:
         for line in change.diff():
             click.echo(line)
@@ -95,12 +107,16 @@ def make(changes: Sequence[Change], *, yes: bool, dry_run: bool) -> bool:
         raise FerryError("there is no terminal to ask on: give --yes to write this, or --dry-run to only see it")
     if not yes:
         click.confirm("Write this?", abort=True)
+    return True
+
+
+def carry_out(changes: Sequence[Change]) -> None:
+    """Make changes that were agreed on."""
     for change in changes:
         meanwhile = change.make()
         click.echo(f"{'removed' if change.after is None else 'wrote'} '{change.path}'")
         if meanwhile:
             click.echo("somebody else has changed it meanwhile: that is in it, too")
-    return True
 
 
 def read_text(path: str) -> str | None:

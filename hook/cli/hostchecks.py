@@ -15,7 +15,9 @@ from hook.cli.change import read_text
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
 from hook.cli.holders import holders
+from hook.cli.hookfile import lacking
 from hook.errors import FerryError, StockOnly
+from hook.loading import load
 from hook.machines import Machine
 from hook.schedule import Host
 from hook.settings import Settings
@@ -88,6 +90,14 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
         return Check(subject, Level.WRONG, f"{who} {runs}", how_to_set(release, served))
     if not os.access(program, os.X_OK):
         return Check(subject, Level.WRONG, f"{who} is to run '{program}', which is no executable", "install nix-ferry")
+    if gone := lacking(program):
+        text = f"the hook hands every build to Nix's own hook: '{gone}' is gone"
+        return Check(subject, Level.WRONG, text, "install nix-ferry again, and run its 'nix-ferry install'")
+    try:
+        load()
+    except StockOnly as error:
+        text = f"the hook hands every build to Nix's own hook: {error.one_line}"
+        return Check(subject, Level.WRONG, text, "install nix-ferry again")
     if environ is not None and (text := place.not_read_yet(environ)):
         return Check(subject, Level.NOTE, f"{who} is to run '{program}', but {text}", _how_to_restart())
     if bypasses and not place.is_hook(own):

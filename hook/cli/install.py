@@ -1,19 +1,22 @@
 """`nix-ferry install` and `uninstall`: have Nix run our hook, and take that back.
 
 Each shows what it would write before it asks, and restarts nothing unasked.  What is written says whose it is, and is
-all that `uninstall` removes.  Tested in test_install.py, and with real daemons in tests/lab/test_install.py.
+all that `uninstall` removes; the hook itself last, when nobody runs it any more.  Tested in test_install.py, and with
+real daemons in tests/lab/test_install.py.
 """
 
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
 from hook.cli import daemon, nix, place, unit
-from hook.cli.change import Change, dry_run_option, make, read_text, yes_option
+from hook.cli.change import Change, agree, carry_out, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line
+from hook.cli.hookfile import placing, removing
 from hook.cli.remains import end_broker, remains
 from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
 
@@ -49,8 +52,9 @@ class Target:
 def install(yes: bool, dry_run: bool, restart: bool) -> int:
     """Have Nix run nix-ferry's build hook.
 
-    Writes `build-hook` where the Nix of this host reads it: into nix.conf, or, for a daemon of Nix 2.25 to 2.33, into
-    its systemd unit. The change is shown first.
+    Copies the hook to where it stays when this installation is removed or replaced: below /usr/local/libexec, or
+    ~/.local/libexec if you are not root. Writes `build-hook` where the Nix of this host reads it: into nix.conf, or,
+    for a daemon of Nix 2.25 to 2.33, into its systemd unit. The change is shown first.
 
     \b
     Examples:
@@ -59,8 +63,9 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
       nix-ferry install --yes --restart   writes and restarts without a question
     """
     target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
-    change = planned(target)
-    changes = [each for each in (change, _service_change()) if each]
+    change, own = planned(target), place.own_hook()
+    changes = [*(placing(target.hook, own) if target.hook != own else ()), _service_change(), change]
+    changes = [each for each in changes if each]
     if not changes:
         click.echo(f"nothing to change: Nix {target.release} is told to run '{target.hook}' already")
         if target.served and (text := place.not_read_yet(place.environment_of_builds(served=True))):
@@ -91,7 +96,8 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
 def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     """Take back what `nix-ferry install` wrote, have the broker end, and say what stays.
 
-    Everything else in these files stays as it is; afterwards Nix runs its own hook.
+    Everything else in these files stays as it is; afterwards Nix runs its own hook. The copy of ours is removed when no
+    daemon can be running it any more.
 
     \b
     Examples:
@@ -104,15 +110,32 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     units = (place.DROP_IN, place.SERVICE_FILE)
     edits = {**dict.fromkeys(files, _without_line), **dict.fromkeys(units, _without_file)}
     changes = [change for path, edit in edits.items() if (change := Change.of(path, edit))]
-    if not changes:
+    hook = place.hook_path()
+    files_of_hook = removing(hook) if hook != place.own_hook() else []
+    status = EXIT_OK
+    if not changes and not files_of_hook:
         click.echo("nothing to change: 'nix-ferry install' has written nothing here")
-    elif make(changes, yes=yes, dry_run=dry_run):
-        _restart(served, unasked=restart, never=yes)
+    elif agree([*changes, *files_of_hook], yes=yes, dry_run=dry_run):
+        carry_out(changes)
+        restarted = not changes or _restart(served, unasked=restart, never=yes)
+        status = _remove_hook(hook, files_of_hook, environ, restarted=restarted)
     if not dry_run:
         click.echo(end_broker(os.environ))
     click.echo("what stays:")
     for line in remains(os.environ):
         click.echo(f"  {line}")
+    return status
+
+
+def _remove_hook(hook: str, files: Sequence[Change], environ: Mapping[str, str], *, restarted: bool) -> int:
+    """Remove the copy of the hook, unless somebody may still run it; returns the exit status."""
+    if files and place.effective(environ).text("build-hook").split()[:1] == [hook]:
+        warn([f"'{hook}' stays: Nix still takes it as build-hook, by a line that 'nix-ferry install' has not written"])
+        return EXIT_FAILED
+    if files and not restarted:
+        click.echo(f"'{hook}' stays, since the daemon runs it until then; after that, 'nix-ferry uninstall' removes it")
+    else:
+        carry_out(files)
     return EXIT_OK
 
 
@@ -171,10 +194,10 @@ def _service_change() -> Change:
     return Change.of(place.SERVICE_FILE, whole)
 
 
-def _restart(served: bool, *, unasked: bool, never: bool) -> None:
-    """Offer to restart the daemon, which reads its configuration when it starts."""
+def _restart(served: bool, *, unasked: bool, never: bool) -> bool:
+    """Offer to restart the daemon, which reads its configuration when it starts; whether none has an older one."""
     if not served:
-        return
+        return True
     by_hand = " && ".join(" ".join(words) for words in RESTART)
     if not place.has_systemd():
         click.echo("restart the Nix daemon: it reads its configuration when it starts")
@@ -184,5 +207,7 @@ def _restart(served: bool, *, unasked: bool, never: bool) -> None:
                 subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise FerryError(f"cannot restart the Nix daemon: {error}") from None
+        return True
     else:
         click.echo(f"the Nix daemon reads it when it starts: {by_hand}")
+    return False

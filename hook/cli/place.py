@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from hook.cli import daemon, nix, unit
 from hook.cli.change import read_text
 from hook.errors import FerryError
+from hook.identity import programs
 from hook.settings import Settings
 
 HOOK = "nix-ferry-hook"
+LIBEXEC = "/usr/local/libexec/nix-ferry"
+"""Where root's hook lies, outside of what is installed."""
 
 IGNORES_NIX_CONF = ((2, 25), (2, 34))
 """From the first of these releases up to the second, Nix overwrites `build-hook` of the system's nix.conf."""
@@ -29,15 +32,23 @@ MANAGED = "nix.custom.conf"
 """What Determinate Nix leaves to its user; it writes nix.conf itself, and includes this."""
 
 
-def hook_path() -> str:
+def own_hook() -> str:
     """Where the hook is that was installed with this command."""
-    return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), HOOK)
+    return os.path.join(programs(), HOOK)
+
+
+def hook_path() -> str:
+    """Where Nix is to find it: outside of what is installed, unless that is Nix's own to replace."""
+    if own_hook().startswith("/nix/store/"):
+        return own_hook()
+    home = os.environ.get("HOME") or "/root"
+    return os.path.join(LIBEXEC if os.geteuid() == 0 else f"{home}/.local/libexec/nix-ferry", HOOK)
 
 
 def hook_program() -> str:
     """The same, as something that Nix can be told to run."""
     program = hook_path()
-    if not os.access(program, os.X_OK):
+    if not os.access(own_hook(), os.X_OK):
         raise FerryError(f"there is no {HOOK} beside '{sys.argv[0]}': install nix-ferry as a whole")
     if set(program) & set(" \t\n#"):
         raise FerryError(
