@@ -7,7 +7,7 @@ real daemons in tests/lab/test_install.py.
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -118,7 +118,7 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     elif agree([*changes, *files_of_hook], yes=yes, dry_run=dry_run):
         carry_out(changes)
         restarted = not changes or _restart(served, unasked=restart, never=yes)
-        status = _remove_hook(hook, files_of_hook, environ, restarted=restarted)
+        status = _remove_hook(hook, files_of_hook, served, restarted=restarted)
     if not dry_run:
         click.echo(end_broker(os.environ))
     click.echo("what stays:")
@@ -127,15 +127,15 @@ def uninstall(yes: bool, dry_run: bool, restart: bool) -> int:
     return status
 
 
-def _remove_hook(hook: str, files: Sequence[Change], environ: Mapping[str, str], *, restarted: bool) -> int:
+def _remove_hook(hook: str, files: Sequence[Change], served: bool, *, restarted: bool) -> int:
     """Remove the copy of the hook, unless somebody may still run it; returns the exit status."""
-    if files and place.effective(environ).text("build-hook").split()[:1] == [hook]:
-        warn([f"'{hook}' stays: Nix still takes it as build-hook, by a line that 'nix-ferry install' has not written"])
-        return EXIT_FAILED
     if files and not restarted:
         click.echo(f"'{hook}' stays, since the daemon runs it until then; after that, 'nix-ferry uninstall' removes it")
-    else:
-        carry_out(files)
+        return EXIT_OK
+    if files and place.effective(place.environment_of_builds(served)).text("build-hook").split()[:1] == [hook]:
+        warn([f"'{hook}' stays: Nix still takes it as build-hook, by a line that 'nix-ferry install' has not written"])
+        return EXIT_FAILED
+    carry_out(files)
     return EXIT_OK
 
 

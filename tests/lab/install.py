@@ -14,6 +14,8 @@ from tests.lab.host import Host
 SOURCES = Path(__file__).parents[2]
 PREFIX = "/opt/nix-ferry"
 HOOK = f"{PREFIX}/bin/nix-ferry-hook"
+OUTSIDE = "/usr/local/libexec/nix-ferry"
+"""Where `nix-ferry install` puts the hook."""
 
 NOT_SOURCES = (".*", "__pycache__", "bench", "build", "dist", "tests", "*.egg-info", "*.so")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import HOOK, OUTSIDE, PREFIX
 from tests.lab.offload import nix_build, plain
 from tests.lab.test_command import ferry
 
@@ -71,7 +71,7 @@ def test_a_hook_that_nobody_runs_is_found(healthy: Host, twin: Host) -> None:
         "/root/.config/nix/nix.conf (Nix 2.26.3 ignores it in nix.conf of the host)" if ignored else "/etc/nix/nix.conf"
     )
     puts = "run 'nix-ferry install', which puts"
-    assert fix == f"{puts} 'build-hook = {HOOK}' into {file}, then restart the daemon"
+    assert fix == f"{puts} 'build-hook = {OUTSIDE}/nix-ferry-hook' into {file}, then restart the daemon"
     ferry(healthy, "install", "--yes")
     healthy.stop_daemon()
     healthy.start_daemon()
@@ -127,6 +127,35 @@ def test_a_hook_that_is_gone_is_found(healthy: Host, twin: Host) -> None:
     healthy.configure(hook="/opt/gone/bin/nix-ferry-hook", builders=f"{plain(twin)} - - 4")
     level, text, _ = examine(healthy)["build-hook"]
     assert (level, text) == ("wrong", "the Nix daemon is to run '/opt/gone/bin/nix-ferry-hook', which is no executable")
+
+
+@one_release
+def test_a_hook_whose_programs_are_gone_is_found(healthy: Host, twin: Host) -> None:
+    """Builds go on without a word, by Nix's own hook; following the advice is enough."""
+    hook = f"{OUTSIDE}/nix-ferry-hook"
+    healthy.run(["mkdir", "-p", OUTSIDE])
+    healthy.run(["cp", HOOK, hook])
+    healthy.run(["ln", "-sfn", "/opt/gone/bin", f"{OUTSIDE}/programs"])
+    healthy.configure(hook=hook, builders=f"{plain(twin)} - - 4")
+    level, text, fix = examine(healthy)["build-hook"]
+    assert (level, text) == ("wrong", "the hook hands every build to Nix's own hook: '/opt/gone/bin' is gone")
+    assert fix == "install nix-ferry again, and run its 'nix-ferry install'"
+    ferry(healthy, "install", "--yes")
+    assert examine(healthy)["build-hook"][0] == "ok"
+    healthy.run(["rm", "-r", OUTSIDE])
+
+
+@one_release
+def test_an_installation_that_does_not_load_is_found(healthy: Host) -> None:
+    """In a part that only builds need."""
+    module = f"{PREFIX}/lib/hook/build.py"
+    healthy.run(["mv", module, f"{module}.away"])
+    try:
+        level, text, fix = examine(healthy)["build-hook"]
+    finally:
+        healthy.run(["mv", f"{module}.away", module])
+    assert (level, fix) == ("wrong", "install nix-ferry again")
+    assert "the hook hands every build to Nix's own hook: nix-ferry is not installed as a whole" in text
 
 
 def test_machines_that_are_missing_or_take_nothing_are_found(healthy: Host, twin: Host) -> None:

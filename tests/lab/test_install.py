@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.host import Host
+from tests.lab.install import OUTSIDE
 from tests.lab.offload import connect, nix_build, plain
 from tests.lab.test_command import ferry
 
@@ -14,6 +15,13 @@ pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 UNIT_DIRECTORY = "/etc/systemd/system/nix-daemon.service.d"
 CONF = "/etc/nix/nix.conf"
+
+
+@pytest.fixture(autouse=True)
+def outside(client: Host) -> Iterator[None]:
+    """What lies outside of directories that every test begins with."""
+    yield
+    client.run(["rm", "-rf", OUTSIDE])
 
 
 @pytest.fixture
@@ -59,10 +67,13 @@ def test_a_daemon_runs_the_hook_from_install_to_uninstall(client: Host, twin: Ho
     assert "nothing to change" in ferry(client, "install", "--yes").stdout
     restart_daemon(client)
     assert builds_through_ferry(client, twin, "installed")
-    ferry(client, "uninstall", "--yes")
+    assert "stays, since the daemon runs it" in ferry(client, "uninstall", "--yes").stdout
     assert (client.read_file(CONF), client.path(UNIT_DIRECTORY).exists()) == (before, False)
+    assert builds_through_ferry(client, twin, "not-restarted")
     restart_daemon(client)
     assert not builds_through_ferry(client, twin, "uninstalled")
+    ferry(client, "uninstall", "--yes")
+    assert not client.path(OUTSIDE).exists()
 
 
 def test_a_daemon_without_systemd_runs_the_hook(client: Host, twin: Host) -> None:

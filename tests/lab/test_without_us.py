@@ -11,13 +11,12 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK, PREFIX
+from tests.lab.install import HOOK, OUTSIDE, PREFIX
 from tests.lab.midway import BROKER, is_clean, kill, running
 from tests.lab.offload import connect, nix_build
 
 pytestmark = pytest.mark.lab
 
-OUTSIDE = "/usr/local/libexec/nix-ferry"
 STANDALONE = r"\S+ \S*nix-ferry-standalone"
 HELD_NIX = "/usr/local/bin/held-nix-daemon"
 HOLD, ASKED = "/run/hold", "/run/asked"
@@ -34,7 +33,7 @@ def hook(client: Host) -> Iterator[str]:
     """The hook of this host."""
     client.run(["mkdir", "-p", OUTSIDE])
     client.run(["cp", HOOK, OUTSIDE])
-    client.run(["ln", "-s", f"{PREFIX}/bin", f"{OUTSIDE}/programs"])
+    client.run(["ln", "-sfn", f"{PREFIX}/bin", f"{OUTSIDE}/programs"])
     yield f"{OUTSIDE}/nix-ferry-hook"
     client.run(["rm", "-r", OUTSIDE])
 
