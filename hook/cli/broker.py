@@ -28,7 +28,7 @@ IDLE_ELSEWHERE_S = 60.0
 """The same in namespaces that are not those of the first process: who made them may soon want to be rid of them."""
 
 DESCRIPTORS = 1 << 20
-"""As many as the daemon of Nix has; a build needs about a dozen."""
+"""As many as the daemon of Nix may have."""
 
 FOR_PROGRAMS = (resource.RLIMIT_CORE, resource.RLIMIT_STACK)
 """Limits that are best left as low as they are."""
@@ -41,15 +41,18 @@ def main() -> int:
     if standing is None or (started and started[1] != standing):
         # We could not be brought to where the hooks stand that we were to serve.
         return 1
-    lib.make_neutral()
     ready_fd = int(started[0]) if started else None
-    if ready_fd is not None and unit.has_started(directory, standing):
-        _say_ready(ready_fd)
-        return 0
+    # What its unit says of a service holds.
+    if ready_fd is not None:
+        lib.make_neutral()
+        if unit.has_started(directory, standing):
+            _say_ready(ready_fd)
+            return 0
+        _lift_limits()
+    _allow_many_descriptors()
     open_log(directory)
     # Nix waits for the answer of one session while others work: Python's 5 ms would be most of that wait.
     sys.setswitchinterval(0.0005)
-    _lift_limits()
     hub = new_hub(lasting=True)
 
     def tidy() -> None:
@@ -119,7 +122,7 @@ def _say_ready(ready_fd: int | None) -> None:
 
 
 def _lift_limits() -> None:
-    """Have the limits of the first process, as far as that is known and permitted, and many descriptors.
+    """Have the limits of the first process, as far as that is known and permitted.
 
     Those of the first process are nobody's in particular, and those of a caller were meant for that caller.
     """
@@ -133,6 +136,10 @@ def _lift_limits() -> None:
             resource.setrlimit(limit, usual)
         except (OSError, ValueError):
             resource.setrlimit(limit, (_less(usual[0], hard), hard))
+
+
+def _allow_many_descriptors() -> None:
+    """A build needs about a dozen."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_less(hard, DESCRIPTORS), hard))
 

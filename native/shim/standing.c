@@ -7,11 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <linux/capability.h>
+#include <linux/nsfs.h>
 
 enum {
     LEAKED = 3,
@@ -170,7 +172,13 @@ static bool find_left(const struct process *process, char path[PATH_MAX], char t
     put_path(path, &parent, "fd");
     /* The first process is no Nix, and may keep namespaces of others. */
     DIR *directory = parent.pid > 1 ? opendir(path) : NULL;
+    struct stat owner;
     bool found = false;
+    /* Nor is one of a user, who could have made the namespace. */
+    if (directory && (fstat(dirfd(directory), &owner) < 0 || owner.st_uid != 0)) {
+        closedir(directory);
+        directory = NULL;
+    }
     for (struct dirent *entry; !found && directory && (entry = readdir(directory));) {
         snprintf(name, sizeof name, "fd/%.8s", entry->d_name);
         put_path(path, &parent, name);
@@ -247,6 +255,18 @@ bool find_standing(int pid, uint32_t *name)
     return text.whole;
 }
 
+/* Whether the user namespace of the mount namespace `fd` is ours: nobody with fewer rights has made it. */
+static bool is_our_users(int fd)
+{
+    struct stat theirs, ours;
+    int owner = ioctl(fd, NS_GET_USERNS);
+    bool same = owner >= 0 && fstat(owner, &theirs) == 0 && stat("/proc/self/ns/user", &ours) == 0 &&
+                theirs.st_ino == ours.st_ino;
+    if (owner >= 0)
+        close(owner);
+    return same;
+}
+
 bool go_home(void)
 {
     struct stat before, after;
@@ -256,7 +276,7 @@ bool go_home(void)
     if (!find_left(&self, path, left) || !read_link(&self, "ns/mnt", ours) || strcmp(left, ours) == 0)
         return true;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool home = fd >= 0 && stat("/", &before) == 0 && setns(fd, CLONE_NEWNS) == 0 && stat("/", &after) == 0 &&
+    bool home = fd >= 0 && is_our_users(fd) && stat("/", &before) == 0 && setns(fd, CLONE_NEWNS) == 0 && stat("/", &after) == 0 &&
                 before.st_dev == after.st_dev && before.st_ino == after.st_ino;
     if (fd >= 0)
         close(fd);

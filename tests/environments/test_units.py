@@ -66,6 +66,18 @@ def test_the_first_unit_ends_while_somebody_else_builds(booted: Booted, there: H
         assert succeeds(build)
 
 
+def test_commands_that_begin_together_share_a_broker(booted: Booted, there: Host, unit: str) -> None:
+    """Each of them wants one."""
+    gates = Gates(there)
+    with ExitStack() as held:
+        builds = [held.enter_context(running(booted, build_gated(name, seed="together"))) for name in "abcd"]
+        gates.wait_inside(4)
+        assert re.fullmatch(unit, only_broker(booted))
+        for name in "abcd":
+            gates.let_through(name)
+        assert all(map(succeeds, builds))
+
+
 def test_a_daemon_that_is_restarted_leaves_no_process_behind(booted: Booted, there: Host, unit: str) -> None:
     """Its own builds end with it; those of a command that does without go on, and so does the broker."""
     booted.restart_daemon()
