@@ -19,9 +19,17 @@ def there(lab: Lab, fresh: Callable[[Host], Host]) -> Host:
     return fresh(lab.builder(roots.SUITES[-1]))
 
 
-@pytest.fixture
-def booted(lab: Lab, there: Host) -> Iterator[Booted]:
-    """A host that systemd has booted, and that builds there."""
+@pytest.fixture(scope="session")
+def machine(lab: Lab) -> Iterator[Booted]:
+    """One that systemd has booted."""
     with Booted("booted", roots.root(roots.BOOTED), lab.tree()) as host:
-        host.use(there)
         yield host
+
+
+@pytest.fixture
+def booted(machine: Booted, there: Host) -> Iterator[Booted]:
+    """The same, which builds there and has no broker yet."""
+    machine.reset_store()
+    machine.use(there)
+    yield machine
+    machine.tidy()

@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -140,13 +141,16 @@ def test_what_a_unit_has_set_for_itself_holds_for_nobody_else(booted: Booted, th
 
 
 @pytest.fixture
-def logins(booted: Booted) -> Booted:
+def logins(booted: Booted) -> Iterator[Booted]:
     """The host, whose sessions take with them what was started in them; log in with `ssh USER@self`."""
     booted.write_file("/etc/systemd/logind.conf", "[Login]\nKillUserProcesses=yes\nKillExcludeUsers=\n")
     booted.systemctl("restart", "systemd-logind")
     booted.start_sshd("UsePAM yes")
     booted.trust(booted, "self")
-    return booted
+    yield booted
+    booted.stop_sshd()
+    booted.run(["rm", "/etc/systemd/logind.conf"])
+    booted.systemctl("restart", "systemd-logind")
 
 
 def sessions(host: Booted) -> list[str]:

@@ -78,6 +78,14 @@ class Booted(Host):
         self.hook = install.HOOK
         self.run(["nix-store", "--init"])
 
+    def tidy(self) -> None:
+        """End what builds and brokers have left, with nix-daemon, and forget the broker's unit."""
+        self.systemctl("stop", "nix-daemon", "nix-ferry-broker*")
+        self.run(["rm", "-f", "/etc/systemd/system/nix-ferry-broker.service"])
+        self.systemctl("daemon-reload")
+        self.systemctl("reset-failed")
+        wait_until(lambda: not self.brokers(), "the end of brokers")
+
     def brokers(self) -> dict[int, str]:
         """Return the brokers: process id, as seen from outside, → unit."""
         found = [pid for pid, command in self.processes().items() if re.match(r"\S+ \S*nix-ferry-broker", command)]
