@@ -64,6 +64,11 @@ def test_a_percent_sign_in_the_path_is_no_token(tmp_path: Path) -> None:
     assert "100%h/ssh/" in path_of(taken)
 
 
+def test_no_two_brokers_mean_the_same_socket(tmp_path: Path) -> None:
+    """A process may have the number of one that is gone, or that is in another namespace, and find its connection."""
+    assert path_of(seat(Sharing(), tmp_path)) != path_of(seat(Sharing(), tmp_path))
+
+
 @pytest.mark.parametrize("master", [["true"], ["auto"], ["ask"], None])
 def test_who_shares_already_keeps_it(master: list[str] | None) -> None:
     """Whatever file or option it is in; also an ssh that does not say."""
