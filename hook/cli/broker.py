@@ -7,31 +7,21 @@ and goes on when they have ended.
 
 import json
 import os
-import resource
 import sys
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from hook._native import lib
-from hook.broker import IDLE_EXIT_S, Broker
 from hook.cli import unit
-from hook.conversation import serve
-from hook.errors import StockOnly
-from hook.hub import new_hub
+from hook.cli.attributes import allow_many_descriptors, become_neutral
 from hook.identity import IDENTITY, installed
-from hook.journal import log, open_log, rotate_log
-from hook.loading import load
-from hook.overview import overview
 from hook.standing import same_namespaces, standing_of
+
+if TYPE_CHECKING:
+    from hook.broker import Broker
 
 IDLE_ELSEWHERE_S = 60.0
 """The same in namespaces that are not those of the first process: who made them may soon want to be rid of them."""
-
-DESCRIPTORS = 1 << 20
-"""As many as the daemon of Nix may have."""
-
-FOR_PROGRAMS = (resource.RLIMIT_CORE, resource.RLIMIT_STACK)
-"""Limits that are best left as low as they are."""
 
 
 def main() -> int:
@@ -44,12 +34,22 @@ def main() -> int:
     ready_fd = int(started[0]) if started else None
     # What its unit says of a service holds.
     if ready_fd is not None:
-        lib.make_neutral()
+        become_neutral()
         if unit.has_started(directory, standing):
             _say_ready(ready_fd)
             return 0
-        _lift_limits()
-    _allow_many_descriptors()
+    allow_many_descriptors()
+    return _serve(directory, standing, ready_fd)
+
+
+def _serve(directory: str, standing: str, ready_fd: int | None) -> int:
+    # Not before: where systemd has started another process, this one needs none of them.
+    from hook.broker import IDLE_EXIT_S, Broker
+    from hook.conversation import serve
+    from hook.hub import new_hub
+    from hook.journal import log, open_log, rotate_log
+    from hook.overview import overview
+
     open_log(directory)
     # Nix waits for the answer of one session while others work: Python's 5 ms would be most of that wait.
     sys.setswitchinterval(0.0005)
@@ -98,8 +98,12 @@ def main() -> int:
     return 0
 
 
-def _load(broker: Broker) -> None:
+def _load(broker: "Broker") -> None:
     """Become independent of what is installed; make room if that was changed before we were."""
+    from hook.errors import StockOnly
+    from hook.journal import log
+    from hook.loading import load
+
     try:
         load()
         if installed() == IDENTITY:
@@ -119,33 +123,6 @@ def _say_ready(ready_fd: int | None) -> None:
     with suppress(BrokenPipeError):
         os.write(ready_fd, b"1")
     os.close(ready_fd)
-
-
-def _lift_limits() -> None:
-    """Have the limits of the first process, as far as that is known and permitted.
-
-    Those of the first process are nobody's in particular, and those of a caller were meant for that caller.
-    """
-    for limit in (getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")):
-        soft, hard = resource.getrlimit(limit)
-        try:
-            usual = resource.prlimit(1, limit)
-        except OSError:
-            usual = (soft if limit in FOR_PROGRAMS else hard, hard)
-        try:
-            resource.setrlimit(limit, usual)
-        except (OSError, ValueError):
-            resource.setrlimit(limit, (_less(usual[0], hard), hard))
-
-
-def _allow_many_descriptors() -> None:
-    """A build needs about a dozen."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_less(hard, DESCRIPTORS), hard))
-
-
-def _less(limit: int, other: int) -> int:
-    return min((limit, other), key=lambda each: float("inf") if each == resource.RLIM_INFINITY else each)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,13 @@ class Booted(Host):
 
     def brokers(self) -> dict[int, str]:
         """Return the brokers: process id, as seen from outside, → unit."""
-        found = [pid for pid, command in self.processes().items() if re.match(r"\S+ \S*nix-ferry-broker", command)]
-        return {pid: self.unit_of(pid) for pid in found}
+        units = {}
+        for pid, command in self.processes().items():
+            # One may end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if re.match(r"\S+ \S*nix-ferry-broker", command):
+                    units[pid] = self.unit_of(pid)
+        return units
 
     def systemctl(self, *words: str, check: bool = True) -> Output:
         """Run systemctl."""
