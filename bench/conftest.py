@@ -24,6 +24,7 @@ Compare = Callable[..., Result]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lines", type=int, help="how many lines a build prints (test_log)")
+    parser.addoption("--builds", type=int, help="how many builds the small disk takes (test_small_disk)")
 
 
 def peak_of_broker(client: Host) -> int:

@@ -1,6 +1,7 @@
 """Eight builds at once on a machine far away that nobody is connected to yet: one ssh connection for all, or one each.
 
-As in test_storm.py, with 50 ms there and back; a ControlPath in the user's ssh_config keeps nix-ferry from sharing.
+As in test_storm.py, with 50 ms there and back; ControlMaster in the user's ssh_config keeps nix-ferry from sharing, and
+without a ControlPath ssh does not share either.
 """
 
 import pytest
@@ -15,10 +16,10 @@ BUILDS = 8
 
 @pytest.fixture
 def apart(hosts: tuple[Host, Host], far: str) -> str:
-    """Another name of the machine, with the user's own ControlPath."""
+    """Another name of the machine, with the user's own ControlMaster."""
     client, _ = hosts
     known = client.read_file(f"/root/.ssh/hosts/{far}").replace(f"Host {far}", "Host apart")
-    client.write_file("/root/.ssh/hosts/apart", f"{known}  ControlPath /root/control\n", 0o600)
+    client.write_file("/root/.ssh/hosts/apart", f"{known}  ControlMaster auto\n", 0o600)
     return "apart"
 
 

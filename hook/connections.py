@@ -44,6 +44,7 @@ class Opening:
     state_dir: str
     private_dir: str
     longest_s: float
+    jobs: int
 
     def open(
         self,
@@ -96,7 +97,7 @@ class Opening:
     ) -> tuple[Remote, Value]:
         known = None if destination is None else self.hub.pool.known(destination)
         with ExitStack() as held:
-            remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s)
+            remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s, self.jobs)
             held.callback(remote.close)
             remote.stream.watch = deadline
             remote.opening = self
@@ -230,7 +231,17 @@ class Connections:
     def _opening(self, machine: Machine, name: str, route: Route) -> Opening:
         uri, store, private_dir = machine.uri, self._services.store, self._services.private_dir
         longest_s = min(LONGEST_S, uri.number("max-connection-age", int(LONGEST_S)))
-        return Opening(self._hub, route, uri.scheme, name, store.store_dir, store.state_dir, private_dir, longest_s)
+        return Opening(
+            hub=self._hub,
+            route=route,
+            scheme=uri.scheme,
+            name=name,
+            store_dir=store.store_dir,
+            state_dir=store.state_dir,
+            private_dir=private_dir,
+            longest_s=longest_s,
+            jobs=machine.max_jobs,
+        )
 
     def _again(self, remote: Remote) -> Callable[[], Remote] | None:
         """What opens another one that leads where `remote` does, when this conversation may be over."""

@@ -282,7 +282,13 @@ class Dispatcher:
         try:
             if warm := self._connections.take(machine):
                 return self._connections.reuse(warm, meanwhile)
-            remote, value = self._connections.open(machine, place.name, meanwhile)
+            try:
+                remote, value = self._connections.open(machine, place.name, meanwhile)
+            except MachineError as error:
+                if error.trouble is not Trouble.DISK_FULL or not self._hub.lasting:
+                    raise
+                self._connections.renew(machine, place.name)
+                remote, value = self._connections.open(machine, place.name, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
             raise MachineError(str(error)) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hook.errors import MachineError, RemoteError
 from hook.store.path import encode_base32
 from hook.store.temproots import is_rooted
-from hook.trouble import Trouble
+from hook.trouble import Trouble, trouble_of
 
 if TYPE_CHECKING:
     from hook.remote import Remote
@@ -25,7 +25,7 @@ def refuse_own(remote: "Remote", store_dir: str, state_dir: str) -> None:
     try:
         remote.client.add_temp_root(path)
     except RemoteError as error:
-        raise MachineError(f"it refused a temporary root: {error}") from None
+        raise MachineError(f"it refused a temporary root: {error}", trouble_of(str(error))) from None
     except MachineError as error:
         raise remote.explain(error) from None
     if is_rooted(state_dir, path):

@@ -37,8 +37,10 @@ RENEW_LOGIN_S = 35.0
 """The same for the age of the login, which is older where sessions share a connection."""
 
 RENEW_BUILDS, MOST_BUILDS = 100, 200
-RENEW_BYTES, MOST_BYTES = 64 << 20, 128 << 20
-"""What came and went over it, which is about what it keeps alive."""
+RENEW_BYTES, LEAST_BYTES = 64 << 20, 16 << 20
+"""What may have come and gone over all that serve the jobs of a machine, which is about what they keep alive there, and
+over each of them in any case.  Twice that is too much.  Also, a daemon that is told to collect when the disk gets full
+(`min-free`) looks when it begins, and then every five seconds."""
 
 
 class Remote:
@@ -46,7 +48,7 @@ class Remote:
 
     The time to get ready that its machine has begins with it and ends with `be_ready`, whatever the machine says until
     then.  It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.  `longest_s`
-    is the greatest age at which a build may begin with it.
+    is the greatest age at which a build may begin with it; `jobs` is how many may run there at once.
     """
 
     client: "StoreClient"
@@ -66,6 +68,7 @@ class Remote:
         seat: "Seat | None" = None,
         known: KnownPaths | None = None,
         longest_s: float = LONGEST_S,
+        jobs: int = 1,
     ) -> None:
         self.route = route
         self.scheme = scheme
@@ -74,6 +77,7 @@ class Remote:
         self.begun_at = time.monotonic()
         self.login_at = seat.begun_at if seat else self.begun_at
         self.builds = 0
+        self._renew_bytes = max(RENEW_BYTES // max(jobs, 1), LEAST_BYTES)
         self.known = known or KnownPaths()
         self._retired = False
         self._log: Log | None = None
@@ -111,14 +115,19 @@ class Remote:
             age_s > min(RENEW_S, self.longest_s / 2)
             or login_s > RENEW_LOGIN_S
             or self.builds >= RENEW_BUILDS
-            or moved >= RENEW_BYTES
+            or moved >= self._renew_bytes
         )
 
     @property
     def is_worn_out(self) -> bool:
         """Whether no other build may begin with it."""
         age_s, login_s, moved = self._use()
-        return age_s >= self.longest_s or login_s >= LONGEST_S or self.builds >= MOST_BUILDS or moved >= MOST_BYTES
+        return (
+            age_s >= self.longest_s
+            or login_s >= LONGEST_S
+            or self.builds >= MOST_BUILDS
+            or moved >= 2 * self._renew_bytes
+        )
 
     def _use(self) -> tuple[float, float, int]:
         now = time.monotonic()

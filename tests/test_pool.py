@@ -12,9 +12,9 @@ from hook.errors import ConnectionLost, MachineError
 from hook.pool import MOST_OPENED, TOGETHER_S, Pool
 from hook.protocol.client import StoreClient
 from hook.remote import (
+    LEAST_BYTES,
     LONGEST_S,
     MOST_BUILDS,
-    MOST_BYTES,
     RENEW_BUILDS,
     RENEW_BYTES,
     RENEW_LOGIN_S,
@@ -208,7 +208,7 @@ WORN_OUT = {
     "age": {"begun_at": -LONGEST_S},
     "login": {"login_at": -LONGEST_S},
     "builds": {"builds": MOST_BUILDS},
-    "bytes": {"bytes_in": MOST_BYTES},
+    "bytes": {"bytes_in": 2 * RENEW_BYTES},
     "own age": {"longest_s": 1.0, "begun_at": -1.0},
     "no age": {"longest_s": 0},
 }
@@ -265,6 +265,19 @@ def test_no_build_begins_with_one_that_is_worn_out(remotes: list[Remote], use: s
     later.do()
     assert given.stream.closed
     assert kept.stream.closed
+
+
+def test_the_more_jobs_a_machine_has_the_less_goes_over_each(remotes: list[Remote]) -> None:
+    """What all of them keep alive counts; but each may be used for something."""
+    renewed = []
+    for jobs in (0, 1, 2, 64):
+        remote = Remote(remotes[0].route, "ssh-ng", "a", jobs=jobs)
+        remote.stream.bytes_in = LEAST_BYTES
+        renewed.append(remote.is_worn)
+        remote.stream.bytes_out = RENEW_BYTES // 2 - LEAST_BYTES
+        renewed.append(remote.is_worn)
+        remote.close()
+    assert renewed == [False, False, False, False, False, True, True, True]
 
 
 def test_one_that_is_worn_out_while_idle_is_closed(remotes: list[Remote]) -> None:

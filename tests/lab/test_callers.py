@@ -145,10 +145,12 @@ def test_a_decision_that_takes_long_is_waited_for_once(site: Site) -> None:
     try:
         with running(site.client, nix_build("from-source", seed="slow")) as build:
 
-            def waiting() -> int:
-                return sum(each.startswith(f"sh -c read line < {FIFO}") for each in site.client.processes().values())
+            def waiting() -> set[bool]:
+                """Whether those that wait were asked (True) or connect."""
+                commands = [each for each in site.client.processes().values() if each.startswith("ssh b ")]
+                return {each.endswith(" -G") for each in commands}
 
-            wait_until(lambda: waiting() >= 2, "both to wait")
+            wait_until(lambda: waiting() == {True, False}, "both to wait")
             fifo = os.open(site.client.path(FIFO), os.O_RDWR)
             try:
                 # Enough for every ssh that asks from now on.
