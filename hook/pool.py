@@ -25,6 +25,10 @@ TOGETHER_S = 20.0
 MOST_OPENED = 8
 """How many connections are opened at once to take the place of others."""
 
+REST, LONGEST_REST_S = 20, 3.0
+"""To open one takes two processes their time on both sides, which builds could use: after it, the next one to the same
+place waits so many times as long.  There is time: many builds may begin with a connection that is to be replaced."""
+
 
 def in_background(work: Callable[[], object]) -> None:
     """Do it in a thread of its own; nobody waits for it."""
@@ -40,7 +44,9 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: dict[Hashable, list[tuple[float, Remote]]] = {}
         self._known: dict[Hashable, WeakSet[KnownPaths]] = {}
-        self._opening = 0
+        self._opening: Counter[Hashable] = Counter()
+        """How many connections are being opened, by destination."""
+        self._not_before: dict[Hashable, float] = {}
         self._drops = 0
         """How often something was dropped: what is being opened then may have the same fault."""
 
@@ -127,6 +133,8 @@ class Pool:
             remote.close()
         with self._lock:
             self._known = {destination: known for destination, known in self._known.items() if known}
+            now = time.monotonic()
+            self._not_before = {destination: at for destination, at in self._not_before.items() if at > now}
 
     def close(self) -> None:
         """Close everything."""
@@ -140,24 +148,31 @@ class Pool:
         self._run(remote.close)
 
     def _begin(self, destination: Hashable, old: Remote, again: Callable[[], Remote]) -> None:
-        """Have a connection opened that takes the place of `old`, unless too many are being opened already."""
+        """Have a connection opened that takes the place of `old`, unless it is better done a little later."""
         with self._lock:
-            if self._opening >= MOST_OPENED:
+            if self._opening.total() >= MOST_OPENED:
                 return
-            self._opening += 1
+            resting = self._opening[destination] or time.monotonic() < self._not_before.get(destination, 0.0)
+            if resting and not old.is_heavy:
+                return
+            self._opening[destination] += 1
             drops = self._drops
             old.is_followed = True
         self._run(lambda: self._replace(destination, old, again, drops))
 
     def _replace(self, destination: Hashable, old: Remote, again: Callable[[], Remote], drops: int) -> None:
+        begun = time.monotonic()
         try:
             new = again()
         except FerryError:
             # Whoever needs one finds out, and tells its user.
             return
         finally:
+            now = time.monotonic()
             with self._lock:
-                self._opening -= 1
+                self._opening[destination] -= 1
+                self._opening += Counter()
+                self._not_before[destination] = now + min(REST * (now - begun), LONGEST_REST_S)
         with self._lock:
             wanted = drops == self._drops
             if wanted:

@@ -129,6 +129,11 @@ class Remote:
             or moved >= 2 * self._renew_bytes
         )
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether much came and went over it."""
+        return self._use()[2] >= self._renew_bytes
+
     def _use(self) -> tuple[float, float, int]:
         now = time.monotonic()
         return now - self.begun_at, now - self.login_at, self.stream.bytes_in + self.stream.bytes_out

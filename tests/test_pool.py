@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from hook import pool as pool_module
 from hook.errors import ConnectionLost, MachineError
 from hook.pool import MOST_OPENED, TOGETHER_S, Pool
 from hook.protocol.client import StoreClient
@@ -306,13 +307,34 @@ def test_where_no_other_can_be_opened_the_old_one_is_used_to_its_end(remotes: li
     assert pool.take("there") is remotes[0]
 
 
-def test_not_many_are_opened_at_once(remotes: list[Remote]) -> None:
-    """The others keep what they have."""
+def test_they_are_opened_one_after_the_other_with_a_rest_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds go on meanwhile, and need the processors; the others keep what they have, and are next."""
+    later = Deferred()
+    pool = Pool(run=later)
+    old = [connected("cat", "old") for _ in range(3)]
+    for remote in old:
+        wear(remote, begun_at=time.monotonic() - RENEW_S - 1)
+        pool.give("there", remote, refuse)
+    assert len(later.work) == 1
+    monkeypatch.setattr(pool_module, "REST", 1e9)
+    later.do()
+    assert pool.take("there") is old[2]
+    pool.give("there", old[2], refuse)
+    assert later.work == []
+    pool.give("elsewhere", connected("cat", "other"), refuse)
+    pool._not_before.clear()
+    pool.give("there", old[1], refuse)
+    assert len(later.work) == 1
+    pool.close()
+
+
+def test_those_that_much_went_over_do_not_wait_but_not_many_at_once() -> None:
+    """They keep most alive there."""
     later = Deferred()
     pool = Pool(run=later)
     old = [connected("cat", "old") for _ in range(MOST_OPENED + 1)]
     for remote in old:
-        wear(remote, begun_at=time.monotonic() - RENEW_S - 1)
+        wear(remote, bytes_in=RENEW_BYTES)
         pool.give("there", remote, refuse)
     assert len(later.work) == MOST_OPENED
     later.do()
