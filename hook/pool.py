@@ -31,8 +31,11 @@ place waits so many times as long.  There is time: many builds may begin with a 
 
 
 def in_background(work: Callable[[], object]) -> None:
-    """Do it in a thread of its own; nobody waits for it."""
-    threading.Thread(target=work, daemon=True).start()
+    """Do it in a thread of its own, for which nobody waits, if there can be one."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 class Pool:

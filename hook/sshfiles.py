@@ -39,7 +39,7 @@ class SshFiles:
 def ssh_files(argv: Sequence[str]) -> SshFiles:
     """The files that ssh with this command line reads now."""
     found = SshFiles()
-    user_directory = os.path.join(pwd.getpwuid(os.geteuid()).pw_dir, ".ssh")
+    user_directory = os.path.join(_home(), ".ssh")
     given = _given(argv)
     if given is None:
         _read(os.path.join(SYSTEM_DIRECTORY, "ssh_config"), SYSTEM_DIRECTORY, found)
@@ -47,6 +47,14 @@ def ssh_files(argv: Sequence[str]) -> SshFiles:
     if given.lower() != "none":
         _read(os.path.join("/", given), user_directory, found)
     return found
+
+
+def _home() -> str:
+    """Where ssh looks, whatever HOME is; a user without a name has none, and no ssh."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return "/nonexistent"
 
 
 def _given(argv: Sequence[str]) -> str | None:
@@ -70,7 +78,7 @@ def _read(path: str, directory: str, found: SshFiles) -> None:
             text = file.read(MOST_BYTES)
     except FileNotFoundError:
         return
-    except OSError:
+    except (OSError, ValueError):
         found.momentary = True
         return
     if len(text) == MOST_BYTES:
@@ -100,7 +108,7 @@ def _include(name: str, directory: str, found: SshFiles) -> None:
         found.momentary = True
         return
     if name.startswith("~/"):
-        name = os.path.join(pwd.getpwuid(os.geteuid()).pw_dir, name[2:])
+        name = os.path.join(_home(), name[2:])
     pattern = os.path.join(directory, name)
     if not has_magic(pattern):
         _read(pattern, directory, found)
@@ -119,6 +127,6 @@ def _include(name: str, directory: str, found: SshFiles) -> None:
 def _stamp(path: str) -> Stamp:
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

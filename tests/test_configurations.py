@@ -1,6 +1,6 @@
 """What is remembered of ssh's answers, and for how long; `ssh` is a script that answers `-G` as ssh does.
 
-A real one is asked in tests/lab/test_sharing.py and test_environments.py.
+A real one is asked in tests/lab/test_callers.py.
 """
 
 import os

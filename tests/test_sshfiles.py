@@ -114,6 +114,17 @@ def test_files_that_include_each_other_or_many_come_to_an_end(write: Write) -> N
     assert read().momentary
 
 
+def test_a_user_without_a_name_has_no_file(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that was given a number only; ssh does not run there, but hooks do."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    write("etc/ssh_config", "Include ~/x \0\n")
+    assert f"{tmp_path}/etc/ssh_config" in read().stamps
+
+
 def test_what_cannot_be_read_is_taken_to_decide_by_the_moment(write: Write, tmp_path: Path) -> None:
     """And a pipe is not waited for."""
     (tmp_path / "home/.ssh/config").mkdir()
