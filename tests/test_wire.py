@@ -1,5 +1,8 @@
 """The primitives of all protocols: what goes in comes out, and no length a peer sends is believed."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import ConnectionLost, ProtocolError
-from hook.protocol import wire
 from hook.protocol.wire import (
     LONG_LIST,
     MAX_COUNT,
     MAX_LIST_BYTES,
     MAX_PATH_BYTES,
+    MAX_REFERENCES,
+    MAX_REFERENCES_BYTES,
     MAX_SHOWN_BYTES,
     MAX_STRING_BYTES,
+    MAX_WORDS,
+    MAX_WORDS_BYTES,
     Reader,
     Writer,
 )
@@ -164,16 +170,77 @@ class Piecemeal(BytesSource):
 
 
 @pytest.mark.parametrize("shown", [0, 100, 1200, 1 << 20], ids=["nothing", "less than one", "two", "all"])
-def test_every_string_of_a_list_counts(monkeypatch: pytest.MonkeyPatch, shown: int) -> None:
+def test_every_string_of_a_list_counts(shown: int) -> None:
     """However many of them have arrived when we look."""
     w = Writer()
     w.strings([b"x" * 504] * 200)
     encoded = w.take()
-    monkeypatch.setattr(wire, "MAX_LIST_BYTES", 110_000)
-    assert len(Reader(Piecemeal(encoded, shown)).texts()) == 200
-    monkeypatch.setattr(wire, "MAX_LIST_BYTES", 90_000)
+    assert len(Reader(Piecemeal(encoded, shown)).texts(most_bytes=110_000)) == 200
     with pytest.raises(ProtocolError, match="more than 90000 bytes"):
-        Reader(Piecemeal(encoded, shown)).texts()
+        Reader(Piecemeal(encoded, shown)).texts(most_bytes=90_000)
+
+
+@pytest.mark.parametrize("read", ["references", "words"])
+def test_a_list_of_a_machine_has_a_bound_of_its_own(read: str) -> None:
+    """By what it is for: several machines may send one at once."""
+    long = Writer()
+    long.string(b"x" * MAX_PATH_BYTES)
+    most_bytes = {"references": MAX_REFERENCES_BYTES, "words": MAX_WORDS_BYTES}[read]
+    most = {"references": MAX_REFERENCES, "words": MAX_WORDS}[read]
+    with pytest.raises(ProtocolError, match=f"more than {most_bytes} bytes"):
+        getattr(Reader(Endless(most, rest=long.take())), read)()
+    with pytest.raises(ProtocolError, match=f"at most {most} are allowed"):
+        getattr(Reader(Endless(most + 1, rest=b"x")), read)()
+
+
+def test_an_answer_is_no_larger_than_the_question() -> None:
+    """Which of these paths are valid?"""
+    w = Writer()
+    w.strings(PATHS)
+    data = w.take()
+    assert Reader(BytesSource(data)).some_of(PATHS) == set(PATHS)
+    with pytest.raises(ProtocolError, match="at most"):
+        Reader(BytesSource(data)).some_of(PATHS[1:])
+    w.strings(["x" * MAX_PATH_BYTES] * len(PATHS))
+    with pytest.raises(ProtocolError, match="list of more than"):
+        Reader(BytesSource(w.take())).some_of(PATHS)
+
+
+PATHS = [f"/nix/store/{number:032}-name" for number in range(100)]
+
+SIX_LISTS = """
+import resource, threading
+from hook.errors import ProtocolError
+from hook.protocol.wire import MAX_REFERENCES, Reader, Writer
+from tests.test_wire import Endless
+
+w = Writer()
+w.string(b"/nix/store/" + b"x" * 32 + b"-name-and-version")
+path = w.take()
+start = threading.Barrier(6)
+lists = []
+
+def read():
+    start.wait()
+    lists.append(Reader(Endless(MAX_REFERENCES, rest=path * 4096)).references())
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+threads = [threading.Thread(target=read) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(lists) == 6
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_six_lists_at_once_take_bounded_memory() -> None:
+    """Each from another machine, and each as long as it may be."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIX_LISTS], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
+    assert int(done.stdout) < 200 << 10
 
 
 def test_text_must_be_utf8() -> None:

@@ -254,6 +254,18 @@ def test_what_people_only_see_takes_a_bounded_amount_of_memory() -> None:
     assert event.fields == (b"x" * MAX_SHOWN_BYTES, left_out, left_out)
 
 
+def test_only_what_was_asked_about_is_heard() -> None:
+    """A daemon that lists more valid paths than there were in the question has another one in mind."""
+
+    def answer(w: Writer) -> None:
+        w.u64(Stderr.LAST)
+        w.strings(["/nix/store/a", "/nix/store/b"])
+
+    client = WorkerClient(daemon(answer), lambda event: None)
+    with pytest.raises(ProtocolError, match="list of 2 elements where at most 1 are allowed"):
+        client.query_valid_paths(["/nix/store/a"], substitute=False)
+
+
 @pytest.mark.parametrize("nix_version", ["²³.⁵", "9" * 4000, "2." + "9" * 4000, "٣.٤", "", "2.", ".5", "unstable"])
 def test_a_daemon_may_call_itself_anything(nix_version: str) -> None:
     """What a release is taken for decides how an upload goes, never whether we survive the greeting."""

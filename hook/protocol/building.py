@@ -54,6 +54,7 @@ class Limits:
 
 NO_LIMITS = Limits()
 
+MAX_OUTPUTS = 1 << 12
 MAX_REALISATION_BYTES = 1 << 20
 """Longest realisation accepted: one that depends on thousands of others."""
 
@@ -103,9 +104,9 @@ def read_built_outputs(r: Reader, names: Collection[str], *, as_paths: bool) -> 
     As JSON only the name is taken from an output id: daemons of Nix 2.35 and later fill its hash with zeros.
     """
     realisations: dict[str, bytes | BuiltPath] = {}
-    for _ in range(r.count()):
+    for _ in range(r.count(MAX_OUTPUTS)):
         if as_paths:
-            name, built = r.text(), BuiltPath(r.text(), tuple(sorted(r.texts())))
+            name, built = r.text(), BuiltPath(r.text(), tuple(sorted(r.words())))
             if name in names:
                 realisations[name] = built
             continue

@@ -103,7 +103,7 @@ def shake_hands(channel: Channel) -> Hello:
     writer.u64(0)  # no CPU affinity
     writer.u64(0)  # no space to reserve
     channel.write(writer.take())
-    features = frozenset(reader.texts()) & FEATURES if version >= (1, 38) else frozenset()
+    features = frozenset(reader.words()) & FEATURES if version >= (1, 38) else frozenset()
     nix_version = reader.text() if version >= (1, 33) else ""
     trusted = {1: True, 2: False}.get(reader.u64()) if version >= (1, 35) else None
     return Hello(version, features, nix_version, trusted)

@@ -109,8 +109,8 @@ class ServeClient:
         w = self._request(Command.QUERY_VALID_PATHS)
         w.flag(True)  # lock: add temporary roots first
         w.flag(substitute)
-        w.strings(sorted(paths))
-        return self._ask(lambda: set(self._reader.texts()))
+        w.strings(asked := sorted(paths))
+        return self._ask(lambda: self._reader.some_of(asked))
 
     def add_temp_root(self, path: str) -> None:
         """Keep `path` from the garbage collector there until the connection ends."""
@@ -127,10 +127,10 @@ class ServeClient:
         while found := r.text():
             if found != path or info is not None:
                 raise ProtocolError(f"asked about '{path}', told about '{found}'")
-            deriver, references = r.text() or None, tuple(sorted(r.texts()))
+            deriver, references = r.text() or None, r.references()
             r.u64()  # download size
             nar_size = r.u64()
-            nar_hash, ca, signatures = read_nar_hash(r), r.text(), tuple(sorted(r.texts()))
+            nar_hash, ca, signatures = read_nar_hash(r), r.text(), tuple(sorted(r.words()))
             info = PathInfo(path, deriver, nar_hash, nar_size, references, signatures=signatures, ca=ca)
         return info
 

@@ -17,11 +17,18 @@ MAX_SHOWN_BYTES = 8 << 20
 """What is kept of one that is only shown: as JSON it may take six times as much, several times over."""
 
 MAX_LIST_BYTES = 64 << 20
-"""Longest list accepted, all its strings together: a closure of half a million paths."""
+"""Longest list accepted, all its strings together: a closure of half a million paths.  Machines send none so long."""
 
 MAX_PATH_BYTES = 4096
 MAX_COUNT = 1 << 20
 """Most elements accepted in one list."""
+
+MAX_REFERENCES = 1 << 17
+MAX_REFERENCES_BYTES = 16 << 20
+"""What one store path can refer to; the closure of a system has a few thousand paths."""
+
+MAX_WORDS = 1 << 10
+MAX_WORDS_BYTES = 1 << 20
 
 LONG_LIST = 64
 """A list of so many strings is read by the C module, which does not pay for fewer."""
@@ -101,9 +108,11 @@ class Reader:
             raise ProtocolError(f"list of {count} elements where at most {limit} are allowed")
         return count
 
-    def texts(self, limit: int = MAX_PATH_BYTES) -> list[str]:
-        """A list or set of texts, in the order sent."""
-        count = self.count()
+    def texts(
+        self, limit: int = MAX_PATH_BYTES, *, most: int = MAX_COUNT, most_bytes: int = MAX_LIST_BYTES
+    ) -> list[str]:
+        """A list or set of texts, in the order sent: at most so many, and with so many bytes altogether."""
+        count = self.count(most)
         if count < LONG_LIST:
             return [self.text(limit) for _ in range(count)]
         from hook.protocol.lists import decode_texts
@@ -118,9 +127,23 @@ class Reader:
             else:  # the next one is cut by the end of what has arrived
                 texts.append(self.text(limit))
             total += size or len(texts[-1])
-            if total > MAX_LIST_BYTES:
-                raise ProtocolError(f"list of more than {MAX_LIST_BYTES} bytes")
+            if total > most_bytes:
+                raise ProtocolError(f"list of more than {most_bytes} bytes")
         return texts
+
+    def references(self) -> tuple[str, ...]:
+        """What a store path refers to, sorted."""
+        return tuple(sorted(self.texts(most=MAX_REFERENCES, most_bytes=MAX_REFERENCES_BYTES)))
+
+    def some_of(self, asked: Sequence[str]) -> set[str]:
+        """A set of texts that were asked about; a larger one cannot be meant."""
+        # Each with its length and its padding.
+        most_bytes = sum(map(len, asked)) + 16 * len(asked)
+        return set(self.texts(most=len(asked), most_bytes=most_bytes))
+
+    def words(self) -> list[str]:
+        """A list of texts of which there are only a few: signatures, features."""
+        return self.texts(most=MAX_WORDS, most_bytes=MAX_WORDS_BYTES)
 
 
 class Writer:

@@ -41,6 +41,9 @@ from hook.store.info import PathInfo
 Value = TypeVar("Value")
 
 MAX_FIELDS = 4096
+MAX_NAME_BYTES = 8 << 10
+"""Of what is read and dropped."""
+
 MAX_TRACES = 10_000
 
 NORMAL_BUILD = 0
@@ -172,10 +175,10 @@ class WorkerClient:
     def query_valid_paths(self, paths: Iterable[str], substitute: bool) -> set[str]:
         """Those of `paths` that are valid there; with `substitute` the daemon first fetches what it can."""
         w = self._request(Op.QUERY_VALID_PATHS)
-        w.strings(sorted(paths))
+        w.strings(asked := sorted(paths))
         if self.version >= (1, 27):
             w.flag(substitute)
-        return set(self._ask(self._reader.texts).get())
+        return self._ask(lambda: self._reader.some_of(asked)).get()
 
     def query_path_info(self, path: str) -> Answer[PathInfo | None]:
         """What the daemon registered for `path`; None if it is not valid there."""
@@ -203,7 +206,7 @@ class WorkerClient:
     def _read_only_result(self) -> BuildResult:
         if (count := self._reader.count()) != 1:
             raise ProtocolError(f"asked for one build, got {count} results")
-        self._reader.string()  # what was asked for
+        self._reader.string(MAX_NAME_BYTES)  # what was asked for
         return self._read_build_result(unknown_outputs=())
 
     def _read_build_result(self, unknown_outputs: Collection[str]) -> BuildResult:
@@ -355,9 +358,9 @@ class WorkerClient:
             message = r.message()
             r.u64()  # exit status
             return message
-        r.string()  # type, always "Error"
+        r.string(MAX_NAME_BYTES)  # type, always "Error"
         r.u64()  # level
-        r.string()  # name
+        r.string(MAX_NAME_BYTES)  # name
         message = r.message()
         r.u64()  # no position
         for _ in range(r.count(MAX_TRACES)):
@@ -401,10 +404,10 @@ def read_path_info(r: Reader, path: str) -> PathInfo:
         path=path,
         deriver=r.text() or None,
         nar_hash=read_nar_hash(r),
-        references=tuple(sorted(r.texts())),
+        references=r.references(),
         registration_time=r.u64(),
         nar_size=r.u64(),
         ultimate=r.flag(),
-        signatures=tuple(sorted(r.texts())),
+        signatures=tuple(sorted(r.words())),
         ca=r.text(),
     )
