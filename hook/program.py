@@ -8,14 +8,21 @@ import shutil
 from collections.abc import Mapping
 
 
+def _is_ours(pid: int) -> bool:
+    """Whether all user ids of the process are ours: others cannot make one, whatever they execute."""
+    with open(f"/proc/{pid}/status") as status:
+        uids = next((line.split()[1:] for line in status if line.startswith("Uid:")), [])
+    return uids == [str(os.geteuid())] * 4
+
+
 def find_nix(pid: int, environ: Mapping[str, str]) -> str | None:
-    """A path by which the Nix that process `pid` runs can be executed; `nix` in PATH if that is none, None without."""
+    """A path by which the Nix that process `pid` runs can be executed; `nix` in PATH if that is none, None without.
+
+    Only a process of our own user counts: the one that was meant may have ended, and its number be that of another.
+    """
     running = f"/proc/{pid}/exe"
     try:
-        path = os.readlink(running)
-        # A number that was the parent's can be another user's process by now.
-        if os.stat(running).st_uid not in (0, os.geteuid()):
-            path = ""
+        path = os.readlink(running) if _is_ours(pid) else ""
     except OSError:
         path = ""
     if not os.path.basename(path).startswith("nix"):

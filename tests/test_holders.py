@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hook.cli.holders import holders
+from hook.cli.holders import holders, slot_holders
 
 HOLD = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
 
@@ -39,3 +39,12 @@ def test_looking_takes_no_lock(tmp_path: Path) -> None:
 
 def test_without_the_directory_nothing_is_held(tmp_path: Path) -> None:
     assert holders(str(tmp_path / "none")) == {}
+
+
+def test_slots_of_one_machine_are_told_from_others_however_many_it_has() -> None:
+    """Four thousand million would take an hour to go through."""
+    held = {"m-0": "a", "m-7": "b", "m-x": "c", "m-1-2": "d", "mm-0": "e", "main-lock": "f", "m-4294967294": "g"}
+    assert slot_holders(held, "m", (1 << 32) - 1) == ["a", "b", "g"]
+    assert slot_holders(held, "m", 7) == ["a"]
+    assert slot_holders(held, "m", 0) == []
+    assert slot_holders(held, "m-1", 3) == ["d"]

@@ -39,6 +39,15 @@ def test_after_an_upgrade_it_is_still_the_one_that_runs(
     assert subprocess.run([found, "0"], check=False).returncode == 0
 
 
+def test_a_process_of_another_user_is_not_believed(
+    parent: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be called `nix` and have the number of a parent that has ended; a broker of root's would run it."""
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    assert find_nix(parent.pid, {"PATH": ""}) is None
+
+
 def test_without_such_a_parent_it_is_the_one_in_the_callers_path(tmp_path: Path) -> None:
     """A program that only links to Nix, or a process in another namespace."""
     assert find_nix(os.getpid(), {"PATH": str(tmp_path)}) is None

@@ -169,6 +169,16 @@ def test_files_are_as_stock_makes_them(table: SlotTable, tmp_path: Path) -> None
         assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_size) == (0o600, 0)
 
 
+def test_nobody_else_may_write_to_the_directory_whatever_the_umask(table: SlotTable, tmp_path: Path) -> None:
+    """Stock makes it with what the umask leaves of all rights; who can write there can keep all builds waiting."""
+    before = os.umask(0)
+    try:
+        taken(table, 1).release()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "current-load").stat().st_mode) == 0o755
+
+
 def test_a_released_slot_is_free_and_may_be_released_again(table: SlotTable, tmp_path: Path) -> None:
     """Several ways lead out of a build, and each of them lets go."""
     with taken(table, 1) as slot:

@@ -4,7 +4,10 @@ Tested in test_holders.py.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+
+from hook.settings import parse_number
 
 
 def holders(directory: str) -> dict[str, str]:
@@ -20,6 +23,13 @@ def holders(directory: str) -> dict[str, str]:
         if name is not None and _has_open(pid, os.path.join(directory, name)):
             found[name] = f"process {pid}, {_command(pid)}"
     return found
+
+
+def slot_holders(held: Mapping[str, str], stem: str, max_jobs: int) -> list[str]:
+    """Of what `holders` returns, the owners of the slots of one machine."""
+    # Not slot by slot: a line may have more than can be counted.
+    numbers = {name: name.removeprefix(f"{stem}-") for name in held if name.startswith(f"{stem}-")}
+    return [held[name] for name, number in numbers.items() if parse_number(number, max_jobs - 1) is not None]
 
 
 def _locks() -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from hook.cli.asking import broker_directory, elsewhere, overview_of, own_socket
 from hook.cli.change import read_text
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
-from hook.cli.holders import holders
+from hook.cli.holders import holders, slot_holders
 from hook.cli.hookfile import lacking
 from hook.errors import FerryError, StockOnly
 from hook.loading import load
@@ -220,7 +220,7 @@ def check_slots(machines: list[Machine], host: Host) -> Check:
     busy = []
     for machine in machines:
         stem = machine.uri.lock_stem(host.release)
-        owners = [held[name] for number in range(machine.max_jobs) if (name := f"{stem}-{number}") in held]
+        owners = slot_holders(held, stem, machine.max_jobs)
         if owners:
             whose = "; ".join(sorted(set(owners)))
             busy.append(f"{len(owners)} of {machine.max_jobs} of '{machine.uri.render(host.release)}' ({whose})")
