@@ -206,6 +206,16 @@ def very_many_machines(directory: Path) -> None:
     a_nix_with(directory, builders="\n".join(f"unix:///nowhere/{number} x86_64-linux" for number in range(2000)))
 
 
+def very_many_jobs(directory: Path) -> None:
+    a_nix_with(directory, builders="unix:///nowhere x86_64-linux - 4294967295")
+
+
+def fifos_for_files(directory: Path) -> None:
+    os.mkfifo(directory / "ferry.toml")
+    os.mkfifo(directory / "machines")
+    a_nix_with(directory, builders=f"@{directory}/machines ; @/dev/zero")
+
+
 SURROUNDINGS = (
     no_state,
     files_for_directories,
@@ -217,6 +227,8 @@ SURROUNDINGS = (
     a_nix_that_is_killed,
     settings_of_another_kind,
     very_many_machines,
+    very_many_jobs,
+    fifos_for_files,
 )
 ODD_WORDS = {
     "broker": [["--help"]],
@@ -255,6 +267,17 @@ def test_nothing_around_it_makes_a_command_fall_over(surroundings: Callable[[Pat
             assert done.exit_code in (0, 1, 2), (command, words)
             assert "made a mistake" not in done.output, (command, words)
             assert done.output or command in (["log"], ["uninstall"]), (command, words)
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["machine", "list"], ["status"], ["metrics"]], ids=" ".join)
+def test_who_only_looks_makes_no_lock(words: list[str], tmp_path: Path) -> None:
+    """Nor their directory, which a hook makes when it is first needed."""
+    (tmp_path / "state").mkdir()
+    very_many_jobs(tmp_path)
+    environ = {"HOME": str(tmp_path), "NIX_STATE_DIR": str(tmp_path / "state"), "NIX_CONF_DIR": str(tmp_path)}
+    done = CliRunner().invoke(main, words, env=environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert done.exit_code in (0, 1), done.output
+    assert not (tmp_path / "state/current-load").exists()
 
 
 def test_a_mistake_of_our_own_is_a_line_that_can_be_reported(monkeypatch: pytest.MonkeyPatch) -> None:

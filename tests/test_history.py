@@ -71,6 +71,14 @@ def test_a_time_is_as_long_as_it_must_be() -> None:
     assert shown == ["12:00:00", "06-15 12:00", "2026-06-15"]
 
 
+def test_what_a_record_says_at_length_is_cut_for_a_table() -> None:
+    """A table is as wide as its widest cell, and earlier versions kept megabytes."""
+    row = build_row(build("a", outcome="failed") | {"detail": "first " + "x" * 1_000_000 + " last"})
+    assert row[3].startswith("failed: first xxx")
+    assert row[3].endswith("xxx last")
+    assert len(row[3]) < 500
+
+
 def test_the_summary_counts_by_machine_and_derivation() -> None:
     """Cancelled builds are nobody's failure, and only built ones have a duration worth knowing."""
     builds = [
