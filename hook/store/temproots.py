@@ -74,7 +74,7 @@ class TempRoots:
         content = b"".join(os.fsencode(path) + b"\0" for path in paths)
         lock_fd = os.open(os.path.join(self._state_dir, "gc.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            collector = _collector_of(self._state_dir)
+            address = os.path.join(self._state_dir, "gc-socket", "socket")
             deadline = time.monotonic() + self._collector_s
 
             def wait(seconds: float) -> None:
@@ -83,11 +83,11 @@ class TempRoots:
                 self._pause(seconds)
 
             while not _try_flock(lock_fd, fcntl.LOCK_SH):
-                if collector.tell(paths, wait):
+                if _collector_at(address).tell(paths, wait):
                     break
                 wait(RETRY_S)
             else:
-                collector.forget()
+                _forget_collector(address)
             # Written while the collector is kept from starting, or after it has answered.
             _write_all(self._fd, content)
         finally:
@@ -127,9 +127,9 @@ class _Collector:
             self._lock.release()
         return True
 
-    def forget(self) -> None:
-        """No collector runs: what is left of the last one's connection is of no use."""
-        if self._connection is not None and self._lock.acquire(blocking=False):
+    def close(self) -> None:
+        """End the connection, unless somebody uses it, who will notice by himself that nobody is there any more."""
+        if self._lock.acquire(blocking=False):
             self._hang_up()
             self._lock.release()
 
@@ -157,12 +157,17 @@ class _Collector:
 
 
 _collectors: dict[str, _Collector] = {}
-"""By the socket's address: the stores of one user are few."""
+"""Those that run, or did when they were last seen, by the address of their socket."""
 
 
-def _collector_of(state_dir: str) -> _Collector:
-    address = os.path.join(state_dir, "gc-socket", "socket")
+def _collector_at(address: str) -> _Collector:
     return _collectors.get(address) or _collectors.setdefault(address, _Collector(address))
+
+
+def _forget_collector(address: str) -> None:
+    """None runs there now: what is left of the last one's connection is of no use."""
+    if collector := _collectors.pop(address, None):
+        collector.close()
 
 
 def is_rooted(state_dir: str, path: str) -> bool:
