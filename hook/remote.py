@@ -216,6 +216,4 @@ def _with_other_protocol(error: MachineError, name: str) -> MachineError:
     if MISMATCH not in text:
         return error
     other = "ssh" if name.startswith("ssh-ng:") else "ssh-ng"
-    return type(error)(
-        f"{text} (a login there runs the program for '{other}://': write that instead)", Trouble.PROTOCOL
-    )
+    return type(error)(text, Trouble.PROTOCOL, f"a login there runs the program for '{other}://': write that instead")

@@ -167,6 +167,7 @@ def test_a_machine_that_runs_nothing_has_no_talking_profile() -> None:
     check = last(replace(found, shell=Shell(False, said="Go away")))
     assert (check.check, "nothing can be run there: it answers 'Go away'" in check.text) == ("login", True)
     assert last(replace(found, shell=Shell(False, said="cbor"))).check == "stdout"
+    assert last(replace(failed(Trouble.PROTOCOL, "protocol mismatch"), shell=Shell(False))).check == "nix"
 
 
 def test_kinds_that_are_not_ours_are_told_apart() -> None:

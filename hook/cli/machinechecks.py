@@ -140,7 +140,9 @@ def _runs_nothing(found: Findings) -> bool:
     shell, error = found.shell, found.pong.error
     if shell is None or shell.runs:
         return False
-    return NOISE not in error or (bool(shell.said) and shell.said.split()[0] in error)
+    if NOISE in error:
+        return bool(shell.said) and shell.said.split()[0] in error
+    return found.pong.trouble is not Trouble.PROTOCOL
 
 
 def _steps(found: Findings) -> dict[str, tuple[str, str]]:

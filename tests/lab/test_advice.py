@@ -148,6 +148,18 @@ def test_a_user_with_sftp_only(client: Host, box: Host) -> None:
     assert is_well(client, machine)
 
 
+def test_a_login_for_the_other_scheme(client: Host, box: Host) -> None:
+    """It runs Nix whatever it is told, which is no want of a shell."""
+    keys = box.read_file("/etc/ssh/authorized_keys")
+    box.write_file("/etc/ssh/authorized_keys", f'command="nix-store --serve --write" {keys}')
+    try:
+        _, fix = advice(client, plain(box), f"{plain(box)} nix")
+        assert fix == "a login there runs the program for 'ssh://': write that instead"
+        assert is_well(client, f"ssh://{box.name}")
+    finally:
+        box.write_file("/etc/ssh/authorized_keys", keys)
+
+
 def test_a_shell_that_talks_is_named(client: Host, box: Host) -> None:
     box.write_file("/root/.bashrc", "echo Hello\n")
     _, fix = advice(client, plain(box), f"{plain(box)} stdout")
