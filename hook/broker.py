@@ -274,6 +274,9 @@ class Broker:
             with connection:
                 pid = check_peer(connection)
                 connection.settimeout(GREETING_TIMEOUT_S)
+                if not connection.recv(1, socket.MSG_PEEK):
+                    # Somebody looked whether a broker is here, which is no event.
+                    return
                 magic, length = receive_header(connection)
                 if magic == ASKING:
                     self._tell(connection, length)

@@ -377,6 +377,19 @@ def test_another_user_is_recognised(user: int) -> None:
                     check_peer(connection)
 
 
+def test_who_only_looks_leaves_no_line(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
+    """Whether a broker listens is asked by every doctor."""
+    running = started()
+    with running.shim() as shim:
+        shim.socket.shutdown(socket.SHUT_WR)
+        assert shim.rest() == b""
+    with running.shim() as shim:
+        shim.socket.sendall(b"nixfairy" + bytes(4))
+        assert shim.rest() == b""
+    assert "it is no nix-ferry-hook" in logged.get(timeout=TIMEOUT_S)
+    assert logged.empty()
+
+
 def test_another_user_is_not_served(
     started: Callable[..., Running], logged: "queue.Queue[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,7 +402,6 @@ def test_another_user_is_not_served(
 
 
 GREETINGS = {
-    "nothing": b"",
     "short header": b"nixferry\x05",
     "wrong magic": b"nixfairy" + bytes(4),
     "huge": b"nixferry\xff\xff\xff\xff",

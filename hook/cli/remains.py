@@ -7,7 +7,7 @@ from contextlib import closing
 
 from hook.broker import Question
 from hook.cli.addmachine import KEY
-from hook.cli.asking import RunningBroker, broker_directory
+from hook.cli.asking import RunningBroker, broker_directory, elsewhere
 from hook.config import config_path
 from hook.errors import FerryError
 
@@ -15,16 +15,18 @@ from hook.errors import FerryError
 def end_broker(environ: Mapping[str, str]) -> str:
     """Have the broker end when its builds are over, without waiting for that; says what becomes of it."""
     try:
-        running = RunningBroker.reach(broker_directory(environ))
+        directory = broker_directory(environ)
+        others = elsewhere(directory)
+        running = RunningBroker.reach(directory)
         if running is None:
-            return "no broker is running"
+            return f"no broker is running{others}"
         with closing(running):
             overview = running.ask(Question.RETIRE)
     except FerryError as error:
         return f"no broker was ended: {error.one_line}"
     count = len(overview["builds"])
     after = "" if not count else " after 1 build" if count == 1 else f" after {count} builds"
-    return f"the broker (process {running.pid}) ends{after}, and with it the connections of ssh that it shares"
+    return f"the broker (process {running.pid}) ends{after}, and with it the connections of ssh that it shares{others}"
 
 
 def remains(environ: Mapping[str, str]) -> Iterator[str]:
