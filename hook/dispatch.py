@@ -4,7 +4,8 @@ Joins the pure decision with what it needs from the world: slot locks, what is r
 One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
 """
 
-from collections.abc import Callable, Collection, Hashable
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from hook.log import Log
 from hook.machines import Machine
 from hook.places import Place
 from hook.protocol.activity import Verbosity
+from hook.release import Release
 from hook.remote import Remote
 from hook.routes import is_handled, ssh_looks_at
 from hook.schedule import Answer, Candidate, Decision, Request, Verdict, decide, suitable
@@ -31,6 +33,9 @@ LOSSES_ALLOWED = 2
 
 CHOOSING_S = 10.0
 """How long an answer to Nix may wait for other hooks that choose: only one that was stopped takes that long."""
+
+WOKEN_BY_OWN_SLOTS: Release = (2, 35)
+"""From here on a declined build is asked about again only when a slot of Nix itself may be free."""
 
 REMINDER_S = 60.0
 """How often one Nix command is told that a machine cannot be used, or that none can."""
@@ -51,10 +56,12 @@ class Dispatcher:
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
         self._places: set[Place] = set()
+        self._promised_at: list[Hashable] = []
 
     def close(self) -> None:
         """Free every slot and close every connection that was not given back, however the conversation ended."""
         self._connections.close()
+        self._waits_no_more()
         for place in list(self._places):
             place.release()
 
@@ -160,12 +167,55 @@ class Dispatcher:
             self._hub.health.abandoned(self._key(place.machine))
 
     def waits_for(self, request: Request, decision: Decision) -> str | None:
-        """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here."""
-        if decision.answer is not Answer.POSTPONE or not self._hub.lasting:
+        """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here.
+
+        What Nix could build itself waits only for a slot that it is expected to have soon: once promised, it is never
+        built here, however many slots are free here meanwhile.
+        """
+        backlog = self._hub.backlog
+        if decision.answer is not Answer.POSTPONE or backlog is None:
             return None
-        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
-        able = [machine for machine in machines if suitable(request, machine) is None]
+        able = self._only_busy(request)
+        if self.needs_proof(request):
+            slots = {self._at(machine): machine.max_jobs for machine in able}
+            if not self._is_proven(able) or not backlog.starts_soon(slots, request.drv_path):
+                return None
         return self.name(max(able, key=lambda m: m.speed_factor)) if able else None
+
+    def refusal(self, request: Request, decision: Decision) -> Answer:
+        """What to tell Nix about a build that it was not promised.
+
+        Up to 2.34 a declined build that finds no free slot there is asked about again as soon as any other one ends,
+        here or elsewhere, but a postponed one only after five seconds.  Later the end of a build elsewhere wakes
+        nobody who was declined.
+        """
+        releases = self._services.host.release < WOKEN_BY_OWN_SLOTS
+        if decision.answer is Answer.POSTPONE and releases and self._services.host.could_build(request):
+            return Answer.DECLINE
+        return decision.answer
+
+    def is_news(self, request: Request, decision: Decision) -> bool:
+        """Whether Nix has not heard before why this build only waits for a slot."""
+        if decision.answer is not Answer.POSTPONE or self._hub.backlog is None:
+            return True
+        build = self._services.caller.parent_pid, request.drv_path
+        return self._hub.backlog.is_news(build, tuple(verdict.reason for verdict in decision.verdicts))
+
+    def promise(self, request: Request) -> None:
+        """A build is promised that has no slot yet."""
+        if self._hub.backlog is not None:
+            self._promised_at = [self._at(machine) for machine in self._only_busy(request)]
+            self._hub.backlog.enter(self._promised_at)
+
+    def _waits_no_more(self) -> None:
+        if self._hub.backlog is not None:
+            self._hub.backlog.leave(self._promised_at)
+            self._promised_at = []
+
+    def _only_busy(self, request: Request) -> list[Machine]:
+        """The machines that lack nothing but, perhaps, a free slot."""
+        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
+        return [machine for machine in machines if suitable(request, machine) is None]
 
     def wait(self, request: Request, *, ahead: bool = False) -> Place | None:
         """A place for an accepted build, best on a machine it has not lost; None when no machine is left for it.
@@ -196,6 +246,12 @@ class Dispatcher:
         A slot elsewhere is left to builds that have their inputs nowhere yet, if there are any, unless the machine was
         disabled meanwhile.  MachineError if it was and no other is left.
         """
+        try:
+            return self._wait_for_slot(request, place)
+        finally:
+            self._waits_no_more()
+
+    def _wait_for_slot(self, request: Request, place: Place) -> Place:
         if self._disabled.since(place.machine) is None and place.start():
             return place
         kind, queue, caller = self._kind(request), self._hub.queue, self._services.caller
@@ -270,36 +326,79 @@ class Dispatcher:
         if not self._hub.lasting or not is_handled(place.machine):
             return False
         able = (m for m in self._services.machines if m not in self._out and suitable(request, m) is None)
-        return any(self._hub.health.is_fresh(self._key(machine)) for machine in able)
+        return self._is_proven(able) if self.needs_proof(request) else self._is_fresh(able)
 
-    def connect(self, place: Place, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
+    def needs_proof(self, request: Request) -> bool:
+        """Whether Nix would build it itself where no machine does: then it is not given away on a mere chance."""
+        return self._services.host.could_build(request)
+
+    def _is_fresh(self, machines: Iterable[Machine]) -> bool:
+        return any(self._hub.health.is_fresh(self._key(machine)) for machine in machines)
+
+    def _is_proven(self, machines: Iterable[Machine]) -> bool:
+        return any(self._hub.health.is_proven(self._key(machine)) for machine in machines)
+
+    def connect(
+        self, place: Place, meanwhile: Callable[[], Value], *, needs_proof: bool = False
+    ) -> tuple[Remote, Value]:
         """A connection to the machine of `place`, and what `meanwhile` returns, which runs while ssh authenticates.
 
-        MachineError: there is none to be had, and the machine is left out from now on.  Errors of `meanwhile` are
-        passed on.
+        With `needs_proof` something has come from the machine within the last moment.  MachineError: there is none to
+        be had, and the machine is left out from now on.  Errors of `meanwhile` are passed on.
         """
-        machine = place.machine
+        machine, key = place.machine, self._key(place.machine)
         try:
             if warm := self._connections.take(machine):
-                return self._connections.reuse(warm, meanwhile)
-            try:
-                remote, value = self._connections.open(machine, place.name, meanwhile)
-            except MachineError as error:
-                if error.trouble is not Trouble.DISK_FULL or not self._hub.lasting:
-                    raise
-                self._connections.renew(machine, place.name)
-                remote, value = self._connections.open(machine, place.name, meanwhile)
+                remote, value = self._connections.reuse(warm, meanwhile)
+                if not needs_proof or self._hub.health.is_proven(key) or self._still_answers(machine, remote):
+                    return remote, value
+            began = time.monotonic()
+            remote, value = self._open(place, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
             raise MachineError(str(error)) from None
         except MachineError as error:
             self._out[machine] = error.one_line
-            self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
+            self._hub.health.failed(key, error.one_line, error.trouble.pause_s)
             self._probes.discard(machine)
             raise
-        self._hub.health.worked(self._key(machine))
+        remote.connect_s = time.monotonic() - began
+        remote.stream.heard = self._hub.health.ear(key)
+        self._hub.health.worked(key)
         self._probes.discard(machine)
         return remote, value
+
+    def _open(self, place: Place, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
+        """A connection of our own, for which all others give back what they keep where the machine's disk is full."""
+        try:
+            return self._connections.open(place.machine, place.name, meanwhile)
+        except MachineError as error:
+            if error.trouble is not Trouble.DISK_FULL or not self._hub.lasting:
+                raise
+            self._connections.renew(place.machine, place.name)
+            return self._connections.open(place.machine, place.name, meanwhile)
+
+    def _still_answers(self, machine: Machine, remote: Remote) -> bool:
+        """Whether the machine of a warm connection answers; False if only that connection has ended.
+
+        MachineError if nothing comes: then a new connection would only be one wait more.
+        """
+        from hook.proof import prove
+
+        try:
+            prove(remote)
+        except MachineError as error:
+            remote.close()
+            self._connections.doubt(machine, all_lost=True)
+            if error.trouble is Trouble.TIMED_OUT:
+                raise
+            return False
+        return True
+
+    def ran(self, request: Request, place: Place, seconds: float) -> None:
+        """A build had its slot for so long."""
+        if self._hub.backlog is not None:
+            self._hub.backlog.ran(place.at, request.drv_path, seconds)
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end."""

@@ -18,7 +18,10 @@ MOST_RECORDS = 4096
 """A machine may be another one for each caller, and callers come and go."""
 
 FRESH_S = 60.0
-"""How long a machine that worked is taken to be working."""
+"""How long a machine that worked is taken to be working, by whoever could not do without it."""
+
+PROVEN_S = 1.0
+"""How long by whoever could."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class Health:
         self._jitter = jitter
         self._lock = threading.Lock()
         self._records: Recent[Hashable, _Record] = Recent(MOST_RECORDS)
+        self._heard: Recent[Hashable, float] = Recent(MOST_RECORDS)
 
     def obstacle(self, machine: Hashable) -> str | None:
         """Why `machine` must not be tried now, or None."""
@@ -70,6 +74,24 @@ class Health:
             if record is None or record.failures or record.worked_at is None:
                 return None
             return self._clock() - record.worked_at
+
+    def is_proven(self, machine: Hashable) -> bool:
+        """Whether something came from `machine` within the last moment."""
+        with self._lock:
+            heard_at, record = self._heard.get(machine), self._records.get(machine)
+            if record is not None and record.failures:
+                return False
+            times = [at for at in (heard_at, record and record.worked_at) if at is not None]
+            return bool(times) and self._clock() - max(times) < PROVEN_S
+
+    def ear(self, machine: Hashable) -> Callable[[], None]:
+        """To be called whenever something comes from `machine`, over any connection."""
+
+        def hear() -> None:
+            with self._lock:
+                self._heard.put(machine, self._clock())
+
+        return hear
 
     def trying(self, machine: Hashable) -> bool:
         """A session is about to use it; True if it had failed: then that session alone may, until the try has ended."""
@@ -110,6 +132,7 @@ class Health:
     def doubt(self, machine: Hashable) -> None:
         """A connection broke: the machine may still work, but not without being asked."""
         with self._lock:
+            self._heard.pop(machine, None)
             record = self._records.get(machine)
             if record is not None:
                 record.worked_at = None
@@ -117,6 +140,7 @@ class Health:
     def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
         """The machine cannot be used: leave it alone, for longer each time."""
         with self._lock:
+            self._heard.pop(machine, None)
             record = self._records.put(machine, self._records.get(machine) or _Record())
             if self._clock() < record.retry_at:
                 return  # one of many tries that met the same trouble

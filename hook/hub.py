@@ -30,6 +30,7 @@ from hook.store.databases import Databases
 from hook.uploads import Uploads
 
 if TYPE_CHECKING:
+    from hook.backlog import Backlog
     from hook.configurations import Configurations
     from hook.sharing import Sharing
 
@@ -47,6 +48,7 @@ class Hub:
     preamble: Preamble | None
     ledger: Ledger
     sharing: "Sharing | None"
+    backlog: "Backlog | None"
     lasting: bool
     configurations: "Configurations | None" = None
     """There where there is `sharing`."""
@@ -54,12 +56,13 @@ class Hub:
 
 def new_hub(*, lasting: bool) -> Hub:
     """An empty hub."""
-    sharing = configurations = None
+    sharing = configurations = backlog = None
     if lasting:
+        from hook.backlog import Backlog
         from hook.configurations import Configurations
         from hook.sharing import Sharing
 
-        sharing, configurations = Sharing(), Configurations()
+        sharing, configurations, backlog = Sharing(), Configurations(), Backlog()
     queue = SlotQueue()
     return Hub(
         pool=Pool(),
@@ -71,6 +74,7 @@ def new_hub(*, lasting: bool) -> Hub:
         preamble=Preamble() if lasting else None,
         ledger=Ledger(time.time),
         sharing=sharing,
+        backlog=backlog,
         lasting=lasting,
         configurations=configurations,
     )

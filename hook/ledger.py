@@ -191,6 +191,11 @@ class Ledger:
             self._answers[answer] += 1
             self._decisions.add(decision, characters)
 
+    def answered(self, answer: str) -> None:
+        """One more was answered as before."""
+        with self._lock:
+            self._answers[answer] += 1
+
     def ended(self, conversation: "Conversation", build: Build, outcome: Outcome, detail: str) -> None:
         """One more build is over."""
         detail = shortened(detail)
@@ -238,6 +243,10 @@ class Conversation:
         machines = [{"machine": machine, "reason": reason} for machine, reason in verdicts]
         decision = {"at": round(self._clock(), 3), "derivation": drv_path, "answer": answer, "machines": machines}
         self._ledger.decided(answer, decision, len(drv_path) + sum(len(name) + len(why) for name, why in verdicts))
+
+    def answered_again(self, answer: str) -> None:
+        """Nix asked again, and is answered as before, for the same reasons."""
+        self._ledger.answered(answer)
 
     def begin(self, drv_path: str, machine: str) -> None:
         """A build that may be promised to Nix; `machine` is the likely one."""

@@ -60,6 +60,9 @@ class Remote:
     is_followed = False
     """Whether another one was begun to take its place."""
 
+    connect_s = 0.0
+    """How long it took to be made."""
+
     def __init__(
         self,
         route: Route,

@@ -9,6 +9,7 @@ that waits for nothing but a slot waits here, instead of being asked about again
 test_session.py with scripted machines, and in the lab.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -124,9 +125,10 @@ class Session:
         while True:
             decision, place = self._dispatcher.decide(request)
             likely = place.name if place else self._dispatcher.waits_for(request, decision)
-            self._explain(request, decision, accepted=likely is not None)
+            answer = Answer.ACCEPT if likely else self._dispatcher.refusal(request, decision)
+            self._explain(request, decision, answer)
             if likely is None:
-                self._refuse(request, decision.answer)
+                self._refuse(request, answer)
                 return None
             try:
                 accepted = self._prepare(request, likely, place)
@@ -142,6 +144,8 @@ class Session:
                 self._log.error(f"cannot build '{request.drv_path}' on another machine: {error.one_line}")
                 self._front.decline()
                 return None
+            if place is None:
+                self._dispatcher.promise(request)
             self._front.accept(likely)
             return accepted
 
@@ -155,14 +159,17 @@ class Session:
             if place is None or self._dispatcher.may_accept_first(request, place):
                 accepted = Accepted(request, self._builder(request), name, place)
             else:
-                remote, builder = self._connect(place, lambda: self._builder(request))
+                needs_proof = self._dispatcher.needs_proof(request)
+                remote, builder = self._connect(place, lambda: self._builder(request), needs_proof=needs_proof)
                 accepted = Accepted(request, builder, name, place, remote)
             held.pop_all()
             return accepted
 
-    def _connect(self, place: Place, prepare: Callable[[], "Builder"]) -> tuple["Remote", "Builder"]:
+    def _connect(
+        self, place: Place, prepare: Callable[[], "Builder"], *, needs_proof: bool = False
+    ) -> tuple["Remote", "Builder"]:
         """A connection that can be used for this build; `prepare` is called while ssh authenticates."""
-        remote, builder = self._dispatcher.connect(place, prepare)
+        remote, builder = self._dispatcher.connect(place, prepare, needs_proof=needs_proof)
         try:
             builder.check_machine(remote)
         except MachineError as error:
@@ -205,10 +212,13 @@ class Session:
         if self._services.notices.first_time(text, REMINDER_S):
             self._log.error(text)
 
-    def _explain(self, request: Request, decision: Decision, *, accepted: bool) -> None:
+    def _explain(self, request: Request, decision: Decision, answer: Answer) -> None:
         """Say why: every machine's verdict at `-v`, and stock's own text where no machine can ever do it."""
+        if answer is not Answer.ACCEPT and not self._dispatcher.is_news(request, decision):
+            self._told.answered_again(answer.value)
+            return
         verdicts = [(self._dispatcher.name(verdict.machine), verdict.reason) for verdict in decision.verdicts]
-        self._told.decided(request.drv_path, (Answer.ACCEPT if accepted else decision.answer).value, verdicts)
+        self._told.decided(request.drv_path, answer.value, verdicts)
         for name, reason in verdicts:
             self._log.message(Verbosity.TALKATIVE, f"'{name}' for '{request.drv_path}': {reason}")
         if decision.answer is Answer.DECLINE and self._services.machines:
@@ -290,9 +300,11 @@ class Session:
         build.is_built = False
         place, remote = self._make_ready(build, place, job)
         self._told.enter(Phase.BUILDING, place.name)
+        began = time.monotonic()
 
         def built() -> None:
             build.is_built = True
+            self._dispatcher.ran(build.request, place, time.monotonic() - began)
             place.release()
             self._told.enter(Phase.FETCHING)
 

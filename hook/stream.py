@@ -51,8 +51,9 @@ class Stream:
 
     `silence_s` bounds every single wait for the peer; None waits as long as the peer lives (a build may be silent
     for hours, and ssh's own keep-alive notices a dead link).  Every wait also ends, with Cancelled, when `hangup_fd`
-    hangs up.  `watch` is called whenever something comes or is waited for: it says after how
-    many seconds at most it wants to be called again, and ends whatever is going on by raising an error.
+    hangs up.  `watch` is called whenever something comes or is waited for: it says after how many seconds at most it
+    wants to be called again, and ends whatever is going on by raising an error.  `heard` is called whenever something
+    has come.
     """
 
     def __init__(self, read_fd: int, write_fd: int, stderr_fd: int | None, name: str) -> None:
@@ -60,6 +61,7 @@ class Stream:
         self.silence_s: float | None = None
         self.hangup_fd: int | None = None
         self.watch: Callable[[], float | None] | None = None
+        self.heard: Callable[[], object] | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.bytes_copied = 0
@@ -219,6 +221,8 @@ class Stream:
             size = 0  # a socket whose peer ended with our last words unread
         if size == 0:
             self._eof = True
+        elif self.heard is not None:
+            self.heard()
         self._end += size
         self.bytes_in += size
         return True

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from hook import configurations, slotqueue, sshfiles
+from hook import configurations, proof, slotqueue, sshfiles
 from hook import dispatch as dispatch_module
 from hook import sharing as sharing_module
+from hook.backlog import Backlog
 from hook.caller import Caller
 from hook.config import Config
 from hook.configurations import Configurations
+from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
-from hook.health import FIRST_PAUSE_S, FRESH_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
 from hook.log import Log
@@ -87,10 +89,12 @@ class Desk:
         self.configurations = Configurations()
         self.lasting = True
         self.max_jobs = 0
+        self.release = RELEASE
         self.settings: dict[str, str] = {}
         self.config = Config()
         self.queue = SlotQueue()
         self.look_ahead = LookAhead(self.queue.freed)
+        self.backlog = Backlog()
         self._hangup, self._end = os.pipe()
         self._log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         environ = {"PATH": os.environ["PATH"]}
@@ -107,7 +111,7 @@ class Desk:
             config=self.config,
             settings=settings,
             left_out=False,
-            host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, RELEASE),
+            host=Host(SYSTEM, frozenset(), frozenset(), self.max_jobs, self.release),
             machines=tuple(machines),
             limits=limits_of(settings),
             store=LocalStore(find_store(f"local?state={self.root}", {}), settings),
@@ -126,6 +130,7 @@ class Desk:
             None,
             Ledger(time.time),
             self.sharing,
+            self.backlog if self.lasting else None,
             self.lasting,
             self.configurations,
         )
@@ -310,6 +315,73 @@ def test_a_machine_that_works_stands_in_for_one_that_is_not_known(desk: Desk) ->
     assert not dispatcher.may_accept_first(REQUEST, mounted)
 
 
+def test_what_this_host_could_build_is_promised_on_fresh_proof_only(desk: Desk) -> None:
+    """A second is what may be lost; whatever comes from the machine renews it."""
+    desk.max_jobs = 1
+    dispatcher = desk.dispatcher(good())
+    place = place_of(dispatcher)
+    remote = connect(dispatcher, place)
+    assert dispatcher.may_accept_first(REQUEST, place)
+    desk.clock.now += PROVEN_S
+    assert not dispatcher.may_accept_first(REQUEST, place)
+    remote.client.query_valid_paths([], substitute=False)
+    assert dispatcher.may_accept_first(REQUEST, place)
+    other_system = replace(REQUEST, system="riscv64-linux")
+    assert not dispatcher.needs_proof(other_system)
+
+
+def test_a_warm_connection_is_asked_before_it_is_proof(desk: Desk) -> None:
+    """Once for all builds of a moment."""
+    line = good(jobs=2)
+    first = desk.dispatcher(line)
+    remote = connect(first)
+    first.give_back(remote)
+    asked = remote.stream.bytes_out
+    second = desk.dispatcher(line)
+    place = place_of(second)
+    assert second.connect(place, lambda: None, needs_proof=True)[0] is remote
+    assert remote.stream.bytes_out == asked
+    second.give_back(remote)
+    desk.clock.now += PROVEN_S
+    assert second.connect(place, lambda: None, needs_proof=True)[0] is remote
+    assert remote.stream.bytes_out > asked
+    assert second.may_accept_first(REQUEST, place)
+
+
+def kept_warm(desk: Desk, behaviour: str) -> tuple[Dispatcher, Place]:
+    """A conversation with a machine to which there is a connection that has been idle for a while."""
+    desk.max_jobs = 1
+    line = good(jobs=2).replace("%20ok%20", f"%20{behaviour}%20")
+    first = desk.dispatcher(line)
+    first.give_back(connect(first))
+    desk.clock.now += PROVEN_S
+    dispatcher = desk.dispatcher(line)
+    return dispatcher, place_of(dispatcher)
+
+
+def test_a_machine_that_does_not_answer_is_asked_once_and_not_connected_to_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new connection would only wait for the same silence, and Nix with it."""
+    monkeypatch.setattr(proof, "ANSWER_S", 0.05)
+    dispatcher, place = kept_warm(desk, "hang-query_valid_paths")
+    monkeypatch.setattr(Connections, "open", None)
+    with pytest.raises(MachineError, match="no answer within"):
+        dispatcher.connect(place, lambda: None, needs_proof=True)
+    place.release()
+    decision, none = dispatcher.decide(REQUEST)
+    assert none is None
+    assert decision.answer is Answer.DECLINE
+
+
+def test_a_connection_that_ended_is_replaced(desk: Desk) -> None:
+    """The machine may have been restarted; stock would connect, too."""
+    dispatcher, place = kept_warm(desk, "die-query_valid_paths")
+    remote, _ = dispatcher.connect(place, lambda: None, needs_proof=True)
+    assert is_running(remote)
+    assert dispatcher.may_accept_first(REQUEST, place)
+
+
 def test_a_lone_hook_asks_always(desk: Desk) -> None:
     """Its experience is as old as itself."""
     desk.lasting = False
@@ -409,6 +481,66 @@ def test_only_a_broker_waits_in_place_of_nix(desk: Desk, lasting: bool) -> None:
     assert place is None
     likely = dispatcher.waits_for(REQUEST, decision)
     assert likely is None if not lasting else likely is not None and "fast" in likely
+
+
+def test_what_this_host_could_build_waits_only_for_a_slot_that_it_will_have_soon(desk: Desk) -> None:
+    """What is promised can never be built here any more, however many slots are free here meanwhile."""
+    desk.max_jobs = 6
+    running = run(desk.dispatcher(good()))
+    dispatcher = desk.dispatcher(good())
+    decision, _ = dispatcher.decide(REQUEST)
+    dispatcher.ran(REQUEST, running, 0.4)
+    assert dispatcher.waits_for(REQUEST, decision) is None
+    desk.health.worked(dispatcher._key(running.machine))
+    assert dispatcher.waits_for(REQUEST, decision) == running.name
+    dispatcher.promise(REQUEST)
+    another = desk.dispatcher(good())
+    another.promise(REQUEST)
+    assert desk.dispatcher(good()).waits_for(REQUEST, decision) is None
+    another.close()
+    assert desk.dispatcher(good()).waits_for(REQUEST, decision) == running.name
+    desk.clock.now += PROVEN_S
+    assert desk.dispatcher(good()).waits_for(REQUEST, decision) is None
+
+
+def test_a_build_that_runs_holds_up_no_promise(desk: Desk) -> None:
+    desk.max_jobs = 1
+    running = run(desk.dispatcher(good()))
+    waiting = Waiting(desk.dispatcher(good()))
+    waiting.dispatcher.promise(REQUEST)
+    waiting.dispatcher.ran(REQUEST, running, 0.9)
+    desk.health.worked(waiting.dispatcher._key(running.machine))
+    slots = {running.at: 1}
+    assert not desk.backlog.starts_soon(slots, REQUEST.drv_path)
+    running.release()
+    place = waiting.outcome()
+    assert isinstance(place, Place)
+    assert waiting.dispatcher.wait_for_slot(REQUEST, place) is place
+    assert desk.backlog.starts_soon(slots, REQUEST.drv_path)
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "release", "answer"),
+    [
+        (1, (2, 8), Answer.DECLINE),
+        (1, (2, 34), Answer.DECLINE),
+        (1, (2, 35), Answer.POSTPONE),
+        (0, (2, 34), Answer.POSTPONE),
+    ],
+)
+def test_nix_is_told_what_makes_it_ask_again_soonest(
+    desk: Desk, max_jobs: int, release: tuple[int, int], answer: Answer
+) -> None:
+    """When a build ends anywhere, or after five seconds: which of them depends on the release."""
+    desk.max_jobs, desk.release = max_jobs, release
+    run(desk.dispatcher(good()))
+    dispatcher = desk.dispatcher(good())
+    decision, _ = dispatcher.decide(REQUEST)
+    assert decision.answer is Answer.POSTPONE
+    assert dispatcher.refusal(REQUEST, decision) is answer
+
+
+# Waiting after the accept
 
 
 # Waiting after the accept

@@ -1,8 +1,10 @@
 """What is remembered of machines: one dead machine costs one time-out, and a repaired one is soon used again."""
 
+from collections.abc import Callable
+
 import pytest
 
-from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, PROVEN_S, Health
 
 
 class Clock:
@@ -65,6 +67,29 @@ def test_when_a_machine_answered_is_known_unless_that_is_in_doubt(health: Health
     health.worked("m")
     health.failed("m", "refused")
     assert health.answered_s_ago("m") is None
+
+
+def test_whatever_comes_from_a_machine_proves_it_for_a_moment(health: Health, clock: Clock) -> None:
+    """A line of a log is as good as an answer; what others would do as well needs proof."""
+    assert not health.is_proven("m")
+    health.worked("m")
+    assert health.is_proven("m")
+    clock.now += PROVEN_S
+    assert not health.is_proven("m")
+    hear = health.ear("m")
+    hear()
+    assert health.is_proven("m")
+    assert not health.is_proven("other")
+
+
+@pytest.mark.parametrize("happen", [lambda health: health.failed("m", "refused"), lambda health: health.doubt("m")])
+def test_trouble_is_proof_of_nothing(health: Health, happen: Callable[[Health], None]) -> None:
+    """What came a moment before came from a machine that has gone since."""
+    hear = health.ear("m")
+    health.worked("m")
+    hear()
+    happen(health)
+    assert not health.is_proven("m")
 
 
 def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, clock: Clock) -> None:

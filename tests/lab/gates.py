@@ -41,6 +41,10 @@ class Gates:
         """Wait until the log has a line so many times."""
         wait_until(lambda: self.log().count(line) >= times, f"{line!r} in {self.log()}")
 
+    def wait_for_start(self, count: int) -> None:
+        """Wait until so many builds have started, whatever became of them."""
+        wait_until(lambda: sum(line.startswith("+") for line in self.log()) >= count, f"{count} starts in {self.log()}")
+
     def wait_inside(self, count: int) -> None:
         """Wait until so many builds are at their gates."""
         wait_until(lambda: len(self.inside()) >= count, f"{count} builds at once")

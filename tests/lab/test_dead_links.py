@@ -6,24 +6,27 @@ can.  Daemons that do nothing more on a live link are in tests/test_silence.py.
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hook.health import PROVEN_S
 from tests.lab import relay, roots
 from tests.lab.gates import Gates, build_gated
-from tests.lab.host import Host, Output
+from tests.lab.host import Host, Output, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
-from tests.lab.midway import is_clean, kill
+from tests.lab.midway import SSHD_SESSION, is_clean, kill
 
 pytestmark = pytest.mark.lab
 
 RELAY = "/usr/local/bin/relay"
 RELAY_PROCESS = r"python3 /usr/local/bin/relay "
-QUICK = {"NIX_SSHOPTS": "-oConnectTimeout=4 -oServerAliveInterval=1 -oServerAliveCountMax=2"}
+CONNECT_S = 4
+QUICK = {"NIX_SSHOPTS": f"-oConnectTimeout={CONNECT_S} -oServerAliveInterval=1 -oServerAliveCountMax=2"}
 NO_LIMIT = 1 << 40
 HALF = 4 << 20
 COPY = """
@@ -56,8 +59,8 @@ class Site:
         """Reach the far machine by this ProxyCommand."""
         self.client.write_file(f"/root/.ssh/hosts/{self.far.name}", f"{self._far}  ProxyCommand {command}\n", 0o600)
 
-    def copy(self, seed: str) -> Output:
-        command = ["nix-build", "/root/copy.nix", "--argstr", "seed", seed, "-j0", "--no-out-link"]
+    def copy(self, seed: str, options: Sequence[str] = ("-j0",)) -> Output:
+        command = ["nix-build", "/root/copy.nix", "--argstr", "seed", seed, "--no-out-link", *options]
         return self.client.run(command, env=QUICK, timeout=60)
 
     @contextmanager
@@ -99,6 +102,39 @@ def test_a_link_that_dies_while_its_connection_is_kept_warm(lab: Lab, site: Site
     site.copy("first")
     kill(site.client, RELAY_PROCESS, signal.SIGUSR1)
     assert site.copy("second").returncode == 0
+    is_clean(site.client, site.far, site.near)
+
+
+def cut(site: Site) -> None:
+    """Whoever unplugs it tells nobody."""
+    kill(site.client, RELAY_PROCESS, signal.SIGUSR1)
+    site.connect_through("sleep 1000")
+
+
+def shut_down(site: Site) -> None:
+    site.far.stop_sshd()
+    kill(site.far, SSHD_SESSION)
+
+
+@pytest.mark.parametrize("go", [cut, shut_down])
+def test_what_this_host_can_build_is_not_given_to_a_machine_that_has_gone(
+    site: Site, go: Callable[[Site], None]
+) -> None:
+    """It answered a moment ago; stock finds out when it connects, and so must we, in no more time."""
+    site.client.configure(hook=HOOK, builders=f"ssh-ng://{site.far.name} - - 2")
+    before = site.copy("first", ["-j1"])
+    assert "from 'ssh-ng://" in before.stderr
+    go(site)
+    answered = time.monotonic()
+    wait_until(lambda: time.monotonic() - answered > PROVEN_S, "a proof to grow old")
+    began = time.monotonic()
+    result = site.copy("second", ["-j1"])
+    assert time.monotonic() - began < CONNECT_S
+    assert result.stderr.count(f"cannot build on 'ssh-ng://{site.far.name}': ") == 1
+    # The next ones do not even try.
+    assert "cannot build on" not in site.copy("third", ["-j1"]).stderr
+    if go is shut_down:
+        site.far.start_sshd()
     is_clean(site.client, site.far, site.near)
 
 

@@ -1,0 +1,33 @@
+"""Proof that a machine at the other end of a warm connection is still there: one round trip, bounded.
+
+Nix does nothing else meanwhile, so it must not cost more than a new connection would.  Tested in test_dispatch.py, and
+with links that die in tests/lab/test_dead_links.py.
+"""
+
+from typing import TYPE_CHECKING
+
+from hook.errors import ConnectionLost, MachineError, RemoteError
+from hook.stream import Deadline
+from hook.trouble import Trouble
+
+if TYPE_CHECKING:
+    from hook.remote import Remote
+
+ANSWER_S = 1.0
+"""How long an answer may take from a machine that was connected to faster than that."""
+
+
+def prove(remote: "Remote") -> None:
+    """MachineError unless `remote` answers soon; in time, but with an error, is an answer, too."""
+    bound_s = max(ANSWER_S, remote.connect_s)
+    remote.stream.watch = Deadline(bound_s)
+    try:
+        remote.client.query_valid_paths([], substitute=False)
+    except RemoteError:
+        pass
+    except ConnectionLost as error:
+        if error.trouble is not Trouble.TIMED_OUT:
+            raise remote.explain(error) from None
+        raise MachineError(f"no answer within {bound_s:.1f} s", Trouble.TIMED_OUT) from None
+    finally:
+        remote.stream.watch = None
