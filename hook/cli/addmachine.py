@@ -6,9 +6,7 @@ from there.  Tested with real daemons and a real sshd in tests/lab/test_machine.
 
 import os
 import socket
-import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +17,7 @@ from hook.cli.change import Change, make
 from hook.cli.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.ping import Pong, own_store, ping
 from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
+from hook.cli.trial import try_out
 from hook.config import find_config
 from hook.errors import FerryError, MachineError, printable
 from hook.machines import Machine, format_machine
@@ -32,18 +31,6 @@ KEY = "~/.ssh/nix-ferry"
 
 SAME_SPEED = 0.25
 """A line that is there already keeps its speed factor if the measured one differs by less."""
-
-PROOF = """
-derivation {
-  name = "nix-ferry-proof";
-  system = "%s";
-  seed = "%s";
-  requiredSystemFeatures = [ %s ];
-  builder = "/bin/sh";
-  args = [ "-c" "echo built > $out" ];
-}
-"""
-PROOF_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +65,8 @@ class Adding:
         self._host = host
         self._environ = environ
         self._private_dir = private_dir
+        self._store_dir = environ.get("NIX_STORE_DIR") or "/nix/store"
+        self._distrusted = False
         self._done: list[str] = []
         served = daemon.serves(settings, environ)
         if served and os.geteuid() != 0:
@@ -231,13 +220,27 @@ class Adding:
                 trust = {True: ", trusts us", False: ", does not trust us", None: ""}[pong.trusted]
                 _say("protocol", f"{scheme}: {pong.says}{trust}")
                 if pong.trusted is False:
-                    click.echo(
-                        "          it takes only signed inputs: add the user to 'trusted-users' in nix.conf there"
-                    )
+                    self._ask_about_distrust()
                 return machine
             failed = failed or pong
         assert failed is not None
         raise MachineError(f"'{failed.machine}' cannot be used: {failed.error}")
+
+    def _ask_about_distrust(self) -> None:
+        """Whether the user wants the machine all the same; FerryError if not."""
+        self._distrusted = True
+        user = self._login.machine.uri.user
+        known_as = f"'{user}'" if user else "the user that logs in there"
+        text = f"it does not trust {known_as}: builds with unsigned inputs will fail there"
+        fix = f"add {known_as} to 'trusted-users' in nix.conf of that machine"
+        click.echo(f"          {text}; {fix}")
+        # One that is in use already was asked about when it was added.
+        if self._wanted.dry_run or self._old is not None:
+            return
+        if self._wanted.yes or not sys.stdin.isatty():
+            raise FerryError(f"{text}: {fix}, or answer the question whether to add it, which comes without --yes")
+        if not click.confirm("Add it anyway?"):
+            raise FerryError(f"then {fix}, and come again")
 
     def _write(self, machine: Machine, survey: Survey) -> None:
         """Show the line, write it and prove it; take it back if it does not hold."""
@@ -260,7 +263,7 @@ class Adding:
         if self._wanted.dry_run:
             return
         try:
-            self._prove(machine, line)
+            try_out(machine, line, self._environ, self._store_dir, trusts=not self._distrusted)
         except (FerryError, KeyboardInterrupt):
             if change:
                 self._take_back(
@@ -269,7 +272,8 @@ class Adding:
             if naming := self._naming:
                 self._take_back(naming, lambda: machinesfile.without_last(naming))
             raise
-        _say("proof", f"built something on '{machine.uri.render(self._host.release)}'")
+        with_input = "" if self._distrusted else ", of an input that only this host vouches for"
+        _say("proof", f"built something on '{machine.uri.render(self._host.release)}'{with_input}")
 
     def _take_back(self, change: Change, undoing: Callable[[], Change]) -> None:
         """Undo `change`, and nothing that somebody else has changed meanwhile."""
@@ -292,30 +296,6 @@ class Adding:
         if self._old is None:
             return machinesfile.addition(self._file, line)
         return machinesfile.replacement(self._old.origin, self._old.text, line)
-
-    def _prove(self, machine: Machine, line: str) -> None:
-        """Build something there and nowhere else.  FerryError, with what Nix said, if that fails."""
-        features = " ".join(f'"{name}"' for name in sorted(machine.mandatory))
-        expression = PROOF % (machine.systems[0], uuid.uuid4(), features)
-        command = ["nix-build", "--no-out-link", "-j0", "--builders", line]
-        if os.access(place.hook_path(), os.X_OK):
-            command += ["--option", "build-hook", place.hook_path()]
-        try:
-            subprocess.run(
-                [*command, "--option", "substitute", "false", "-E", expression],
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PROOF_TIMEOUT_S,
-                check=True,
-            )
-        except subprocess.TimeoutExpired:
-            raise FerryError(f"a build there did not end within {PROOF_TIMEOUT_S} s") from None
-        except subprocess.CalledProcessError as error:
-            said = [text for text in error.stderr.splitlines() if text.startswith("error: ")] or [error.stderr]
-            raise FerryError(f"a build there failed: {said[0].removeprefix('error: ')}") from None
 
 
 def _may_write(file: str | None) -> bool:

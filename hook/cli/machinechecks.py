@@ -267,7 +267,7 @@ def _conditions(found: Findings) -> Iterator[Check]:
     pong, state, origin = found.pong, found.condition, found.machine.origin
     if pong.trusted is False:
         fix = "add the user that logs in there to 'trusted-users' in its nix.conf, or sign what you build from"
-        yield Check("", Level.NOTE, "it does not trust you, and takes only signed inputs", fix, "trust")
+        yield Check("", Level.WRONG, "it does not trust you, and takes only signed inputs", fix, "trust")
     elif pong.trusted:
         yield Check("", Level.OK, "it trusts you", "", "trust")
     if state is None:

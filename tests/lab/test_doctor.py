@@ -257,7 +257,7 @@ def test_a_machine_that_does_not_trust_the_user_is_found(healthy: Host, twin: Ho
         assert f"{address} trust" not in found
     else:
         level, text, fix = found[f"{address} trust"]
-        assert (level, "does not trust you" in text, "trusted-users" in fix) == ("note", True, True)
+        assert (level, "does not trust you" in text, "trusted-users" in fix) == ("wrong", True, True)
 
 
 def test_a_store_of_an_unknown_format_is_found(healthy: Host) -> None:

@@ -221,7 +221,7 @@ def add_with_three_answers(ours: Host, machine: Host, user: str) -> str:
     fingerprint = machine.run(["ssh-keygen", "-lf", "/etc/ssh/host_key.pub"]).stdout.split()[1]
     assert f"ssh-ed25519 {fingerprint}" in terminal.said
     assert "but a build there cannot use /dev/kvm: left out" in terminal.said
-    assert f"built something on 'ssh-ng://{target}'" in terminal.said
+    assert f"built something on 'ssh-ng://{target}', of an input that only this host vouches for" in terminal.said
 
     line = ours.read_file(MACHINES).split()
     assert line[0] == f"ssh-ng://{target}"
@@ -359,13 +359,44 @@ def test_who_may_not_write_the_line_is_told_so_before_anything_is_sent(ours: Hos
     assert refused.stdout == ""
 
 
+@pytest.fixture
+def new_box() -> Iterator[Host]:
+    """One that says whom it trusts."""
+    yield from box("sid")
+
+
+def let_in(ours: Host, machine: Host) -> None:
+    """Have `builder` of a machine that does not trust it accept a key of ours."""
+    machine.configure(trusted_users="root")
+    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
+    machine.write_file("/home/builder/.ssh/authorized_keys", ours.read_file("/root/key.pub"))
+    machine.run(["chown", "-R", "builder:", "/home/builder/.ssh"])
+
+
+@newest
+def test_whether_to_add_a_machine_that_does_not_trust_us_is_a_question(ours: Host, new_box: Host) -> None:
+    """Most builds have an input that was built here and that nobody has signed."""
+    let_in(ours, new_box)
+    target = address("builder", new_box)
+    refused = ferry(ours, "machine", "add", target, "--key", "/root/key", "--yes", check=False)
+    assert refused.returncode == 1
+    assert "error: it does not trust 'builder': builds with unsigned inputs will fail there: add" in refused.stderr
+    assert not ours.path(MACHINES).exists()
+    terminal = Terminal(ours, target, "--key", "/root/key")
+    terminal.answer("Is that the host key of .*: ", "y")
+    terminal.answer("Add it anyway.*: ", "y")
+    terminal.answer("Write this.*: ", "y")
+    assert terminal.end() == 0, terminal.said
+    assert f"built something on 'ssh-ng://{target}'" in terminal.said
+    assert "vouches" not in terminal.said
+    # It is there now.
+    assert ferry(ours, "machine", "add", target, "--key", "/root/key", "--yes").returncode == 0
+
+
 @newest
 def test_a_line_that_does_not_hold_is_taken_back(ours: Host, old_box: Host) -> None:
     """This Nix lets only those build whom it trusts; the file is as before, with its comment."""
-    old_box.configure(trusted_users="root")
-    ours.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/key"])
-    old_box.write_file("/home/builder/.ssh/authorized_keys", ours.read_file("/root/key.pub"))
-    old_box.run(["chown", "-R", "builder:", "/home/builder/.ssh"])
+    let_in(ours, old_box)
     ours.write_file(MACHINES, "# mine\n")
     failed = ferry(ours, "machine", "add", address("builder", old_box), "--key", "/root/key", "--yes", check=False)
     assert failed.returncode == 1
