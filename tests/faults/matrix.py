@@ -11,6 +11,9 @@ STEPS = (
     *("connect", "handshake", "query", "upload start", "upload middle", "upload end", "build", "log burst"),
     *("download start", "download middle", "download end", "register"),
 )
+BETWEEN = "between builds"
+"""Not a step of a session: the machine has answered within the last second, and is asked for the next build."""
+
 SCHEMES = ("ssh-ng", "ssh")
 MODES = ("broker", "standalone")
 
@@ -35,6 +38,7 @@ class Fault:
     name: str
     outcome: str
     ends_attempt: bool = False
+    at: tuple[str, ...] = STEPS
     not_at: tuple[str, ...] = ()
     either_at: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
@@ -65,6 +69,9 @@ FAULTS = (
     Fault("database busy", BUILT),
     Fault("database corrupt", GIVEN_UP, says=DAMAGED),
     Fault("clock jumps", BUILT),
+    Fault("machine gone, local jobs allowed", BUILT, at=(BETWEEN,)),
+    # Nobody but a broker has a connection to lose there.
+    Fault("network gone, local jobs allowed", BUILT, at=(BETWEEN,), modes=("broker",)),
 )
 
 
@@ -89,16 +96,17 @@ class Cell:
 
 def all_cells(suites: tuple[str, ...]) -> Iterator[Cell]:
     """Every fault at every step, in every way."""
-    for suite, scheme, mode, fault, step in product(suites, SCHEMES, MODES, FAULTS, STEPS):
-        if step not in fault.not_at and mode in fault.modes:
-            yield Cell(fault, step, scheme, mode, suite)
+    for suite, scheme, mode, fault in product(suites, SCHEMES, MODES, FAULTS):
+        for step in fault.at:
+            if step not in fault.not_at and mode in fault.modes:
+                yield Cell(fault, step, scheme, mode, suite)
 
 
 def some_cells(suite: str, every: int) -> Iterator[Cell]:
     """One in `every` of the pairs of a fault and a step, in one way each; the ways take turns."""
     for row, fault in enumerate(FAULTS):
-        for column, step in enumerate(STEPS):
-            if step not in fault.not_at and (row + column) % every == 0:
+        for column, step in enumerate(fault.at):
+            if step not in fault.not_at and ((row + column) % every == 0 or len(fault.at) == 1):
                 turn = row + column // every
                 mode = fault.modes[turn // 2 % len(fault.modes)]
                 yield Cell(fault, step, SCHEMES[turn % 2], mode, suite)

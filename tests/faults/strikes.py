@@ -58,5 +58,9 @@ STRIKES = {
     "writing fails here": Strike(lambda site: site.flag("eio"), environ=PRELOADED),
     "database busy": Strike(Site.lock_database, Site.unlock_database_in_time, Site.unlock_database),
     "database corrupt": Strike(Site.corrupt_database, afterwards=Site.mend_database),
+    "machine gone, local jobs allowed": Strike(Site.shut_down, afterwards=Site.boot, options=("-j1",)),
+    "network gone, local jobs allowed": Strike(
+        _on_client(rf"\S+ -IS {TAP} ", signal.SIGUSR1), environ=QUICK, options=("-j1",)
+    ),
     "clock jumps": Strike(lambda site: site.flag("clock"), environ=PRELOADED),
 }

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.faults.matrix import BUILT, GIVEN_UP, Cell
+from tests.faults.matrix import BETWEEN, BUILT, GIVEN_UP, Cell
 from tests.faults.report import RESULT
 from tests.faults.site import BOUND_S, Site
 from tests.faults.strikes import STRIKES, Strike
@@ -49,12 +49,26 @@ def struck_before_registering(site: Site, cell: Cell, strike: Strike) -> Iterato
         yield build
 
 
+@contextmanager
+def struck_between(site: Site, cell: Cell, strike: Strike) -> Iterator["subprocess.Popen[str]"]:
+    """A build that is asked for right after it has happened to a machine that has just built another one."""
+    with site.building(strike.environ, strike.options) as build:
+        _, stderr = build.communicate(timeout=BOUND_S)
+    assert f"on '{cell.scheme}://{site.first.name}" in stderr
+    site.fresh_input()
+    strike.when_reached(site)
+    with site.building(strike.environ, strike.options) as build:
+        yield build
+
+
+WAYS = {"register": struck_before_registering, BETWEEN: struck_between}
+
+
 def test_what_was_promised_happens(site: Site, cell: Cell, record_property: Callable[[str, object], None]) -> None:
     strike = STRIKES[cell.fault.name]
     site.use(cell.scheme, cell.mode)
     site.fresh_input()
-    begin = struck_before_registering if cell.step == "register" else struck
-    with begin(site, cell, strike) as build:
+    with WAYS.get(cell.step, struck)(site, cell, strike) as build:
         started = time.monotonic()
         _, stderr = build.communicate(timeout=BOUND_S)
         seconds = time.monotonic() - started
