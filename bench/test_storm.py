@@ -31,17 +31,31 @@ CHAIN = """
 """
 
 
-GRAPHS = {"storm": STORM, "chain": CHAIN}
+MIXED = 30
+MIX = """
+{ seed, n }: builtins.genList (i: derivation {
+  name = "mix-${toString i}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "/bin/sleep 3; echo ${seed} ${toString i} > $out" ];
+}) n
+"""
+GRAPHS = {"storm": STORM, "chain": CHAIN, "mix": MIX}
 SEEDS = itertools.count()
 
 
 def storm(
-    client: Host, hook: str | None, builds: int, graph: str = "storm", environ: Mapping[str, str] | None = None
+    client: Host,
+    hook: str | None,
+    builds: int,
+    graph: str = "storm",
+    environ: Mapping[str, str] | None = None,
+    jobs: int = 0,
 ) -> None:
-    """Build so many derivations that nobody has built yet."""
+    """Build so many derivations that nobody has built yet, `jobs` at once here."""
     client.write_file(f"/root/{graph}.nix", GRAPHS[graph])
     configured = {"NIX_CONFIG": f"build-hook = {hook}"} if hook else {}
-    options = ["--argstr", "seed", str(next(SEEDS)), "--arg", "n", str(builds), "-j0", "--no-out-link", "--quiet"]
+    options = ["--argstr", "seed", str(next(SEEDS)), "--arg", "n", str(builds), f"-j{jobs}", "--no-out-link", "--quiet"]
     client.run(["nix-build", f"/root/{graph}.nix", *options], env=configured | dict(environ or {}), timeout=600)
 
 
@@ -56,6 +70,28 @@ def test_storm(hosts: tuple[Host, Host], compare: Compare, scheme: str) -> None:
     compare(f"storm-{scheme}", sides, 3)
 
 
+def test_storm_with_jobs_of_its_own(hosts: tuple[Host, Host], compare: Compare) -> None:
+    """Where Nix could build it itself, nothing is promised without proof, nor to wait for long."""
+    client, builder = hosts
+    client.configure(builders=f"ssh-ng://{builder.name} - - 8")
+    sides = {
+        "stock": lambda: storm(client, None, BUILDS, jobs=2),
+        "nix-ferry": lambda: storm(client, install.HOOK, BUILDS, jobs=2),
+    }
+    compare("storm-j2", sides, 3)
+
+
+def test_mix(hosts: tuple[Host, Host], compare: Compare) -> None:
+    """Six slots here and one there, for builds that are no matter of milliseconds."""
+    client, builder = hosts
+    client.configure(builders=f"ssh-ng://{builder.name} - - 1")
+    sides = {
+        "stock": lambda: storm(client, None, MIXED, "mix", jobs=6),
+        "nix-ferry": lambda: storm(client, install.HOOK, MIXED, "mix", jobs=6),
+    }
+    compare("mix-j6", sides, 3)
+
+
 # With 50 ms there and back
 
 
@@ -67,6 +103,16 @@ def test_storm_far_away(hosts: tuple[Host, Host], far: str, compare: Compare) ->
         "nix-ferry": lambda: storm(client, install.HOOK, BUILDS),
     }
     compare("storm-50ms", sides, 2)
+
+
+def test_storm_far_away_with_jobs_of_its_own(hosts: tuple[Host, Host], far: str, compare: Compare) -> None:
+    client, _ = hosts
+    client.configure(builders=f"ssh-ng://{far} - - 8")
+    sides = {
+        "stock": lambda: storm(client, None, BUILDS, jobs=2),
+        "nix-ferry": lambda: storm(client, install.HOOK, BUILDS, jobs=2),
+    }
+    compare("storm-50ms-j2", sides, 2)
 
 
 def test_chain_far_away(hosts: tuple[Host, Host], far: str, compare: Compare) -> None:
