@@ -6,9 +6,10 @@ Memory is bounded.  Tested in test_backlog.py.
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any
+
+from hook.recent import Recent
 
 SOON_S = 1.0
 """A build that Nix could do itself is promised ahead of a slot if it is expected to have one by then."""
@@ -29,8 +30,8 @@ class Backlog:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._promised: Counter[Hashable] = Counter()
-        self._seconds: OrderedDict[tuple[Hashable, str], float] = OrderedDict()
-        self._refused: OrderedDict[Hashable, object] = OrderedDict()
+        self._seconds: Recent[tuple[Hashable, str], float] = Recent(MOST_KEPT)
+        self._refused: Recent[Hashable, object] = Recent(MOST_KEPT)
 
     def enter(self, machines: Collection[Hashable]) -> None:
         """A build was promised that can run on any of these."""
@@ -49,9 +50,8 @@ class Backlog:
         """A build had a slot of this machine for so long."""
         key = machine, name_of(drv_path)
         with self._lock:
-            before = self._seconds.pop(key, seconds)
-            self._seconds[key] = before + (seconds - before) * WEIGHT
-            _keep_newest(self._seconds)
+            before = self._seconds.get(key, seconds)
+            self._seconds.put(key, before + (seconds - before) * WEIGHT)
 
     def starts_soon(self, slots: Mapping[Hashable, int], drv_path: str) -> bool:
         """Whether a build is expected to have one of these slots soon, all of which are busy; by machine."""
@@ -66,15 +66,9 @@ class Backlog:
     def is_news(self, build: Hashable, reasons: object) -> bool:
         """Whether `build` was not refused for the same reasons before: it is asked about at the end of every other."""
         with self._lock:
-            before = self._refused.pop(build, None)
-            self._refused[build] = reasons
-            _keep_newest(self._refused)
+            before = self._refused.get(build)
+            self._refused.put(build, reasons)
         return before != reasons
-
-
-def _keep_newest(kept: OrderedDict[Any, Any]) -> None:
-    if len(kept) > MOST_KEPT:
-        kept.popitem(last=False)
 
 
 def name_of(drv_path: str) -> str:

@@ -8,13 +8,15 @@ test_session.py and test_build.py.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
-from hook.errors import BuildFailed, InputsDoubted, MachineError, RemoteError
+from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError
 from hook.front import Job
 from hook.inputs import Inputs, missing_there
 from hook.limits import Watch
 from hook.log import Log
 from hook.outputs import outputs_of
+from hook.proof import soon
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
@@ -24,6 +26,8 @@ from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
 from hook.trouble import Trouble, is_disk_full, trouble_of
+from hook.trust import NOT_PRIVILEGED
+from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
 
 KEPT: Release = (2, 30)
@@ -59,6 +63,26 @@ class Builder:
     def check_machine(self, remote: Remote) -> None:
         """MachineError if `remote` cannot build such a derivation."""
         self._outputs.check_machine(remote)
+
+    def needs_trust(self, distrust: str) -> bool:
+        """Whether a machine of which `distrust` is known may refuse it."""
+        if NOT_PRIVILEGED in distrust and self._derivation.kind is OutputKind.INPUT_ADDRESSED:
+            return True
+        return bool(self._unsigned)
+
+    def check_trust(self, remote: Remote, distrust: str) -> None:
+        """NotTrusted if `remote`, of which `distrust` is known, would refuse it or an input that it lacks."""
+        with soon(remote):
+            missing = sorted(missing_there(remote, self._unsigned, substitute=False))
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise NotTrusted(f"{distrust}, and nobody has signed the input '{missing[0]}'{more}")
+        if NOT_PRIVILEGED in distrust and self._derivation.kind is OutputKind.INPUT_ADDRESSED:
+            raise NotTrusted(distrust)
+
+    @cached_property
+    def _unsigned(self) -> list[str]:
+        return unsigned_inputs(self._services.store, self._derivation)
 
     def bring_inputs(self, remote: Remote, job: Job, before: Callable[[], object]) -> None:
         """Make the machine ready for the build; calls `before` if something must be copied there."""

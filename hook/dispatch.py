@@ -4,8 +4,7 @@ Joins the pure decision with what it needs from the world: slot locks, what is r
 One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
 """
 
-import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,8 +16,9 @@ from hook.ledger import MachineInUse
 from hook.log import Log
 from hook.machines import Machine
 from hook.places import Place
+from hook.promises import Promises
 from hook.protocol.activity import Verbosity
-from hook.release import Release
+from hook.recent import Recent
 from hook.remote import Remote
 from hook.routes import is_handled, ssh_looks_at
 from hook.schedule import Answer, Candidate, Decision, Request, Verdict, decide, suitable
@@ -34,8 +34,8 @@ LOSSES_ALLOWED = 2
 CHOOSING_S = 10.0
 """How long an answer to Nix may wait for other hooks that choose: only one that was stopped takes that long."""
 
-WOKEN_BY_OWN_SLOTS: Release = (2, 35)
-"""From here on a declined build is asked about again only when a slot of Nix itself may be free."""
+MOST_UNWELCOME = 1000
+"""How many builds one conversation remembers for what a machine would refuse."""
 
 REMINDER_S = 60.0
 """How often one Nix command is told that a machine cannot be used, or that none can."""
@@ -56,12 +56,13 @@ class Dispatcher:
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
         self._places: set[Place] = set()
-        self._promised_at: list[Hashable] = []
+        self._unwelcome: Recent[tuple[str, Machine], str] = Recent(MOST_UNWELCOME)
+        self.promises = Promises(hub, services, self)
 
     def close(self) -> None:
         """Free every slot and close every connection that was not given back, however the conversation ended."""
         self._connections.close()
-        self._waits_no_more()
+        self.promises.kept()
         for place in list(self._places):
             place.release()
 
@@ -76,8 +77,8 @@ class Dispatcher:
             MachineInUse(
                 name=self.name(machine),
                 machine=machine,
-                health=self._key(machine),
-                at=self._at(machine),
+                health=self.key(machine),
+                at=self.at(machine),
                 lock_stem=machine.uri.lock_stem(s.host.release),
                 state_dir=s.store.state_dir,
                 private_dir=s.private_dir,
@@ -103,7 +104,8 @@ class Dispatcher:
         try:
             with self._services.slots.selection(self._services.caller.pause, patience_s):
                 for machine in self._services.machines:
-                    load, disabled = None, self._disabled.reason(machine)
+                    load = None
+                    disabled = self._disabled.reason(machine) or self._unwelcome.get((request.drv_path, machine))
                     failed = "avoided" if machine in avoided else self._trouble(machine)
                     if not (disabled or failed) and suitable(request, machine) is None:
                         try:
@@ -114,7 +116,7 @@ class Dispatcher:
                             if slot is not None:
                                 slots[machine] = slot
                     # A build that has its inputs there comes first.
-                    free = machine in slots and not self._hub.queue.awaited(self._at(machine))
+                    free = machine in slots and not self._hub.queue.awaited(self.at(machine))
                     candidates.append(Candidate(machine, load, free, failed, disabled))
                 decision = decide(request, self._services.host, candidates)
                 if decision.machine is not None:
@@ -140,23 +142,23 @@ class Dispatcher:
         stem, caller = machine.uri.lock_stem(self._services.host.release), self._services.caller
         return self._services.slots.probe(stem, machine.max_jobs, lambda: caller.pause(0))
 
-    def _at(self, machine: Machine) -> Hashable:
+    def at(self, machine: Machine) -> Hashable:
         """Whose slots these are: lines of `builders` with one address share them."""
         return self._services.private_dir, machine.uri.lock_stem(self._services.host.release)
 
     def _ahead(self, candidate: Candidate) -> Candidate:
         """The same machine as a place ahead of a slot: builds that have one are part of its load."""
         machine, look_ahead = candidate.machine, self._services.config.look_ahead
-        ahead = self._hub.look_ahead.count(self._at(machine))
+        ahead = self._hub.look_ahead.count(self.at(machine))
         limit = machine.max_jobs if look_ahead is None else look_ahead
         free = candidate.load is not None and machine.max_jobs > 0 and ahead < limit
         return replace(candidate, load=(candidate.load or 0) + ahead, slot_free=free)
 
     def _place(self, machine: Machine, slot: Slot | None) -> Place:
         """Hold `slot`, if any, and in any case the only permission to try a machine that had failed."""
-        if self._hub.health.trying(self._key(machine)):
+        if self._hub.health.trying(self.key(machine)):
             self._probes.add(machine)
-        place = Place(machine, self.name(machine), self._at(machine), slot, self._hub.look_ahead, self._left)
+        place = Place(machine, self.name(machine), self.at(machine), slot, self._hub.look_ahead, self._left)
         self._places.add(place)
         return place
 
@@ -164,58 +166,7 @@ class Dispatcher:
         self._places.discard(place)
         if place.machine in self._probes:
             self._probes.discard(place.machine)
-            self._hub.health.abandoned(self._key(place.machine))
-
-    def waits_for(self, request: Request, decision: Decision) -> str | None:
-        """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here.
-
-        What Nix could build itself waits only for a slot that it is expected to have soon: once promised, it is never
-        built here, however many slots are free here meanwhile.
-        """
-        backlog = self._hub.backlog
-        if decision.answer is not Answer.POSTPONE or backlog is None:
-            return None
-        able = self._only_busy(request)
-        if self.needs_proof(request):
-            slots = {self._at(machine): machine.max_jobs for machine in able}
-            if not self._is_proven(able) or not backlog.starts_soon(slots, request.drv_path):
-                return None
-        return self.name(max(able, key=lambda m: m.speed_factor)) if able else None
-
-    def refusal(self, request: Request, decision: Decision) -> Answer:
-        """What to tell Nix about a build that it was not promised.
-
-        Up to 2.34 a declined build that finds no free slot there is asked about again as soon as any other one ends,
-        here or elsewhere, but a postponed one only after five seconds.  Later the end of a build elsewhere wakes
-        nobody who was declined.
-        """
-        releases = self._services.host.release < WOKEN_BY_OWN_SLOTS
-        if decision.answer is Answer.POSTPONE and releases and self._services.host.could_build(request):
-            return Answer.DECLINE
-        return decision.answer
-
-    def is_news(self, request: Request, decision: Decision) -> bool:
-        """Whether Nix has not heard before why this build only waits for a slot."""
-        if decision.answer is not Answer.POSTPONE or self._hub.backlog is None:
-            return True
-        build = self._services.caller.parent_pid, request.drv_path
-        return self._hub.backlog.is_news(build, tuple(verdict.reason for verdict in decision.verdicts))
-
-    def promise(self, request: Request) -> None:
-        """A build is promised that has no slot yet."""
-        if self._hub.backlog is not None:
-            self._promised_at = [self._at(machine) for machine in self._only_busy(request)]
-            self._hub.backlog.enter(self._promised_at)
-
-    def _waits_no_more(self) -> None:
-        if self._hub.backlog is not None:
-            self._hub.backlog.leave(self._promised_at)
-            self._promised_at = []
-
-    def _only_busy(self, request: Request) -> list[Machine]:
-        """The machines that lack nothing but, perhaps, a free slot."""
-        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
-        return [machine for machine in machines if suitable(request, machine) is None]
+            self._hub.health.abandoned(self.key(place.machine))
 
     def wait(self, request: Request, *, ahead: bool = False) -> Place | None:
         """A place for an accepted build, best on a machine it has not lost; None when no machine is left for it.
@@ -224,7 +175,7 @@ class Dispatcher:
         """
         s, health = self._services, self._hub.health
         ahead = ahead and self._hub.lasting
-        failures = {machine: health.failures(self._key(machine)) for machine in s.machines}
+        failures = {machine: health.failures(self.key(machine)) for machine in s.machines}
         with self._hub.queue.first(self._kind(request), s.caller) as ticket:
             while True:
                 place = self._decide_promised(request, self._losses, ahead=ahead)
@@ -233,8 +184,8 @@ class Dispatcher:
                 if place is not None:
                     return place
                 for machine, before in failures.items():
-                    if health.failures(self._key(machine)) - before >= LOSSES_ALLOWED:
-                        self._out.setdefault(machine, health.obstacle(self._key(machine)) or "comes and goes")
+                    if health.failures(self.key(machine)) - before >= LOSSES_ALLOWED:
+                        self._out.setdefault(machine, health.obstacle(self.key(machine)) or "comes and goes")
                 if not self._is_left(request):
                     return None
                 self.remind(request)
@@ -249,7 +200,7 @@ class Dispatcher:
         try:
             return self._wait_for_slot(request, place)
         finally:
-            self._waits_no_more()
+            self.promises.kept()
 
     def _wait_for_slot(self, request: Request, place: Place) -> Place:
         if self._disabled.since(place.machine) is None and place.start():
@@ -318,26 +269,6 @@ class Dispatcher:
         """Why the machines that this conversation has given up are of no use, for the user."""
         return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in self._out.items())
 
-    def may_accept_first(self, request: Request, place: Place) -> bool:
-        """Whether a promise to build it in `place` can be given without asking: some able machine is known to work.
-
-        It need not be that one: Nix does nothing else while it waits for an answer, but a build may move.
-        """
-        if not self._hub.lasting or not is_handled(place.machine):
-            return False
-        able = (m for m in self._services.machines if m not in self._out and suitable(request, m) is None)
-        return self._is_proven(able) if self.needs_proof(request) else self._is_fresh(able)
-
-    def needs_proof(self, request: Request) -> bool:
-        """Whether Nix would build it itself where no machine does: then it is not given away on a mere chance."""
-        return self._services.host.could_build(request)
-
-    def _is_fresh(self, machines: Iterable[Machine]) -> bool:
-        return any(self._hub.health.is_fresh(self._key(machine)) for machine in machines)
-
-    def _is_proven(self, machines: Iterable[Machine]) -> bool:
-        return any(self._hub.health.is_proven(self._key(machine)) for machine in machines)
-
     def connect(
         self, place: Place, meanwhile: Callable[[], Value], *, needs_proof: bool = False
     ) -> tuple[Remote, Value]:
@@ -346,13 +277,13 @@ class Dispatcher:
         With `needs_proof` something has come from the machine within the last moment.  MachineError: there is none to
         be had, and the machine is left out from now on.  Errors of `meanwhile` are passed on.
         """
-        machine, key = place.machine, self._key(place.machine)
+        machine, key = place.machine, self.key(place.machine)
         try:
             if warm := self._connections.take(machine):
                 remote, value = self._connections.reuse(warm, meanwhile)
+                remote.stream.heard = self._hub.health.ear(key)
                 if not needs_proof or self._hub.health.is_proven(key) or self._still_answers(machine, remote):
                     return remote, value
-            began = time.monotonic()
             remote, value = self._open(place, meanwhile)
         except ConfigurationError as error:
             self._out[machine] = error.one_line
@@ -362,9 +293,9 @@ class Dispatcher:
             self._hub.health.failed(key, error.one_line, error.trouble.pause_s)
             self._probes.discard(machine)
             raise
-        remote.connect_s = time.monotonic() - began
         remote.stream.heard = self._hub.health.ear(key)
         self._hub.health.worked(key)
+        self._hub.health.trusts(key, trusted=remote.client.trusted)
         self._probes.discard(machine)
         return remote, value
 
@@ -395,10 +326,13 @@ class Dispatcher:
             return False
         return True
 
-    def ran(self, request: Request, place: Place, seconds: float) -> None:
-        """A build had its slot for so long."""
-        if self._hub.backlog is not None:
-            self._hub.backlog.ran(place.at, request.drv_path, seconds)
+    def distrust(self, machine: Machine) -> str | None:
+        """Why `machine` may refuse what only users it trusts may do; None if nothing is known of that."""
+        return self._hub.health.distrust(self.key(machine))
+
+    def spare(self, request: Request, machine: Machine, reason: str) -> None:
+        """Do not give this build to `machine`, which would refuse it; others it may take."""
+        self._unwelcome.put((request.drv_path, machine), reason)
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end."""
@@ -423,12 +357,14 @@ class Dispatcher:
         """`machine` went away during a build, or refused it."""
         if error.trouble is Trouble.DISK_FULL:
             # Any other build would only find out again.
-            self._hub.health.failed(self._key(machine), error.one_line, error.trouble.pause_s)
+            self._hub.health.failed(self.key(machine), error.one_line, error.trouble.pause_s)
             self.leave_out(machine, error.one_line)
         else:
-            self._hub.health.doubt(self._key(machine))
+            self._hub.health.doubt(self.key(machine))
         self._connections.doubt(machine, all_lost=isinstance(error, ConnectionLost))
         self._losses[machine] = self._losses.get(machine, 0) + 1
+        if isinstance(error, NotTrusted):
+            self._hub.health.refused(self.key(machine), error.one_line)
         if self._losses[machine] >= LOSSES_ALLOWED or isinstance(error, NotTrusted):
             self.leave_out(machine, error.one_line)
 
@@ -446,6 +382,15 @@ class Dispatcher:
             return replace(decision, answer=Answer.POSTPONE)
         return decision
 
+    def usable(self, request: Request) -> list[Machine]:
+        """The machines that lack nothing for it but, perhaps, a free slot."""
+        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
+        return [machine for machine in machines if suitable(request, machine) is None]
+
+    def able(self, request: Request) -> list[Machine]:
+        """The machines that could build it, disabled or failing ones included, but none that was given up here."""
+        return [m for m in self._services.machines if m not in self._out and suitable(request, m) is None]
+
     def _is_left(self, request: Request) -> bool:
         """Whether a machine that this conversation has not given up could build it, now or later."""
         machines = (m for m in self._services.machines if m.max_jobs and m not in self._out)
@@ -456,9 +401,9 @@ class Dispatcher:
         return self._disabled.reason(machine) or self._trouble(machine)
 
     def _trouble(self, machine: Machine) -> str | None:
-        return self._out.get(machine) or self._hub.health.obstacle(self._key(machine))
+        return self._out.get(machine) or self._hub.health.obstacle(self.key(machine))
 
-    def _key(self, machine: Machine) -> Hashable:
+    def key(self, machine: Machine) -> Hashable:
         """Whose health this is: a line can mean another machine to a caller with other keys, or its own store."""
         own = self._services.store.state_dir
         return machine.uri.text, machine.ssh_key, machine.public_host_key, self._seen_by_ssh, own

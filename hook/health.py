@@ -23,6 +23,11 @@ FRESH_S = 60.0
 PROVEN_S = 1.0
 """How long by whoever could."""
 
+REFUSED_S = 60.0
+"""How long a machine that does not say whom it trusts is taken to refuse again what it has refused."""
+
+UNTRUSTED = "it does not trust the user that logs in there"
+
 
 @dataclass(slots=True)
 class _Record:
@@ -44,6 +49,7 @@ class Health:
         self._lock = threading.Lock()
         self._records: Recent[Hashable, _Record] = Recent(MOST_RECORDS)
         self._heard: Recent[Hashable, float] = Recent(MOST_RECORDS)
+        self._distrust: Recent[Hashable, tuple[str, float]] = Recent(MOST_RECORDS)
 
     def obstacle(self, machine: Hashable) -> str | None:
         """Why `machine` must not be tried now, or None."""
@@ -81,7 +87,8 @@ class Health:
             heard_at, record = self._heard.get(machine), self._records.get(machine)
             if record is not None and record.failures:
                 return False
-            times = [at for at in (heard_at, record and record.worked_at) if at is not None]
+            worked_at = record.worked_at if record else None
+            times = [at for at in (heard_at, worked_at) if at is not None]
             return bool(times) and self._clock() - max(times) < PROVEN_S
 
     def ear(self, machine: Hashable) -> Callable[[], None]:
@@ -92,6 +99,26 @@ class Health:
                 self._heard.put(machine, self._clock())
 
         return hear
+
+    def distrust(self, machine: Hashable) -> str | None:
+        """Why `machine` may take nobody's word for what it is sent; None if it trusts us, for all that is known."""
+        with self._lock:
+            reason, until = self._distrust.get(machine, ("", 0.0))
+            return reason if self._clock() < until else None
+
+    def trusts(self, machine: Hashable, *, trusted: bool | None) -> None:
+        """It says whether it trusts us; None if it says nothing."""
+        with self._lock:
+            if trusted:
+                self._distrust.pop(machine, None)
+            elif trusted is False:
+                self._distrust.put(machine, (UNTRUSTED, float("inf")))
+
+    def refused(self, machine: Hashable, reason: str) -> None:
+        """It refused what it would have taken from somebody it trusts."""
+        if self.distrust(machine) != UNTRUSTED:
+            with self._lock:
+                self._distrust.put(machine, (reason, self._clock() + REFUSED_S))
 
     def trying(self, machine: Hashable) -> bool:
         """A session is about to use it; True if it had failed: then that session alone may, until the try has ended."""

@@ -165,6 +165,7 @@ class Remote:
         """Everything that had to be asked first is answered: from now on only silence has a limit, not all together."""
         self.stream.watch = None
         self.stream.silence_s = QUERY_SILENCE_S
+        self.connect_s = time.monotonic() - self.begun_at
 
     def _show_what_ssh_said(self) -> None:
         if self._log is not None and self._log.verbosity >= Verbosity.CHATTY:

@@ -5,8 +5,9 @@
 A Session serves one caller and does not know which process it runs in.  Before `# accept` every failure ends in an
 answer that lets Nix go on; afterwards a build ends in success, in its own failure, or when no able machine is left to
 try.  With a lasting hub two answers come early: a machine that worked a short while ago is taken to work, and a build
-that waits for nothing but a slot waits here, instead of being asked about again, while its inputs travel.  Tested in
-test_session.py with scripted machines, and in the lab.
+that waits for nothing but a slot waits here, instead of being asked about again, while its inputs travel.  For what Nix
+could build itself there are stricter rules (promises.py).  Tested in test_session.py with scripted machines, and in the
+lab.
 """
 
 import time
@@ -26,6 +27,7 @@ from hook.errors import (
     FerryError,
     InputsDoubted,
     MachineError,
+    NotTrusted,
     StockOnly,
     StoreError,
 )
@@ -36,7 +38,6 @@ from hook.places import Place
 from hook.protocol.activity import Verbosity
 from hook.schedule import Answer, Decision, Request, no_machine_message
 from hook.services import open_services
-from hook.trust import with_advice
 
 if TYPE_CHECKING:
     from hook.build import Builder
@@ -124,14 +125,18 @@ class Session:
         """Accept the build; otherwise answer what fits and return None."""
         while True:
             decision, place = self._dispatcher.decide(request)
-            likely = place.name if place else self._dispatcher.waits_for(request, decision)
-            answer = Answer.ACCEPT if likely else self._dispatcher.refusal(request, decision)
+            likely = place.name if place else self._dispatcher.promises.waits_for(request, decision)
+            answer = Answer.ACCEPT if likely else self._dispatcher.promises.refusal(request, decision)
             self._explain(request, decision, answer)
             if likely is None:
                 self._refuse(request, answer)
                 return None
             try:
                 accepted = self._prepare(request, likely, place)
+            except NotTrusted as error:
+                assert place is not None
+                self._dispatcher.spare(request, place.machine, error.one_line)
+                continue
             except MachineError as error:
                 self._complain(likely, error)
                 continue
@@ -145,7 +150,7 @@ class Session:
                 self._front.decline()
                 return None
             if place is None:
-                self._dispatcher.promise(request)
+                self._dispatcher.promises.promise(request)
             self._front.accept(likely)
             return accepted
 
@@ -156,14 +161,42 @@ class Session:
             held.callback(self._told.drop)
             if place is not None:
                 held.callback(place.release)
-            if place is None or self._dispatcher.may_accept_first(request, place):
-                accepted = Accepted(request, self._builder(request), name, place)
-            else:
-                needs_proof = self._dispatcher.needs_proof(request)
-                remote, builder = self._connect(place, lambda: self._builder(request), needs_proof=needs_proof)
-                accepted = Accepted(request, builder, name, place, remote)
+            accepted = self._unasked(request, name, place)
+            if accepted is None:
+                assert place is not None
+                accepted = self._asked(request, name, place)
             held.pop_all()
             return accepted
+
+    def _unasked(self, request: Request, name: str, place: Place | None) -> Accepted | None:
+        """The build, if no machine must be asked before it is promised."""
+        if place is None:
+            return Accepted(request, self._builder(request), name)
+        if not self._dispatcher.promises.may_accept_first(request, place):
+            return None
+        builder = self._builder(request)
+        if self._dispatcher.promises.needs_proof(request):
+            distrust = self._dispatcher.distrust(place.machine)
+            if distrust is not None and builder.needs_trust(distrust):
+                return None
+        return Accepted(request, builder, name, place)
+
+    def _asked(self, request: Request, name: str, place: Place) -> Accepted:
+        """The build with a connection; NotTrusted if the machine would refuse it and Nix may build it itself."""
+        needs_proof = self._dispatcher.promises.needs_proof(request)
+        remote, builder = self._connect(place, lambda: self._builder(request), needs_proof=needs_proof)
+        if needs_proof and (distrust := self._dispatcher.distrust(place.machine)) is not None:
+            try:
+                builder.check_trust(remote, distrust)
+            except NotTrusted:
+                self._dispatcher.give_back(remote)
+                raise
+            except MachineError as error:
+                remote.close()
+                self._dispatcher.lost(place.machine, error)
+                self._dispatcher.leave_out(place.machine, error.one_line)
+                raise
+        return Accepted(request, builder, name, place, remote)
 
     def _connect(
         self, place: Place, prepare: Callable[[], "Builder"], *, needs_proof: bool = False
@@ -214,7 +247,7 @@ class Session:
 
     def _explain(self, request: Request, decision: Decision, answer: Answer) -> None:
         """Say why: every machine's verdict at `-v`, and stock's own text where no machine can ever do it."""
-        if answer is not Answer.ACCEPT and not self._dispatcher.is_news(request, decision):
+        if answer is not Answer.ACCEPT and not self._dispatcher.promises.is_news(request, decision):
             self._told.answered_again(answer.value)
             return
         verdicts = [(self._dispatcher.name(verdict.machine), verdict.reason) for verdict in decision.verdicts]
@@ -279,7 +312,7 @@ class Session:
             raise
         except MachineError as error:
             if build.remote is not None:
-                error = with_advice(build.remote.explain(error))
+                error = _explained(build.remote, error)
                 self._dispatcher.lost(build.place.machine, error)
             else:
                 self._complain(build.place.name, error)
@@ -294,7 +327,7 @@ class Session:
             return True
         if build.remote is None or build.place is None or build.is_built:
             return False
-        return self._dispatcher.may_be_mended(build.place, build.remote, with_advice(build.remote.explain(error)))
+        return self._dispatcher.may_be_mended(build.place, build.remote, _explained(build.remote, error))
 
     def _run(self, build: Accepted, place: Place, job: Job) -> None:
         build.is_built = False
@@ -304,7 +337,7 @@ class Session:
 
         def built() -> None:
             build.is_built = True
-            self._dispatcher.ran(build.request, place, time.monotonic() - began)
+            self._dispatcher.promises.ran(build.request, place, time.monotonic() - began)
             place.release()
             self._told.enter(Phase.FETCHING)
 
@@ -348,6 +381,14 @@ class Session:
         if build.remote is not None:
             build.remote.close()
             build.remote = None
+
+
+def _explained(remote: "Remote", error: MachineError) -> MachineError:
+    """`error` with what ssh had to say about it, and with advice."""
+    # Loaded when something has gone wrong.
+    from hook.trust import with_advice
+
+    return with_advice(remote.explain(error))
 
 
 def _outcome(error: FerryError) -> Outcome:

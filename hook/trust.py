@@ -7,10 +7,13 @@ from hook.errors import MachineError, NotTrusted
 
 TRUST_THE_USER = "add the user that logs in there to `trusted-users` in nix.conf of that machine"
 
+NOT_PRIVILEGED = "you are not privileged to build"
+"""What older daemons say, and all of them over ssh, to whoever asks for an input-addressed derivation."""
+
 ADVICE = (
     ("lacks a signature by a trusted key", f"{TRUST_THE_USER}, or sign the path with one of its `trusted-public-keys`"),
     ("lacks a valid signature", f"{TRUST_THE_USER}, or sign the path with one of its `trusted-public-keys`"),
-    ("you are not privileged to build", TRUST_THE_USER),
+    (NOT_PRIVILEGED, TRUST_THE_USER),
 )
 """What daemons say, and what helps."""
 

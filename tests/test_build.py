@@ -5,7 +5,7 @@ Whole sessions against scripted machines, as in test_session.py; real daemons fo
 
 import pytest
 
-from tests.fakes.bench import Bench
+from tests.fakes.bench import Bench, Outcome
 
 
 def uploaded(texts: list[str]) -> list[str]:
@@ -114,3 +114,53 @@ def test_without_a_broker_nothing_is_kept_there_that_could_be_let_go(bench: Benc
     """A full disk is believed at once; with one, it is tried once more."""
     assert bench.build(bench.machine("always-full")).status == 1
     assert bench.connections() == (2 if bench.broker else 1)
+
+
+# Where this host could build it
+
+
+def ask(bench: Bench, *machines: str) -> Outcome:
+    """A conversation with a Nix that has jobs of its own, up to the answer."""
+    return bench.hook(bench.preamble(machines, max_jobs="1") + bench.request())
+
+
+def test_a_build_with_unsigned_inputs_is_not_given_to_a_machine_that_would_refuse_them(bench: Bench) -> None:
+    """Nix builds it itself, and its user can read why."""
+    bench.store.vouch(bench.store.source)
+    outcome = ask(bench, bench.machine("untrusting"))
+    assert outcome.answers == ["# decline"]
+    why = "it does not trust the user that logs in there, and nobody has signed the input"
+    assert f"': {why} '{bench.store.source}'" in outcome.messages
+    assert "error:" not in outcome.messages
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "signatures"), [("untrusting", ["key:c2ln"]), ("untrusting,lacks-large", []), ("ok", [])]
+)
+def test_what_it_has_or_somebody_has_signed_is_given_to_it(bench: Bench, behaviour: str, signatures: list[str]) -> None:
+    """Whose signatures it accepts is not known here."""
+    bench.store.vouch(bench.store.source, "", *signatures)
+    assert ask(bench, bench.machine(behaviour)).answers == ["# accept"]
+
+
+def test_where_another_machine_trusts_us_that_one_has_it(bench: Bench) -> None:
+    bench.store.vouch(bench.store.source)
+    outcome = ask(bench, bench.machine("untrusting", speed=9), bench.machine("ok", "other"))
+    assert outcome.lines[outcome.lines.index("# accept") + 1].endswith("%20ok%20other")
+
+
+@pytest.mark.parametrize("behaviour", sorted(REFUSALS))
+def test_a_refusal_is_remembered_for_a_while(brokered: Bench, behaviour: str) -> None:
+    """Older daemons, and all of them over ssh, do not say whom they trust."""
+    brokered.store.vouch(brokered.store.source)
+    machine = brokered.machine(behaviour)
+    assert brokered.build(machine).status == 1
+    outcome = ask(brokered, machine)
+    assert outcome.answers == ["# decline"]
+    assert outcome.messages.count("trust") >= 1
+
+
+def test_a_machine_that_does_not_say_whether_it_trusts_us_gets_a_chance(bench: Bench) -> None:
+    """Most do."""
+    bench.store.vouch(bench.store.source)
+    assert ask(bench, bench.machine("nix-2.8")).answers == ["# accept"]

@@ -24,7 +24,7 @@ from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
-from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, REFUSED_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
 from hook.log import Log
@@ -294,11 +294,11 @@ def test_without_experience_a_machine_is_asked_first(desk: Desk) -> None:
     """Before the accept we can still decline."""
     dispatcher = desk.dispatcher(good())
     place = place_of(dispatcher)
-    assert not dispatcher.may_accept_first(REQUEST, place)
+    assert not dispatcher.promises.may_accept_first(REQUEST, place)
     connect(dispatcher, place)
-    assert dispatcher.may_accept_first(REQUEST, place)
+    assert dispatcher.promises.may_accept_first(REQUEST, place)
     desk.clock.now += FRESH_S
-    assert not dispatcher.may_accept_first(REQUEST, place)
+    assert not dispatcher.promises.may_accept_first(REQUEST, place)
 
 
 def test_a_machine_that_works_stands_in_for_one_that_is_not_known(desk: Desk) -> None:
@@ -309,10 +309,10 @@ def test_a_machine_that_works_stands_in_for_one_that_is_not_known(desk: Desk) ->
     dispatcher = desk.dispatcher(*lines)
     unknown = place_of(dispatcher)
     assert "unknown" in unknown.name
-    assert dispatcher.may_accept_first(REQUEST, unknown)
-    assert not dispatcher.may_accept_first(replace(REQUEST, system="riscv64-linux"), unknown)
+    assert dispatcher.promises.may_accept_first(REQUEST, unknown)
+    assert not dispatcher.promises.may_accept_first(replace(REQUEST, system="riscv64-linux"), unknown)
     mounted = place_of(desk.dispatcher(*lines, "mounted-ssh-ng://b1 - - 1 99"))
-    assert not dispatcher.may_accept_first(REQUEST, mounted)
+    assert not dispatcher.promises.may_accept_first(REQUEST, mounted)
 
 
 def test_what_this_host_could_build_is_promised_on_fresh_proof_only(desk: Desk) -> None:
@@ -321,13 +321,13 @@ def test_what_this_host_could_build_is_promised_on_fresh_proof_only(desk: Desk) 
     dispatcher = desk.dispatcher(good())
     place = place_of(dispatcher)
     remote = connect(dispatcher, place)
-    assert dispatcher.may_accept_first(REQUEST, place)
+    assert dispatcher.promises.may_accept_first(REQUEST, place)
     desk.clock.now += PROVEN_S
-    assert not dispatcher.may_accept_first(REQUEST, place)
+    assert not dispatcher.promises.may_accept_first(REQUEST, place)
     remote.client.query_valid_paths([], substitute=False)
-    assert dispatcher.may_accept_first(REQUEST, place)
+    assert dispatcher.promises.may_accept_first(REQUEST, place)
     other_system = replace(REQUEST, system="riscv64-linux")
-    assert not dispatcher.needs_proof(other_system)
+    assert not dispatcher.promises.needs_proof(other_system)
 
 
 def test_a_warm_connection_is_asked_before_it_is_proof(desk: Desk) -> None:
@@ -345,7 +345,27 @@ def test_a_warm_connection_is_asked_before_it_is_proof(desk: Desk) -> None:
     desk.clock.now += PROVEN_S
     assert second.connect(place, lambda: None, needs_proof=True)[0] is remote
     assert remote.stream.bytes_out > asked
-    assert second.may_accept_first(REQUEST, place)
+    assert second.promises.may_accept_first(REQUEST, place)
+
+
+def test_proof_of_a_machine_that_would_not_take_over_is_none(desk: Desk) -> None:
+    """A promise is kept by whichever machine is left."""
+    desk.max_jobs = 1
+    lines = [good("works"), bad("unknown", speed=9)]
+    works = place_of(desk.dispatcher(good("works")))
+    connect(desk.dispatcher(good("works")), works)
+    works.release()
+    dispatcher = desk.dispatcher(*lines)
+    unknown = place_of(dispatcher)
+    assert "unknown" in unknown.name
+    assert dispatcher.promises.may_accept_first(REQUEST, unknown)
+    desk.health.refused(dispatcher.key(works.machine), "lacks a signature")
+    assert not dispatcher.promises.may_accept_first(REQUEST, unknown)
+    desk.clock.now += REFUSED_S
+    desk.health.worked(dispatcher.key(works.machine))
+    assert dispatcher.promises.may_accept_first(REQUEST, unknown)
+    disable(desk, works)
+    assert not dispatcher.promises.may_accept_first(REQUEST, unknown)
 
 
 def kept_warm(desk: Desk, behaviour: str) -> tuple[Dispatcher, Place]:
@@ -379,7 +399,7 @@ def test_a_connection_that_ended_is_replaced(desk: Desk) -> None:
     dispatcher, place = kept_warm(desk, "die-query_valid_paths")
     remote, _ = dispatcher.connect(place, lambda: None, needs_proof=True)
     assert is_running(remote)
-    assert dispatcher.may_accept_first(REQUEST, place)
+    assert dispatcher.promises.may_accept_first(REQUEST, place)
 
 
 def test_a_lone_hook_asks_always(desk: Desk) -> None:
@@ -388,7 +408,7 @@ def test_a_lone_hook_asks_always(desk: Desk) -> None:
     dispatcher = desk.dispatcher(good())
     place = place_of(dispatcher)
     connect(dispatcher, place)
-    assert not dispatcher.may_accept_first(REQUEST, place)
+    assert not dispatcher.promises.may_accept_first(REQUEST, place)
 
 
 def test_a_machine_that_fails_is_left_out_here_and_left_alone_elsewhere(desk: Desk) -> None:
@@ -429,7 +449,7 @@ def test_a_try_that_is_given_up_leaves_the_machine_to_others(desk: Desk, error: 
     line = good()
     first = desk.dispatcher(line)
     place = place_of(first)
-    desk.health.failed(first._key(place.machine), "timed out")
+    desk.health.failed(first.key(place.machine), "timed out")
     place.release()
     desk.clock.now += FIRST_PAUSE_S
     place = place_of(first)
@@ -467,7 +487,7 @@ def test_a_machine_without_slots_is_not_waited_for(desk: Desk) -> None:
     dispatcher = desk.dispatcher(good(jobs=0))
     decision, _ = dispatcher.decide(REQUEST)
     assert decision.answer is Answer.POSTPONE
-    assert dispatcher.waits_for(REQUEST, decision) is None
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
 
 
 @pytest.mark.parametrize("lasting", [True, False])
@@ -479,7 +499,7 @@ def test_only_a_broker_waits_in_place_of_nix(desk: Desk, lasting: bool) -> None:
     dispatcher = desk.dispatcher(good("slow"), good("fast", speed=2))
     decision, place = dispatcher.decide(REQUEST)
     assert place is None
-    likely = dispatcher.waits_for(REQUEST, decision)
+    likely = dispatcher.promises.waits_for(REQUEST, decision)
     assert likely is None if not lasting else likely is not None and "fast" in likely
 
 
@@ -489,27 +509,27 @@ def test_what_this_host_could_build_waits_only_for_a_slot_that_it_will_have_soon
     running = run(desk.dispatcher(good()))
     dispatcher = desk.dispatcher(good())
     decision, _ = dispatcher.decide(REQUEST)
-    dispatcher.ran(REQUEST, running, 0.4)
-    assert dispatcher.waits_for(REQUEST, decision) is None
-    desk.health.worked(dispatcher._key(running.machine))
-    assert dispatcher.waits_for(REQUEST, decision) == running.name
-    dispatcher.promise(REQUEST)
+    dispatcher.promises.ran(REQUEST, running, 0.4)
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+    desk.health.worked(dispatcher.key(running.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) == running.name
+    dispatcher.promises.promise(REQUEST)
     another = desk.dispatcher(good())
-    another.promise(REQUEST)
-    assert desk.dispatcher(good()).waits_for(REQUEST, decision) is None
+    another.promises.promise(REQUEST)
+    assert desk.dispatcher(good()).promises.waits_for(REQUEST, decision) is None
     another.close()
-    assert desk.dispatcher(good()).waits_for(REQUEST, decision) == running.name
+    assert desk.dispatcher(good()).promises.waits_for(REQUEST, decision) == running.name
     desk.clock.now += PROVEN_S
-    assert desk.dispatcher(good()).waits_for(REQUEST, decision) is None
+    assert desk.dispatcher(good()).promises.waits_for(REQUEST, decision) is None
 
 
 def test_a_build_that_runs_holds_up_no_promise(desk: Desk) -> None:
     desk.max_jobs = 1
     running = run(desk.dispatcher(good()))
     waiting = Waiting(desk.dispatcher(good()))
-    waiting.dispatcher.promise(REQUEST)
-    waiting.dispatcher.ran(REQUEST, running, 0.9)
-    desk.health.worked(waiting.dispatcher._key(running.machine))
+    waiting.dispatcher.promises.promise(REQUEST)
+    waiting.dispatcher.promises.ran(REQUEST, running, 0.9)
+    desk.health.worked(waiting.dispatcher.key(running.machine))
     slots = {running.at: 1}
     assert not desk.backlog.starts_soon(slots, REQUEST.drv_path)
     running.release()
@@ -537,7 +557,7 @@ def test_nix_is_told_what_makes_it_ask_again_soonest(
     dispatcher = desk.dispatcher(good())
     decision, _ = dispatcher.decide(REQUEST)
     assert decision.answer is Answer.POSTPONE
-    assert dispatcher.refusal(REQUEST, decision) is answer
+    assert dispatcher.promises.refusal(REQUEST, decision) is answer
 
 
 # Waiting after the accept
@@ -598,7 +618,7 @@ def test_a_machine_that_is_down_for_a_moment_is_waited_for(desk: Desk) -> None:
     dispatcher = desk.dispatcher(line)
     place = place_of(dispatcher)
     waiting = Waiting(desk.dispatcher(line))
-    desk.health.failed(dispatcher._key(place.machine), "refused")
+    desk.health.failed(dispatcher.key(place.machine), "refused")
     place.release()
     desk.clock.now += FIRST_PAUSE_S
     assert isinstance(waiting.outcome(), Place)
@@ -609,7 +629,7 @@ def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> 
     line = good()
     dispatcher = desk.dispatcher(line)
     place = place_of(dispatcher)
-    key = dispatcher._key(place.machine)
+    key = dispatcher.key(place.machine)
     waiting = [Waiting(desk.dispatcher(line)) for _ in range(5)]
     wait_for_lines(desk, len(waiting))
     desk.health.failed(key, "timed out")
@@ -657,7 +677,7 @@ def test_a_disabled_machine_gets_no_build_until_it_is_enabled(desk: Desk) -> Non
     assert none is None
     assert decision.answer is Answer.POSTPONE
     assert decision.verdicts[0].reason.startswith("disabled by the user since 2")
-    assert dispatcher.waits_for(REQUEST, decision) is None
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
     assert desk.held() == 0
     dispatcher.remind(REQUEST)
     dispatcher.remind(REQUEST)
@@ -893,7 +913,7 @@ def test_a_build_ahead_may_be_the_one_that_tries_a_machine_again(desk: Desk) -> 
     """One at a time, as with a slot; and what it finds holds for all."""
     running = run(desk.dispatcher(good(jobs=1)))
     first = desk.dispatcher(good(jobs=1))
-    desk.health.failed(first._key(running.machine), "timed out")
+    desk.health.failed(first.key(running.machine), "timed out")
     desk.clock.now += FIRST_PAUSE_S
     desk.config = Config(look_ahead=5)
     place = ahead(first)
@@ -909,7 +929,7 @@ def test_a_build_that_is_ready_waits_for_a_machine_that_others_find_down(desk: D
     running = run(desk.dispatcher(good()))
     dispatcher = desk.dispatcher(good())
     place = ahead(dispatcher)
-    desk.health.failed(dispatcher._key(place.machine), "its sshd turns connections away")
+    desk.health.failed(dispatcher.key(place.machine), "its sshd turns connections away")
     ready = Ready(dispatcher, place)
     running.release()
     assert ready.outcome() is place
@@ -955,7 +975,7 @@ def test_a_machine_is_lost_once_and_tried_again_and_lost_twice_and_left(desk: De
     dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
     machine = machine_of(dispatcher)
     dispatcher.lost(machine, ConnectionLost("reset"))
-    assert not desk.health.is_fresh(dispatcher._key(machine))
+    assert not desk.health.is_fresh(dispatcher.key(machine))
     other = dispatcher.wait(REQUEST)
     assert other is not None
     assert "ok%20b" in other.name

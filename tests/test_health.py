@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, PROVEN_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, PROVEN_S, REFUSED_S, UNTRUSTED, Health
 
 
 class Clock:
@@ -90,6 +90,23 @@ def test_trouble_is_proof_of_nothing(health: Health, happen: Callable[[Health], 
     hear()
     happen(health)
     assert not health.is_proven("m")
+
+
+def test_distrust_is_what_the_machine_says_or_what_it_did_lately(health: Health, clock: Clock) -> None:
+    """A refusal may have been of one path only, and machines get mended."""
+    assert health.distrust("m") is None
+    health.refused("m", "lacks a signature")
+    assert health.distrust("m") == "lacks a signature"
+    health.trusts("m", trusted=None)
+    assert health.distrust("m") == "lacks a signature"
+    clock.now += REFUSED_S
+    assert health.distrust("m") is None
+    health.trusts("m", trusted=False)
+    health.refused("m", "lacks a signature")
+    clock.now += REFUSED_S
+    assert health.distrust("m") == UNTRUSTED
+    health.trusts("m", trusted=True)
+    assert health.distrust("m") is None
 
 
 def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, clock: Clock) -> None:

@@ -39,6 +39,11 @@ class StoreClient(Protocol):
     connection if it is not."""
 
     @property
+    def trusted(self) -> bool | None:
+        """Whether the other end trusts us; None if it does not say."""
+        ...
+
+    @property
     def idle(self) -> bool:
         """Whether everything that was asked is answered; otherwise the connection is of no use to others."""
         ...

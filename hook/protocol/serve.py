@@ -88,6 +88,11 @@ class ServeClient:
         return self._version
 
     @property
+    def trusted(self) -> bool | None:
+        """The server does not say whether it trusts us."""
+        return None
+
+    @property
     def idle(self) -> bool:
         """Whether everything that was asked is answered."""
         return self._pipeline.empty

@@ -113,6 +113,12 @@ class FakeStore:
                 [(path, reference) for reference in references],
             )
 
+    def vouch(self, path: str, ca: str = "", *signatures: str) -> None:
+        """Change what speaks for a valid path: its content address, and who has signed it."""
+        with self._database() as database:
+            values = ca or None, " ".join(signatures) or None, path
+            database.execute("update ValidPaths set ca = ?, sigs = ? where path = ?", values)
+
     def delete(self, path: str) -> None:
         """Make `path` invalid, as a garbage collection would."""
         with self._database() as database:

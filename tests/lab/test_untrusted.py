@@ -66,3 +66,18 @@ def test_the_serve_protocol_needs_trust(client: Host, builder: Host, hook: str |
     result = build(client, builder, hook, "ssh://visitor@", signed=True)
     assert "`trusted-users`" in refusal(result, NOT_PRIVILEGED)
     assert "handing" not in result.stderr
+
+
+@pytest.mark.parametrize("prefix", ["ssh-ng://", "ssh://"])
+def test_what_this_host_can_build_is_not_refused(client: Host, builder: Host, hook: str | None, prefix: str) -> None:
+    """Where the machine says whom it trusts, from the first build on; else after one refusal."""
+    says = prefix == "ssh-ng://" and builder.nix_release() >= (2, 15)
+    if client.standalone and not says:
+        pytest.skip("a lone hook remembers nothing")
+    build(client, builder, hook, f"{prefix}visitor@", signed=False)
+    result = client.run(nix_build("shapes", seed="untrusted", options=["-v", "-j1"]))
+    assert not any(line.startswith("error:") for line in result.stderr.splitlines())
+    why = (
+        "it does not trust the user that logs in there, and nobody has signed the input" if says else "`trusted-users`"
+    )
+    assert why in result.stderr

@@ -1,0 +1,133 @@
+"""What may be promised to Nix, and what it is told instead.
+
+`# accept` cannot be taken back: Nix never builds that derivation itself any more.  Where it could, a promise needs a
+machine that answered a moment ago, and a slot that is free or soon will be.  Where it could not, waiting is all there
+is.  Tested in test_dispatch.py, and with two kinds of slots in tests/lab/test_mix.py.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Protocol
+
+from hook.hub import Hub
+from hook.machines import Machine
+from hook.places import Place
+from hook.release import Release
+from hook.routes import is_handled
+from hook.schedule import Answer, Decision, Request
+from hook.services import Services
+
+WOKEN_BY_OWN_SLOTS: Release = (2, 35)
+"""From here on a declined build is asked about again only when a slot of Nix itself may be free."""
+
+
+class Machines(Protocol):
+    """Those of one conversation, by what it knows of them."""
+
+    def usable(self, request: Request) -> Sequence[Machine]:
+        """The machines that lack nothing for it but, perhaps, a free slot."""
+        ...
+
+    def able(self, request: Request) -> Sequence[Machine]:
+        """The machines that could build it, disabled or failing ones included."""
+        ...
+
+    def name(self, machine: Machine) -> str:
+        """What it is called."""
+        ...
+
+    def at(self, machine: Machine) -> Hashable:
+        """Whose slots these are."""
+        ...
+
+    def key(self, machine: Machine) -> Hashable:
+        """Whose health this is."""
+        ...
+
+    def distrust(self, machine: Machine) -> str | None:
+        """Why it may refuse what only users it trusts may do."""
+        ...
+
+
+class Promises:
+    """The rules for one conversation, and the promise that it has given, if its build still waits for a slot."""
+
+    def __init__(self, hub: Hub, services: Services, machines: Machines) -> None:
+        self._hub = hub
+        self._services = services
+        self._machines = machines
+        self._promised_at: list[Hashable] = []
+
+    def may_accept_first(self, request: Request, place: Place) -> bool:
+        """Whether a promise to build it in `place` can be given without asking: some able machine is known to work.
+
+        It need not be that one: Nix does nothing else while it waits for an answer, but a build may move.
+        """
+        if not self._hub.lasting or not is_handled(place.machine):
+            return False
+        if self.needs_proof(request):
+            usable = self._machines.usable(request)
+            return self._is_proven(m for m in usable if m == place.machine or self._machines.distrust(m) is None)
+        return self._is_fresh(self._machines.able(request))
+
+    def needs_proof(self, request: Request) -> bool:
+        """Whether Nix would build it itself where no machine does: then it is not given away on a mere chance."""
+        return self._services.host.could_build(request)
+
+    def _is_fresh(self, machines: Iterable[Machine]) -> bool:
+        return any(self._hub.health.is_fresh(self._machines.key(machine)) for machine in machines)
+
+    def _is_proven(self, machines: Iterable[Machine]) -> bool:
+        return any(self._hub.health.is_proven(self._machines.key(machine)) for machine in machines)
+
+    def waits_for(self, request: Request, decision: Decision) -> str | None:
+        """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here.
+
+        What Nix could build itself waits only for a slot that it is expected to have soon: once promised, it is never
+        built here, however many slots are free here meanwhile.
+        """
+        backlog = self._hub.backlog
+        if decision.answer is not Answer.POSTPONE or backlog is None:
+            return None
+        able = self._machines.usable(request)
+        if self.needs_proof(request):
+            able = [machine for machine in able if self._machines.distrust(machine) is None]
+            slots = {self._machines.at(machine): machine.max_jobs for machine in able}
+            if not self._is_proven(able) or not backlog.starts_soon(slots, request.drv_path):
+                return None
+        return self._machines.name(max(able, key=lambda m: m.speed_factor)) if able else None
+
+    def refusal(self, request: Request, decision: Decision) -> Answer:
+        """What to tell Nix about a build that it was not promised.
+
+        Up to 2.34 a declined build that finds no free slot there is asked about again as soon as any other one ends,
+        here or elsewhere, but a postponed one only after five seconds.  Later the end of a build elsewhere wakes
+        nobody who was declined.
+        """
+        any_end_wakes = self._services.host.release < WOKEN_BY_OWN_SLOTS
+        if decision.answer is Answer.POSTPONE and any_end_wakes and self.needs_proof(request):
+            return Answer.DECLINE
+        return decision.answer
+
+    def is_news(self, request: Request, decision: Decision) -> bool:
+        """Whether Nix has not heard before why this build only waits for a slot."""
+        if decision.answer is not Answer.POSTPONE or self._hub.backlog is None:
+            return True
+        build = self._services.caller.parent_pid, request.drv_path
+        return self._hub.backlog.is_news(build, tuple(verdict.reason for verdict in decision.verdicts))
+
+    def promise(self, request: Request) -> None:
+        """A build is promised that has no slot yet."""
+        if self._hub.backlog is not None:
+            self._promised_at = [self._machines.at(machine) for machine in self._machines.usable(request)]
+            self._hub.backlog.enter(self._promised_at)
+
+    def kept(self) -> None:
+        """It has one, or waits no more."""
+        if self._hub.backlog is not None:
+            self._hub.backlog.leave(self._promised_at)
+            self._promised_at = []
+
+    def ran(self, request: Request, place: Place, seconds: float) -> None:
+        """A build had its slot for so long."""
+        if self._hub.backlog is not None:
+            self._hub.backlog.ran(place.at, request.drv_path, seconds)
