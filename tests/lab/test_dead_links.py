@@ -117,9 +117,10 @@ def shut_down(site: Site) -> None:
 
 @pytest.mark.parametrize("go", [cut, shut_down])
 def test_what_this_host_can_build_is_not_given_to_a_machine_that_has_gone(
-    site: Site, go: Callable[[Site], None]
+    lab: Lab, site: Site, go: Callable[[Site], None]
 ) -> None:
     """It answered a moment ago; stock finds out when it connects, and so must we, in no more time."""
+    lab.standalone(False)
     site.client.configure(hook=HOOK, builders=f"ssh-ng://{site.far.name} - - 2")
     before = site.copy("first", ["-j1"])
     assert "from 'ssh-ng://" in before.stderr

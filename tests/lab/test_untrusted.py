@@ -3,6 +3,7 @@
 import pytest
 
 from tests.lab.host import Host, Output
+from tests.lab.lab import Lab
 from tests.lab.offload import connect, nix_build
 from tests.lab.signing import PUBLIC_KEY, sign_all
 
@@ -69,11 +70,13 @@ def test_the_serve_protocol_needs_trust(client: Host, builder: Host, hook: str |
 
 
 @pytest.mark.parametrize("prefix", ["ssh-ng://", "ssh://"])
-def test_what_this_host_can_build_is_not_refused(client: Host, builder: Host, hook: str | None, prefix: str) -> None:
-    """Where the machine says whom it trusts, from the first build on; else after one refusal."""
+def test_what_this_host_can_build_is_not_refused(
+    lab: Lab, client: Host, builder: Host, hook: str | None, prefix: str
+) -> None:
+    """Where the machine says whom it trusts, from the first build on; else after a refusal, which brokers remember."""
     says = prefix == "ssh-ng://" and builder.nix_release() >= (2, 15)
-    if client.standalone and not says:
-        pytest.skip("a lone hook remembers nothing")
+    if not says:
+        lab.standalone(False)
     build(client, builder, hook, f"{prefix}visitor@", signed=False)
     result = client.run(nix_build("shapes", seed="untrusted", options=["-v", "-j1"]))
     assert not any(line.startswith("error:") for line in result.stderr.splitlines())
