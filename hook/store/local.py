@@ -22,7 +22,6 @@ from hook.store.info import HASH_SIZES, PathInfo, check_content_address, check_p
 from hook.store.location import StoreLocation, find_store
 from hook.store.mount import make_writable
 from hook.store.path import check_store_path
-from hook.store.remove import remove_tree
 from hook.store.temproots import TempRoots
 
 if TYPE_CHECKING:
@@ -162,6 +161,9 @@ class LocalStore:
         if self.database.valid_among([path]):
             return None
         real_path = self.real_path(path)
+        # Loaded on first use: no reply needs it.
+        from hook.store.remove import remove_tree
+
         remove_tree(real_path)
         return real_path
 
