@@ -1,31 +1,38 @@
 """Everything that may be needed once a build is accepted, loaded at once.
 
 Modules are loaded when they are first needed, because Nix waits for the first reply; but an upgrade may have removed or
-replaced them by then.  So nothing is promised before all of them are here.  That none is missing in the list is tested
+replaced them by then.  So nothing is promised before all of them are here.  That none is missing in the lists is tested
 in test_upgrade.py, by a whole session after the installation was removed.
 """
 
 from hook.errors import StockOnly
 
-MODULES = (
-    *("hook.build", "hook.cipher", "hook.configurations", "hook.hostkey", "hook.ownstore", "hook.program"),
-    *("hook.record", "hook.scratch", "hook.sharing", "hook.unixsocket"),
+FOR_A_BUILD = (
+    *("hook.backlog", "hook.build", "hook.hostkey", "hook.ownstore", "hook.program", "hook.proof", "hook.record"),
+    *("hook.scratch", "hook.trust", "hook.unixsocket", "hook.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),
-    *("hook.store.pathlocks", "atexit", "base64", "ctypes", "difflib", "encodings.ascii", "fcntl", "hashlib"),
-    *("ipaddress", "json", "re", "shlex", "shutil", "tempfile", "termios", "tomllib", "traceback"),
+    *("hook.store.pathlocks", "hook.store.remove", "atexit", "base64", "encodings.ascii", "fcntl", "hashlib", "json"),
+    *("re", "shlex", "shutil", "tempfile", "termios"),
 )
+"""What a build may need after its accept."""
 
-_loaded = False
+FOR_OTHERS = (
+    *("hook.cipher", "hook.configurations", "hook.sharing"),
+    *("ctypes", "difflib", "ipaddress", "tomllib", "traceback"),
+)
+"""What only a process may need that serves further hooks, as well."""
+
+_loaded: set[bool] = set()
 
 
-def load() -> None:
-    """Load what is not loaded yet; StockOnly if that is not possible."""
-    global _loaded  # noqa: PLW0603 - modules are global
-    if not _loaded:
-        try:
-            for name in MODULES:
-                __import__(name)
-        except Exception as error:  # noqa: BLE001 - half of a module may fail in any way
-            raise StockOnly(f"nix-ferry is not installed as a whole: {type(error).__name__}: {error}") from None
-        _loaded = True
+def load(*, lasting: bool) -> None:
+    """Load what is not loaded yet, for further hooks if `lasting`; StockOnly if that is not possible."""
+    if lasting in _loaded:
+        return
+    try:
+        for name in FOR_A_BUILD + FOR_OTHERS * lasting:
+            __import__(name)
+    except Exception as error:  # noqa: BLE001 - half of a module may fail in any way
+        raise StockOnly(f"nix-ferry is not installed as a whole: {type(error).__name__}: {error}") from None
+    _loaded.add(lasting)

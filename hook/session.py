@@ -215,7 +215,7 @@ class Session:
         # Loaded while ssh authenticates: none of it is needed to choose a machine.
         from hook.loading import load
 
-        load()
+        load(lasting=self._hub.lasting)
         from hook.build import Builder
 
         store = self._services.store

@@ -105,7 +105,7 @@ def _load(broker: "Broker") -> None:
     from hook.loading import load
 
     try:
-        load()
+        load(lasting=True)
         if installed() == IDENTITY:
             log("loaded")
             return

@@ -94,7 +94,7 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
         text = f"the hook hands every build to Nix's own hook: '{gone}' is gone"
         return Check(subject, Level.WRONG, text, "install nix-ferry again, and run its 'nix-ferry install'")
     try:
-        load()
+        load(lasting=True)
     except StockOnly as error:
         text = f"the hook hands every build to Nix's own hook: {error.one_line}"
         return Check(subject, Level.WRONG, text, "install nix-ferry again")
