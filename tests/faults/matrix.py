@@ -51,7 +51,8 @@ class Fault:
 
 FAULTS = (
     Fault("hook killed", GIVEN_UP, ends_attempt=True),
-    Fault("broker killed", GIVEN_UP, ends_attempt=True, modes=("broker",)),
+    # Before the accept, which may come first if the machine is known to work, the stock hook takes over.
+    Fault("broker killed", GIVEN_UP, ends_attempt=True, either_at=("connect", "handshake"), modes=("broker",)),
     Fault("ssh killed", BUILT, ends_attempt=True),
     Fault("sshd killed", BUILT, ends_attempt=True),
     Fault("remote Nix killed", BUILT, ends_attempt=True, not_at=("connect",)),
