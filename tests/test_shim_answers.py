@@ -24,6 +24,7 @@ from tests.fakes.shims import (
     READY,
     REPOSITORY,
     STANDALONE,
+    TIMEOUT_S,
     Bin,
     FakeBroker,
     Hook,
@@ -247,10 +248,12 @@ def test_during_a_build_the_build_fails(nix: Nix, broker: FakeBroker, programs: 
         server.say(message("a", ACCEPT))
         assert server.hear(1) == b""
         server.die()
-    assert running.process.stderr is not None
-    assert running.process.stderr.readline() == b"# accept\n"
-    status, (machine, line) = running.end()
-    assert (status, machine) == (1, "b1")
+    stderr = running.process.stderr
+    assert stderr is not None
+    assert (stderr.readline(), stderr.readline()) == (b"# accept\n", b"b1\n")
+    running.stdin.close()
+    (line,) = stderr.read().decode().splitlines()
+    assert running.process.wait(TIMEOUT_S) == 1
     name = "nix-ferry-standalone" if alone else "the broker"
     assert f"{name} ended during this build" in json.loads(line[5:])["msg"]
 
