@@ -65,6 +65,7 @@ FAULTS = (
     Fault("machine sends half a word", BUILT, ends_attempt=True),
     Fault("machine sends huge lengths", BUILT, ends_attempt=True),
     Fault("machine's disk full", BUILT),
+    Fault("collection on the machine", BUILT),
     Fault("disk full here", GIVEN_UP),
     Fault("writing fails here", GIVEN_UP),
     Fault("database busy", BUILT),

@@ -54,6 +54,7 @@ STRIKES = {
     "machine sends half a word": Strike(act="truncated"),
     "machine sends huge lengths": Strike(act="oversized"),
     "machine's disk full": Strike(lambda site: site.fill(site.first), afterwards=lambda site: site.clear(site.first)),
+    "collection on the machine": Strike(lambda site: site.first.run(["nix-store", "--gc"])),
     "disk full here": Strike(lambda site: site.fill(site.client), afterwards=lambda site: site.clear(site.client)),
     "writing fails here": Strike(lambda site: site.flag("eio"), environ=PRELOADED),
     "database busy": Strike(Site.lock_database, Site.unlock_database_in_time, Site.unlock_database),
