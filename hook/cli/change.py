@@ -15,6 +15,7 @@ from typing import Self
 
 import click
 
+from hook.config import read_small
 from hook.errors import FerryError
 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Write without asking.")
@@ -120,10 +121,9 @@ def carry_out(changes: Sequence[Change]) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """The text of a file, whatever its bytes; None if there is none."""
+    """The text of a file, whatever its bytes; None if there is none.  FerryError if it is another thing than a file."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode(errors="surrogateescape")
+        return read_small(path).decode(errors="surrogateescape")
     except FileNotFoundError:
         return None
     except OSError as error:
