@@ -35,7 +35,9 @@ def snapshot(host: Host, scratch: Path, store: str = "/nix", origin: Times | Non
         lines = [*_rows(database), *_valid_paths(database, origin)]
     lines += _tree(root / "store")
     lines += (f"log {path.name} {bz2.decompress(path.read_bytes())!r}" for path in (root / LOGS).rglob("*.bz2"))
-    lines += (f"slot {path.name} {oct(path.stat().st_mode)}" for path in (root / SLOTS).glob("*[0-9]"))
+    # Stock makes a file for every slot that it looks at; a slot without one is free as well.
+    slots = {(path.name.rpartition("-")[0], oct(path.stat().st_mode)) for path in (root / SLOTS).glob("*[0-9]")}
+    lines += (f"slots {machine} {mode}" for machine, mode in slots)
     option = ["--store", store.removesuffix("/nix")] if store != "/nix" else []
     verified = host.run(["nix-store", *option, "--verify", "--check-contents"], check=False)
     lines.append(f"verify exit {verified.returncode}")
