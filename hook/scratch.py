@@ -14,9 +14,17 @@ def scratch_directory() -> str:
     with _lock:
         if not _made:
             import atexit
-            import shutil
             import tempfile
 
             _made.append(tempfile.mkdtemp(prefix="nix-ferry-"))
-            atexit.register(shutil.rmtree, _made[0], ignore_errors=True)
+            atexit.register(remove)
         return _made[0]
+
+
+def remove() -> None:
+    """Remove it now: a process that is killed has no other end."""
+    with _lock:
+        if _made:
+            import shutil
+
+            shutil.rmtree(_made.pop(), ignore_errors=True)

@@ -10,13 +10,14 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.shims import BROKER, IDENTITY, REPOSITORY, Bin, FakeBroker, Nix, message, went_alone
-from tests.standing import broker_socket
+from tests.standing import LEFT, broker_socket
 
 NOBODY = 65534
 
@@ -245,6 +246,20 @@ def test_a_broker_is_started_with_nothing_of_the_hook(nix: Nix, programs: Bin) -
     assert facts["environ"]["PATH"] != os.environ["PATH"]
     assert facts["session"] == facts["group"] != facts["pid"]
     assert facts["session"] not in (pid, os.getsid(0))
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_a_broker_is_started_where_nix_began(programs: Bin, leaks: bool) -> None:
+    """Not in the mount namespace that Nix made for itself; with a socket of systemd's a daemon leaks no way back."""
+    programs.script("nix-ferry-broker", BROKER)
+    os.mkfifo(programs.state / "life")
+    environ = {"NIX_STATE_DIR": str(programs.state), "PATH": os.environ["PATH"]}
+    nix = LEFT.replace("leaks", str(leaks)).replace("check=True", "check=False")
+    command = [sys.executable, "-c", nix, str(programs.path / "nix-ferry-hook"), "3"]
+    subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    with open(programs.state / "life", "wb"):
+        facts = json.loads((programs.state / "broker.json").read_text())
+    assert facts["mounts"] == os.readlink("/proc/self/ns/mnt")
 
 
 def test_what_other_programs_python_is_told_does_not_reach_the_broker(nix: Nix, programs: Bin, tmp_path: Path) -> None:

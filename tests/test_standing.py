@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hook.standing import same_namespaces, standing_of
-from tests.standing import standing
+from tests.standing import LEFT, standing
 
 REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
@@ -90,18 +90,6 @@ def test_of_a_user_more_counts() -> None:
     ]
     assert len({usual, *others}) == 4
     assert named_as_user(lambda: os.setgroups([0])) == usual
-
-
-LEFT = """
-import ctypes, os, subprocess, sys
-libc = ctypes.CDLL(None)
-fd = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-if leaks:
-    os.dup2(fd, 3)
-assert libc.unshare(0x20000) == 0
-subprocess.run(sys.argv[1:], check=True, pass_fds=[3] if leaks else [])
-"""
-"""As Nix does it before it starts a hook."""
 
 
 @pytest.mark.parametrize("leaks", [True, False])

@@ -25,7 +25,9 @@ TIMEOUT_S = 10.0
 def broker_directory(environ: Mapping[str, str]) -> str:
     """Where the broker of this user is, or would be; FerryError if that is another user's."""
     state_dir = environ.get("NIX_STATE_DIR") or "/nix/var/nix"
-    parents = [parent for parent in (state_dir, environ.get("XDG_RUNTIME_DIR")) if parent]
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    # Whoever owns it could put another directory in the place of ours.
+    parents = [state_dir, runtime] if runtime and _owner(runtime) == os.geteuid() else [state_dir]
     owners = {os.path.join(parent, "nix-ferry"): _owner(os.path.join(parent, "nix-ferry")) for parent in parents}
     for directory, owner in owners.items():
         if owner == os.geteuid():

@@ -7,8 +7,9 @@ down to this program not being there at all, the shim notices, and hands the con
 import socket
 import sys
 
+from hook.caller import Caller
 from hook.conversation import serve
-from hook.hub import new_hub
+from hook.hub import Hub, new_hub
 from hook.serving import Greeting, converse, receive_header
 
 
@@ -17,8 +18,19 @@ def main() -> int:
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         _, length = receive_header(connection)
         hub = new_hub(lasting=False)
-        converse(connection, Greeting.receive(connection, length), lambda caller: serve(caller, hub), root=None)
+        converse(connection, Greeting.receive(connection, length), lambda caller: _serve(caller, hub), root=None)
     return 0
+
+
+def _serve(caller: Caller, hub: Hub) -> int:
+    try:
+        return serve(caller, hub)
+    finally:
+        # Not at our end: the shim has us killed once it has heard the last word.
+        if "hook.scratch" in sys.modules:
+            from hook.scratch import remove
+
+            remove()
 
 
 if __name__ == "__main__":

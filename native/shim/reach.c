@@ -80,7 +80,9 @@ bool find_directory(char *path, size_t size)
     if (len > 0 && (size_t)len < size && private_directory(path))
         return true;
     const char *runtime = getenv("XDG_RUNTIME_DIR");
-    if (!runtime || !*runtime)
+    struct stat st;
+    /* Whoever owns it could put another directory in the place of ours. */
+    if (!runtime || !*runtime || stat(runtime, &st) < 0 || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
         return false;
     len = snprintf(path, size, "%s/nix-ferry", runtime);
     return len > 0 && (size_t)len < size && private_directory(path);
@@ -120,13 +122,13 @@ void forget_python(void)
 
 /* Runs in a process of its own: become the broker, with nothing of the hook's but the place where it stands.  What is
  * left of the attributes of a process, the broker resets itself. */
-static _Noreturn void become_broker(const char *directory, const char *standing, int ready)
+static _Noreturn void become_broker(const char *directory, const char *standing, int hook, int ready)
 {
     static char *const environment[] = {
         "PATH=/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", NULL};
     char path[PATH_MAX];
     int null = open("/dev/null", O_RDWR);
-    if (setsid() < 0 || null < 0 || !go_home() || chdir("/") < 0 || !sibling("nix-ferry-broker", path, sizeof path))
+    if (setsid() < 0 || null < 0 || !go_home(hook) || chdir("/") < 0 || !sibling("nix-ferry-broker", path, sizeof path))
         _exit(1);
     /* Leave the parent's reach altogether: it waits for every process that holds its pipes. */
     pid_t child = fork();
@@ -148,9 +150,10 @@ static bool start_broker(const char *directory, const char *standing)
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) < 0)
         return false;
+    const int hook = (int)getpid();
     pid_t child = fork();
     if (child == 0)
-        become_broker(directory, standing, ready[1]);
+        become_broker(directory, standing, hook, ready[1]);
     close(ready[1]);
     bool listening = false;
     if (child > 0) {

@@ -177,9 +177,9 @@ static bool pass_on(struct kept *kept, int server)
     ssize_t got = keep_more(kept);
     if (kept->ended)
         shutdown(server, SHUT_WR);
-    /* A server that is gone is noticed when it is listened to. */
-    if (got > 0)
-        send_all(server, kept->data + kept->len - got, (size_t)got);
+    /* A server that is gone is noticed when it is listened to; one that has not heard everything must not go on. */
+    if (got > 0 && !send_all(server, kept->data + kept->len - got, (size_t)got))
+        shutdown(server, SHUT_RDWR);
     return got >= 0;
 }
 

@@ -267,13 +267,15 @@ static bool is_our_users(int fd)
     return same;
 }
 
-bool go_home(void)
+bool go_home(int hook)
 {
     struct stat before, after;
-    struct process self;
+    struct process self, caller;
     char path[PATH_MAX], left[LINK_BYTES], ours[LINK_BYTES];
     set_process(&self, 0);
-    if (!find_left(&self, path, left) || !read_link(&self, "ns/mnt", ours) || strcmp(left, ours) == 0)
+    /* Our own parent is the hook: what Nix keeps open is found by way of that. */
+    set_process(&caller, hook);
+    if (!find_left(&caller, path, left) || !read_link(&self, "ns/mnt", ours) || strcmp(left, ours) == 0)
         return true;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     bool home = fd >= 0 && is_our_users(fd) && stat("/", &before) == 0 && setns(fd, CLONE_NEWNS) == 0 && stat("/", &after) == 0 &&

@@ -20,8 +20,8 @@
 /* The name of where process `pid` stands, 0 for this one.  False if the kernel does not say. */
 bool find_standing(int pid, uint32_t *name);
 
-/* Go back to the mount namespace that the parent has left, if it has.  False, which only the end of the process can
- * follow, if that is not possible or `/` would be another directory there. */
-bool go_home(void);
+/* Go back to the mount namespace that the parent of process `hook`, of which this is a child, has left, if it has.
+ * False, which only the end of the process can follow, if that is not possible or `/` would be another directory there. */
+bool go_home(int hook);
 
 #endif

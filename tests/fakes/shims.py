@@ -69,6 +69,7 @@ links = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
 fds = {{link[14:]: os.readlink(link) for link in links if os.path.lexists(link)}}
 facts = {{"fds": fds, "pid": os.getpid(), "session": os.getsid(0), "group": os.getpgrp(), "cwd": os.getcwd()}}
 facts["environ"] = dict(os.environ)
+facts["mounts"] = os.readlink("/proc/self/ns/mnt")
 server = socket.socket(socket.AF_UNIX)
 server.bind(f"{{directory}}/{{standing}}.sock")
 server.listen()
