@@ -72,8 +72,13 @@ class Builder:
 
     def check_trust(self, remote: Remote, distrust: str) -> None:
         """NotTrusted if `remote`, of which `distrust` is known, would refuse it or an input that it lacks."""
-        with soon(remote):
-            missing = sorted(missing_there(remote, self._unsigned, substitute=False))
+        # Found before: that is our own work, and takes none of the machine's time.
+        unsigned = self._unsigned
+        try:
+            with soon(remote):
+                missing = sorted(missing_there(remote, unsigned, substitute=False))
+        except RemoteError as error:
+            raise MachineError(f"it does not say what it has: {error}", trouble_of(str(error))) from None
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise NotTrusted(f"{distrust}, and nobody has signed the input '{missing[0]}'{more}")

@@ -88,7 +88,7 @@ class Promises:
         backlog = self._hub.backlog
         if decision.answer is not Answer.POSTPONE or backlog is None:
             return None
-        able = self._machines.usable(request)
+        able = [machine for machine in self._machines.usable(request) if is_handled(machine)]
         if self.needs_proof(request):
             able = [machine for machine in able if self._machines.distrust(machine) is None]
             slots = {self._machines.at(machine): machine.max_jobs for machine in able}

@@ -103,8 +103,9 @@ class Remote:
         """Nobody listens to this connection any more."""
         self._log = None
         self._ids.clear()
-        self.stream.hangup_fd = None
+        # In this order: the last words may have to wait for a reader, who may go away.
         self.stream.copy_stderr(None)
+        self.stream.hangup_fd = None
 
     def is_clean(self) -> bool:
         """Whether the next request can only meet its own answer."""

@@ -152,6 +152,9 @@ class Sharing:
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
         except OSError:
+            if first:
+                # Nobody who waits for it is to wait for ever.
+                trunk.ready.set()
             self.left(trunk)
             return None
         return Seat(self, trunk, options, first=first)

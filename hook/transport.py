@@ -320,7 +320,10 @@ def ssh_release(environ: Mapping[str, str]) -> tuple[int, int]:
     except OSError:
         return 0, 0
     if key not in _releases:
-        _releases[key] = _ask_release(program, environ)
+        if (found_release := _ask_release(program, environ)) == (0, 0):
+            # Perhaps it was only late.
+            return found_release
+        _releases[key] = found_release
     return _releases[key]
 
 
