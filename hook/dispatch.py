@@ -282,7 +282,14 @@ class Dispatcher:
             if warm := self._connections.take(machine):
                 remote, value = self._connections.reuse(warm, meanwhile)
                 remote.stream.heard = self._hub.health.ear(key)
-                if not needs_proof or self._hub.health.is_proven(key) or self._still_answers(machine, remote):
+                if machine in self._probes and self._still_answers(machine, remote):
+                    # It had failed since this connection was made.
+                    self._hub.health.worked(key)
+                    self._probes.discard(machine)
+                    return remote, value
+                if machine not in self._probes and (
+                    not needs_proof or self._hub.health.is_proven(key) or self._still_answers(machine, remote)
+                ):
                     return remote, value
             remote, value = self._open(place, meanwhile)
         except ConfigurationError as error:

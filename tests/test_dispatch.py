@@ -348,6 +348,21 @@ def test_a_warm_connection_is_asked_before_it_is_proof(desk: Desk) -> None:
     assert second.promises.may_accept_first(REQUEST, place)
 
 
+def test_a_machine_that_answers_over_a_warm_connection_works(desk: Desk) -> None:
+    """One login that failed must not leave it to one build at a time for as long as there are warm ones."""
+    line = good(jobs=2)
+    first = desk.dispatcher(line)
+    place = place_of(first)
+    remote, _ = first.connect(place, lambda: None)
+    first.give_back(remote)
+    place.release()
+    desk.health.failed(first.key(place.machine), "one login was refused")
+    desk.clock.now += FIRST_PAUSE_S + 1
+    second = desk.dispatcher(line)
+    assert second.connect(place_of(second), lambda: None)[0] is remote
+    assert desk.health.obstacle(second.key(place.machine)) is None
+
+
 def test_proof_of_a_machine_that_would_not_take_over_is_none(desk: Desk) -> None:
     """A promise is kept by whichever machine is left."""
     desk.max_jobs = 1
