@@ -19,6 +19,7 @@ python3Packages.buildPythonApplication {
   dependencies = with python3Packages; [
     cffi
     click
+    jeepney
     rich
   ];
   buildInputs = [ openssl ];

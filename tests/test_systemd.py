@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jeepney import Endianness, Header, HeaderFields, Message, MessageType
 
 from hook.cli import unit
-from hook.cli.unit import Body, Manager, ManagerError
+from hook.cli.systemd import Manager, ManagerError
 
 TIMEOUT_S = 30
 JOB = "/org/freedesktop/systemd1/job/7"
@@ -22,31 +23,24 @@ JOB = "/org/freedesktop/systemd1/job/7"
 Speak = Callable[[socket.socket], None]
 
 
-def message(kind: int, fields: bytes, body: bytes) -> bytes:
-    return (
-        struct.pack("<BBBBIII", ord("l"), kind, 0, 1, len(body), 1, len(fields))
-        + fields
-        + bytes(-len(fields) % 8)
-        + body
-    )
-
-
-def reply(text: str, serial: int = 1) -> bytes:
-    return message(unit.REPLY, b"\x05\x01u\0" + struct.pack("<I", serial), bytes(Body().string(text).data))
+def reply(job: str, serial: int = 1) -> bytes:
+    return said(MessageType.method_return, {HeaderFields.reply_serial: serial}, "o", (job,))
 
 
 def removed(job: str, result: str) -> bytes:
-    body = Body().number(7).string(job).string("some.scope").string(result)
-    fields = Body()
-    fields.data += b"\x03\x01s\0"
-    fields.string("JobRemoved")
-    return message(unit.SIGNAL, bytes(fields.data), bytes(body.data))
+    return said(MessageType.signal, {HeaderFields.member: "JobRemoved"}, "uoss", (7, job, "some.scope", result))
+
+
+def said(kind: MessageType, fields: dict[HeaderFields, object], signature: str, body: tuple[object, ...]) -> bytes:
+    fields = {HeaderFields.path: "/", **fields, HeaderFields.signature: signature}
+    return Message(Header(Endianness.little, kind, 0, 1, 0, 1, fields), body).serialise()
 
 
 def authenticate(connection: socket.socket) -> None:
-    expected = f"\0AUTH EXTERNAL {str(os.geteuid()).encode().hex()}\r\nBEGIN\r\n".encode()
+    expected = f"\0AUTH EXTERNAL {str(os.geteuid()).encode().hex()}\r\n".encode()
     assert connection.recv(len(expected), socket.MSG_WAITALL) == expected
     connection.sendall(b"OK 0123456789abcdef\r\n")
+    assert connection.recv(7, socket.MSG_WAITALL) == b"BEGIN\r\n"
 
 
 def hear_call(connection: socket.socket) -> bytes:
@@ -56,13 +50,12 @@ def hear_call(connection: socket.socket) -> bytes:
 
 
 @pytest.fixture
-def speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Speak], str]]:
+def speaking(tmp_path: Path) -> Iterator[Callable[[Speak], str]]:
     """Starts a manager that does this with whoever comes; returns its address."""
     threads: list[threading.Thread] = []
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "private"))
     server.listen()
-    monkeypatch.setattr(Manager, "_check_peer", lambda manager: None)
 
     def start(speak: Speak) -> str:
         def serve() -> None:
@@ -81,6 +74,13 @@ def speaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     server.close()
 
 
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever it is that speaks."""
+    monkeypatch.setattr(Manager, "_check_peer", lambda manager: None)
+
+
+@pytest.mark.usefixtures("trusted")
 def test_a_unit_is_there_when_its_job_is_done(speaking: Callable[[Speak], str]) -> None:
     """Other jobs end meanwhile, and the end of ours may be told before it has a name."""
 
@@ -95,7 +95,7 @@ def test_a_unit_is_there_when_its_job_is_done(speaking: Callable[[Speak], str]) 
 
     manager = Manager(speaking(speak))
     for _ in range(2):
-        manager.run("StartUnit", "ss", Body().string("some.service").string("replace"), TIMEOUT_S)
+        manager.run("StartUnit", "ss", ("some.service", "replace"), TIMEOUT_S)
     manager.close()
 
 
@@ -108,7 +108,7 @@ def fails(connection: socket.socket) -> None:
 def refuses(connection: socket.socket) -> None:
     authenticate(connection)
     hear_call(connection)
-    connection.sendall(message(3, b"\x05\x01u\0\x01\0\0\0", bytes(Body().string("no such unit").data)))
+    connection.sendall(said(MessageType.error, {HeaderFields.reply_serial: 1}, "s", ("no such unit",)))
 
 
 def hangs_up(connection: socket.socket) -> None:
@@ -128,13 +128,19 @@ def lies(connection: socket.socket) -> None:
 
 def stammers(connection: socket.socket) -> None:
     authenticate(connection)
-    connection.sendall(message(unit.REPLY, b"\x05\x01u\0\1", b""))
+    connection.sendall(reply(JOB).replace(b"\x05\x01u\0", b"\x05\x01w\0"))
 
 
 def gives_no_name(connection: socket.socket) -> None:
     authenticate(connection)
     hear_call(connection)
-    connection.sendall(message(unit.REPLY, b"\x05\x01u\0\1\0\0\0", b""))
+    connection.sendall(said(MessageType.method_return, {HeaderFields.reply_serial: 1}, "", ()))
+
+
+def promises_much(connection: socket.socket) -> None:
+    authenticate(connection)
+    hear_call(connection)
+    connection.sendall(reply(JOB)[:4] + struct.pack("<I", 1 << 30) + reply(JOB)[8:])
 
 
 def drips(connection: socket.socket) -> None:
@@ -147,27 +153,26 @@ def drips(connection: socket.socket) -> None:
         pass
 
 
+@pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize(
     "speak",
-    [fails, refuses, hangs_up, hangs, lies, stammers, gives_no_name, drips],
+    [fails, refuses, hangs_up, hangs, lies, stammers, gives_no_name, promises_much, drips],
     ids=lambda speak: speak.__name__,
 )
 def test_whatever_else_it_does_ends_in_time(speaking: Callable[[Speak], str], speak: Speak) -> None:
     manager = Manager(speaking(speak))
     began = time.monotonic()
     with pytest.raises(ManagerError):
-        manager.run("StartUnit", "ss", Body().string("some.service").string("replace"), 0.2)
+        manager.run("StartUnit", "ss", ("some.service", "replace"), 0.2)
     assert time.monotonic() - began < TIMEOUT_S
     manager.close()
 
 
-def test_who_is_not_the_first_process_is_not_asked(tmp_path: Path) -> None:
+def test_who_is_not_the_first_process_is_not_asked(speaking: Callable[[Speak], str]) -> None:
     """In a container that shows the socket of its host, our number is another process there."""
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "stranger"))
-        server.listen()
-        with pytest.raises(ManagerError, match="not the manager"):
-            Manager(str(tmp_path / "stranger"))
+    address = speaking(authenticate)
+    with pytest.raises(ManagerError, match="not the manager"):
+        Manager(address)
 
 
 def test_without_systemd_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
