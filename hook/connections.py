@@ -174,7 +174,16 @@ class Connections:
         if configuration is None or configuration.speaks_of(remote.begun_at):
             remote.destination = destination
         self._remotes.add(remote)
+        if remote.client.noise:
+            self._warn(name, remote.client.noise)
         return remote, value
+
+    def _warn(self, name: str, noise: bytes) -> None:
+        from hook.protocol.handshake import TALKS, quoted
+
+        text = f"'{name}' prints '{quoted(noise)}', which is skipped here and fails with stock Nix: {TALKS}"
+        if self._services.notices.first_time(text):
+            self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end: keep it if somebody may need it."""

@@ -170,6 +170,15 @@ def test_a_machine_that_runs_nothing_has_no_talking_profile() -> None:
     assert last(replace(failed(Trouble.PROTOCOL, "protocol mismatch"), shell=Shell(False))).check == "nix"
 
 
+def test_a_profile_that_talks_first_is_told_with_what_helps() -> None:
+    """Builds go there, but not those of the stock hook."""
+    found = replace(FOUND, pong=replace(PONG, noise="Welcome"), shell=Shell(True, "/bin/zsh"))
+    (note,) = [check for check in check_machine(found) if check.level is not Level.OK]
+    assert (note.check, note.level) == ("stdout", Level.NOTE)
+    assert note.text == "'Welcome' is heard before Nix: it is skipped here and fails with stock Nix"
+    assert note.fix.startswith("have the profile of /bin/zsh print only on a terminal")
+
+
 def test_kinds_that_are_not_ours_are_told_apart() -> None:
     """What the stock hook knows is not wrong."""
     (check,) = check_machine(replace(failed(Trouble.OTHER), machine=machine("mounted-ssh-ng://box")))

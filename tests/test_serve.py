@@ -211,6 +211,13 @@ def test_text_before_the_protocol_is_quoted_and_explained() -> None:
         ServeClient(RecordedChannel(b"Last login: yesterday\n"))
 
 
+def test_text_before_the_protocol_is_skipped_where_that_follows() -> None:
+    channel = server_says()
+    channel.left = b"Last login: yesterday\n" + channel.left
+    client = ServeClient(channel)
+    assert (client.noise, client.version, channel.left) == (b"Last login: yesterday\n", (2, 7), b"")
+
+
 @pytest.mark.parametrize(("version", "expected"), [(0x204, "2.4 is too old"), (0x307, "3.7 is not supported")])
 def test_a_server_of_another_age_is_refused_by_name(version: int, expected: str) -> None:
     """The line must say which version is meant."""

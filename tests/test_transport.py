@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from hook import transport
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
 from hook.machines import Machine, parse_machines
+from hook.protocol import handshake
 from hook.scratch import scratch_directory
 from hook.transport import Command, Connection, command_for
 from hook.trouble import Trouble
@@ -476,6 +478,19 @@ def test_the_log_of_a_build_explains_nothing() -> None:
         os.close(reader)
         os.close(writer)
     assert text == "unexpected end of file, exit status 1"
+
+
+@pytest.mark.parametrize("end", [SILENT, "exit 3"])
+def test_a_greeting_that_nothing_follows_is_explained_soon(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A shell may go on waiting for commands."""
+    monkeypatch.setattr(handshake, "NEXT_NOISE_S", 0.05)
+    begun = time.monotonic()
+    with (
+        connected(f"echo Welcome, stranger; {end}") as connection,
+        pytest.raises(ProtocolError, match=r"got 'Welcome, stranger\\n'"),
+    ):
+        handshake.skip_noise(connection.stream, handshake.SERVER_MAGIC)
+    assert time.monotonic() - begun < 5
 
 
 def test_text_on_standard_output_is_explained_at_once() -> None:

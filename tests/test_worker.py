@@ -307,6 +307,23 @@ def test_text_before_the_protocol_is_quoted_and_explained() -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("noise", [b"x", b"oixd\0\0\0", b"Welcome to builder!\n", b"y\n" * 30_000])
+def test_text_before_the_protocol_is_skipped_where_that_follows(noise: bytes) -> None:
+    """Even if it ends like the first word begins; nothing of what follows is lost."""
+    channel = daemon(lambda w: None)
+    channel.left = noise + channel.left
+    client = WorkerClient(channel, lambda event: None)
+    assert client.noise == noise
+    assert client.hello.nix_version == "2.34.8"
+    assert channel.left == b""
+
+
+def test_text_without_an_end_is_not_listened_to_for_ever() -> None:
+    channel = RecordedChannel(b"y\n" * 1_000_000)
+    with pytest.raises(ProtocolError, match=r"got 'y\\ny"):
+        WorkerClient(channel, lambda event: None)
+
+
 @pytest.mark.parametrize(
     ("version", "expected"), [(0x109, "protocol 1.9 is too old (need 1.21"), (0x226, "protocol 2.38 is not supported")]
 )

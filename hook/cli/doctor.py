@@ -25,7 +25,7 @@ from hook.cli.hostchecks import (
     unreachable_daemon,
 )
 from hook.cli.leftovers import check_leftovers, check_upload_locks
-from hook.cli.machinechecks import Findings, check_machine, may_run_nothing
+from hook.cli.machinechecks import Findings, asks_for_shell, check_machine
 from hook.cli.ping import own_store, ping
 from hook.cli.way import resolver, ways
 from hook.config import find_config
@@ -74,7 +74,7 @@ def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:
         pongs = ping(machines, routes, host.release, own_store(settings, os.environ))
     asked = list(zip(machines, pongs, strict=True))
     well = conditions([None if pong.error else machine for machine, pong in asked], routes)
-    mute = shells([machine if may_run_nothing(pong) else None for machine, pong in asked], routes)
+    mute = shells([machine if asks_for_shell(pong) else None for machine, pong in asked], routes)
     disabled = Disabled(private_dir)
     for (machine, pong), way, state, shell in zip(asked, looking.result(), well, mute, strict=True):
         yield from check_machine(

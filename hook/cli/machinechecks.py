@@ -130,9 +130,10 @@ def _failed_step(found: Findings) -> str:
     return STEP_OF.get(found.pong.trouble or Trouble.OTHER, "nix")
 
 
-def may_run_nothing(pong: Pong) -> bool:
-    """Whether ssh let us in, as far as is known, to something that is of no use."""
-    return bool(pong.error) and pong.trouble in (Trouble.LOST, Trouble.OTHER, Trouble.PROTOCOL)
+def asks_for_shell(pong: Pong) -> bool:
+    """Whether the login shell matters: it talks, or ssh let us in, as far as is known, to something of no use."""
+    of_no_use = bool(pong.error) and pong.trouble in (Trouble.LOST, Trouble.OTHER, Trouble.PROTOCOL)
+    return of_no_use or bool(pong.noise)
 
 
 def _runs_nothing(found: Findings) -> bool:
@@ -156,6 +157,9 @@ def _steps(found: Findings) -> dict[str, tuple[str, str]]:
         steps["host-key"] = "accepted", ""
         steps["login"] = _login(found, way)
         steps["stdout"] = "nothing but Nix is heard", ""
+        if pong.noise:
+            text = f"'{pong.noise}' is heard before Nix: it is skipped here and fails with stock Nix"
+            steps["stdout"] = text, _help("stdout", found)
     if not pong.error:
         steps["nix"] = f"{pong.says}, connected in {(pong.connect_s or 0) * 1e3:.0f} ms", ""
         steps["store"] = "it takes the store paths of this host, and is another store", ""

@@ -13,6 +13,7 @@ from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly
 from hook.machines import Machine
 from hook.ownstore import refuse_own
+from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient
 from hook.release import Release
 from hook.remote import Remote
@@ -39,6 +40,8 @@ class Pong:
     protocol: str = ""
     nix: str = ""
     trusted: bool | None = None
+    noise: str = ""
+    """The beginning of what came before the protocol."""
     speed: Speed | None = None
     """If it was asked for."""
     error: str = ""
@@ -117,7 +120,7 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
     client = remote.client
     nix, trusted = (client.hello.nix_version, client.trusted) if isinstance(client, WorkerClient) else ("", None)
     protocol = "{}.{}".format(*client.version)
-    return Pong(name, connected - start, answered - connected, protocol, nix, trusted)
+    return Pong(name, connected - start, answered - connected, protocol, nix, trusted, quoted(client.noise))
 
 
 def to_json(pongs: Sequence[Pong]) -> list[dict[str, object]]:

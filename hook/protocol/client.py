@@ -44,6 +44,11 @@ class StoreClient(Protocol):
         ...
 
     @property
+    def noise(self) -> bytes:
+        """What a login shell there printed before the protocol began; mostly nothing."""
+        ...
+
+    @property
     def idle(self) -> bool:
         """Whether everything that was asked is answered; otherwise the connection is of no use to others."""
         ...

@@ -1,14 +1,15 @@
 """How a worker-protocol connection begins: magic numbers, versions, features, trust.
 
 Source: worker protocol, "Handshake".  Text that a login shell prints before the daemon starts is recognised here,
-because only here is it known which eight bytes must come first.
+because only here is it known which eight bytes must come first.  It is skipped if the protocol follows soon.
 """
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from hook.errors import ProtocolError
+from hook.errors import ConnectionLost, ProtocolError
 from hook.protocol.wire import Reader, Writer
 
 CLIENT_MAGIC = 0x6E697863
@@ -25,6 +26,12 @@ FEATURES = frozenset({OUTPUTS_AS_PATHS})
 
 NOISE_SHOWN_BYTES = 64
 
+MOST_NOISE_BYTES = 64 << 10
+"""Of what may come before the protocol."""
+
+NEXT_NOISE_S = 2.0
+"""How long it may pause: where it ends, a shell may wait for somebody to type."""
+
 NO_SHELL = {
     b"This account is currently not available": "the login shell of that user there is nologin",
     b"This service allows sftp connections only": "the sshd there gives that user sftp and nothing else",
@@ -39,13 +46,14 @@ class Hello:
     """What both ends agreed on.
 
     `version` is the lower of the two; `trusted` is None when the daemon does not say (before 1.35);
-    `nix_version` is empty before 1.33.
+    `nix_version` is empty before 1.33.  `noise` is what came before the protocol.
     """
 
     version: tuple[int, int]
     features: frozenset[str] = frozenset()
     nix_version: str = ""
     trusted: bool | None = None
+    noise: bytes = b""
 
     @property
     def nix_release(self) -> tuple[int, int]:
@@ -78,6 +86,10 @@ class Channel(Protocol):
         """Drop `size` bytes of what `available` or `peek` returned."""
         ...
 
+    def patience(self, silence_s: float | None) -> AbstractContextManager[None]:
+        """In the block, another limit for how long the other end may be silent."""
+        ...
+
 
 def shake_hands(channel: Channel) -> Hello:
     """Perform the client's side up to, but not including, the first log messages of the daemon.
@@ -88,7 +100,7 @@ def shake_hands(channel: Channel) -> Hello:
     writer.u64(CLIENT_MAGIC)
     writer.u64(_number(CLIENT_VERSION))
     channel.write(writer.take())
-    _expect_magic(channel)
+    noise = skip_noise(channel, SERVER_MAGIC)
     server_number = reader.u64()
     server = (server_number >> 8 & 0xFF, server_number & 0xFF)
     if server[0] != CLIENT_VERSION[0]:
@@ -106,24 +118,43 @@ def shake_hands(channel: Channel) -> Hello:
     features = frozenset(reader.words()) & FEATURES if version >= (1, 38) else frozenset()
     nix_version = reader.text() if version >= (1, 33) else ""
     trusted = {1: True, 2: False}.get(reader.u64()) if version >= (1, 35) else None
-    return Hello(version, features, nix_version, trusted)
+    return Hello(version, features, nix_version, trusted, noise)
 
 
-def _expect_magic(channel: Channel) -> None:
-    first = channel.read(8)
-    if int.from_bytes(first, "little") == SERVER_MAGIC:
-        return
-    # Whatever else is there by now belongs to the same greeting and helps its author to recognise it.
-    raise ProtocolError(describe_noise(first + bytes(channel.peek())))
+def skip_noise(channel: Channel, magic: int) -> bytes:
+    """Read the first word of a protocol and return what came before it; ProtocolError if it does not come."""
+    word = magic.to_bytes(8, "little")
+    noise = channel.read(8)
+    if noise == word:
+        return b""
+    try:
+        with channel.patience(NEXT_NOISE_S):
+            while len(noise) < MOST_NOISE_BYTES:
+                more = bytes(channel.available())
+                before = len(noise)
+                noise += more
+                # The word may have begun in what was there before.
+                at = noise.find(word, max(before - len(word), 0))
+                if at >= 0:
+                    channel.consume(at + len(word) - before)
+                    return noise[:at]
+                channel.consume(len(more))
+    except ConnectionLost:
+        pass
+    raise ProtocolError(describe_noise(noise))
 
 
 def describe_noise(noise: bytes) -> str:
     """One line for bytes that came instead of a protocol's first word."""
-    shown = noise[:NOISE_SHOWN_BYTES].decode("ascii", errors="backslashreplace")
-    quoted = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
-    more = "…" if len(noise) > NOISE_SHOWN_BYTES else ""
     cause = next((cause for words, cause in NO_SHELL.items() if words in noise), TALKS)
-    return f"expected the Nix protocol but got '{quoted}{more}'; {cause}"
+    return f"expected the Nix protocol but got '{quoted(noise)}'; {cause}"
+
+
+def quoted(noise: bytes) -> str:
+    """The beginning of it, on one line."""
+    shown = noise[:NOISE_SHOWN_BYTES].decode("ascii", errors="backslashreplace")
+    more = "…" if len(noise) > NOISE_SHOWN_BYTES else ""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown) + more
 
 
 def _number(version: tuple[int, int]) -> int:

@@ -18,7 +18,7 @@ from hook.protocol.building import (
     read_built_outputs,
     write_basic_derivation,
 )
-from hook.protocol.handshake import Channel, describe_noise
+from hook.protocol.handshake import Channel, skip_noise
 from hook.protocol.pipeline import Answer, Pipeline
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info
 from hook.protocol.wire import Reader, Writer
@@ -63,6 +63,7 @@ class ServeClient:
         self._pipeline = Pipeline()
         self._limits = NO_LIMITS
         self._unconfirmed = 0  # paths of an upload
+        self._noise = b""
         self._version = self._shake_hands()
 
     def _shake_hands(self) -> tuple[int, int]:
@@ -70,9 +71,7 @@ class ServeClient:
         w.u64(CLIENT_MAGIC)
         w.u64(_number(CLIENT_VERSION))
         self._channel.write(w.take())
-        first = self._channel.read(8)
-        if int.from_bytes(first, "little") != SERVER_MAGIC:
-            raise ProtocolError(describe_noise(first + bytes(self._channel.peek())))
+        self._noise = skip_noise(self._channel, SERVER_MAGIC)
         number = r.u64()
         server = (number >> 8 & 0xFF, number & 0xFF)
         if server[0] != CLIENT_VERSION[0]:
@@ -91,6 +90,11 @@ class ServeClient:
     def trusted(self) -> bool | None:
         """The server does not say whether it trusts us."""
         return None
+
+    @property
+    def noise(self) -> bytes:
+        """What came before the protocol."""
+        return self._noise
 
     @property
     def idle(self) -> bool:

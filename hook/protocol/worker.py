@@ -118,6 +118,11 @@ class WorkerClient:
         return self.hello.trusted
 
     @property
+    def noise(self) -> bytes:
+        """What came before the protocol."""
+        return self.hello.noise
+
+    @property
     def reports_outputs(self) -> bool:
         """Whether a result says which paths the outputs have."""
         return self.version >= (1, 28)

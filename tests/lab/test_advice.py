@@ -163,10 +163,12 @@ def test_a_login_for_the_other_scheme(client: Host, box: Host) -> None:
 
 def test_a_shell_that_talks_is_named(client: Host, box: Host) -> None:
     box.write_file("/root/.bashrc", "echo Hello\n")
-    _, fix = advice(client, plain(box), f"{plain(box)} stdout")
+    level, _, fix = examine(client, "--option", "builders", plain(box))[f"{plain(box)} stdout"]
+    assert level == "note"
     assert fix == "have the profile of /bin/bash print only on a terminal there: [[ $- == *i* ]]"
     box.write_file("/root/.bashrc", "[[ $- == *i* ]] && echo Hello\n:\n")
-    assert is_well(client, plain(box))
+    level, text, _ = examine(client, "--option", "builders", plain(box))[f"{plain(box)} stdout"]
+    assert (level, text) == ("ok", "nothing but Nix is heard")
 
 
 def test_a_user_who_may_not_use_the_daemon_there(client: Host, box: Host) -> None:

@@ -55,12 +55,27 @@ GREETING = (
 )
 
 
+SOME = """
+builtins.genList (i: derivation {
+  name = "some-${toString i}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" "echo ${toString i} > $out" ];
+}) 5
+"""
+
+
 @pytest.fixture
 def strict(lab: Lab, fresh: Callable[[Host], Host]) -> Host:
-    """A builder for bad logins: `nonix` who finds no program, and `greeter` whose profile prints."""
+    """A builder for bad logins.
+
+    `nonix` who finds no program, `greeter` whose profile prints and ends, and `talker` whose only prints.
+    """
     builder = fresh(lab.builder(roots.SUITES[0]))
     passwd = [line for line in builder.read_file("/etc/passwd").splitlines() if "/home/bad" not in line]
-    for user, profile in {"nonix": "PATH=/nonexistent", "greeter": 'echo "Welcome to the builder, $USER"'}.items():
+    greets = 'echo "Welcome to the builder, $USER"'
+    profiles = {"nonix": "PATH=/nonexistent", "greeter": f"{greets}; exit", "talker": greets}
+    for user, profile in profiles.items():
         passwd.append(f"{user}:x:0:0::/home/bad/{user}:/bin/bash")
         builder.write_file(f"/home/bad/{user}/.bashrc", profile + "\n")
     builder.write_file("/etc/passwd", "\n".join(passwd) + "\n")
@@ -104,6 +119,19 @@ def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
     assert re.findall(r"^building '\S+' on '(\S+)'", result.stderr, re.MULTILINE) == [good]
     for line, (uri, expected) in zip(errors(result), bad.items(), strict=True):
         assert re.fullmatch(f"error: cannot build on '{uri}': {expected}", line)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_a_profile_prints_before_the_protocol_is_skipped_and_told(client: Host, strict: Host, scheme: str) -> None:
+    """Once per command: its other builds and connections tell nothing new."""
+    client.trust(strict)
+    client.configure(hook=HOOK, builders=f"{scheme}://talker@{strict.name} - - 4")
+    client.write_file("/root/some.nix", SOME)
+    result = client.run(["nix-build", "/root/some.nix", "-j0", "--no-out-link"])
+    warnings = [line for line in result.stderr.splitlines() if "Welcome" in line]
+    (warning,) = warnings
+    assert f"'{scheme}://talker@{strict.name}' prints 'Welcome to the builder, talker\\n', which is skipped" in warning
+    assert len(result.stdout.split()) == 5
 
 
 @pytest.mark.parametrize("jobs", ["-j0", "-j1"])
