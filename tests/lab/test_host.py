@@ -20,6 +20,8 @@ host = Host("orphan", sys.argv[1])
 host.start()
 host.start_sshd()
 host.start_daemon()
+# What they start at first may end at any moment.
+host.wait_idle()
 print(*host.processes(servers=True), flush=True)
 sys.stdin.read()
 """
