@@ -6,8 +6,10 @@ BuildFailed when the derivation itself fails, MachineError when another machine 
 test_session.py and test_build.py.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 
 from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError
@@ -34,7 +36,22 @@ KEPT: Release = (2, 30)
 """From here on stock says where the directory of a failed build is."""
 
 WITHOUT_INPUTS = (BuildStatus.MISC_FAILURE, BuildStatus.DEPENDENCY_FAILED)
-"""How builds end whose inputs are not there; no builder that ran ends so."""
+"""How builds end whose inputs are not there; few end so whose builder ran."""
+
+LONG_S = 10.0
+"""What took longer did not end for want of an input, even if another build has brought one meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """Whether a machine that failed had all inputs: it is asked before the build ends with `failure`.
+
+    `uploads` is how many had ended when the build began there; None if those that came later do not matter.
+    """
+
+    machine: str
+    uploads: int | None
+    failure: BuildFailed
 
 
 class Builder:
@@ -55,10 +72,13 @@ class Builder:
         self._drv_path = drv_path
         self._derivation = derivation
         self._services = services
+        self._uploads = uploads
         self._inputs = Inputs(services, uploads, log)
         self._outputs = outputs_of(drv_path, derivation, services, log, arrived)
         self._log = log
-        self._doubted: BuildFailed | None = None
+        self._doubted: set[str] = set()
+        """Machines by whose failure the inputs there were doubted."""
+        self._doubt: _Doubt | None = None
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if `remote` cannot build such a derivation."""
@@ -96,8 +116,7 @@ class Builder:
         if not remote.route.has_settings:
             substitute = self._services.settings.flag("substitute", True)
             remote.client.set_limits(self._services.limits, self._log.verbosity, substitute)
-        if self._doubted is not None:
-            self._check_doubt(remote, job, self._doubted)
+        self._check_doubt(remote, job)
         self._inputs.upload(remote, job.inputs, before)
         if self._untrusting(remote) is not None:
             self._inputs.upload_derivation(remote, self._drv_path, before)
@@ -105,8 +124,9 @@ class Builder:
     def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
         """Build every output that is not valid here; calls `built` when the machine is free for another build.
 
-        InputsDoubted, at most once: to be made ready and run again over a new connection.
+        InputsDoubted, at most once for each machine: to be made ready and run again over a new connection.
         """
+        began, uploads = time.monotonic(), self._uploads.ended(remote.name)
         building = self._start(remote, job)
         ahead = self._outputs.ask_ahead(remote)
         try:
@@ -116,8 +136,10 @@ class Builder:
         except RemoteError as error:
             raise MachineError(f"it refused the build: {error}", trouble_of(str(error))) from None
         full = is_disk_full(result.message)
-        if result.status in WITHOUT_INPUTS and not full and self._doubted is None:
-            self._doubted = BuildFailed(result.message)
+        if result.status in WITHOUT_INPUTS and not full and remote.name not in self._doubted:
+            self._doubted.add(remote.name)
+            was_long = time.monotonic() - began > LONG_S
+            self._doubt = _Doubt(remote.name, None if was_long else uploads, BuildFailed(result.message))
             raise InputsDoubted(result.message)
         if full:
             raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
@@ -150,12 +172,18 @@ class Builder:
         client, input_addressed = remote.client, self._derivation.kind is OutputKind.INPUT_ADDRESSED
         return client if input_addressed and isinstance(client, WorkerClient) and client.trusted is False else None
 
-    def _check_doubt(self, remote: Remote, job: Job, failure: BuildFailed) -> None:
-        """Raise `failure`, with which the build ended, unless an input is indeed missing there."""
+    def _check_doubt(self, remote: Remote, job: Job) -> None:
+        """Have a machine whose inputs are in doubt say what it has; BuildFailed if it did not fail for want of one."""
+        doubt, self._doubt = self._doubt, None
+        if doubt is None or doubt.machine != remote.name:
+            return
         remote.doubt()
-        if not missing_there(remote, job.inputs, substitute=False):
+        if missing_there(remote, job.inputs, substitute=False):
+            return
+        # What was missing may have come with another build meanwhile.
+        if doubt.uploads is None or doubt.uploads == self._uploads.ended(remote.name):
             self._say_what_was_kept()
-            raise failure
+            raise doubt.failure
 
     def _say_what_was_kept(self) -> None:
         """Stock's words about `--keep-failed` after a failure, on the releases that have any."""

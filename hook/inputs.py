@@ -140,6 +140,7 @@ class Inputs:
             with self._services.slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting(), pause):
                 # Whoever held the lock was most likely sending these very paths.
                 yield still_missing(missing)
+            self._uploads.end(remote.name)
 
     def _infos(self, paths: Iterable[str]) -> Iterator[PathInfo]:
         for info in self._store.database.infos(paths):

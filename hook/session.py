@@ -300,13 +300,7 @@ class Session:
         """One try in one place, which is left afterwards; returns why the machine failed us, or None after success."""
         assert build.place is not None
         try:
-            try:
-                self._run(build, build.place, job)
-            except MachineError as error:
-                if not self._is_worth_another_connection(build, error):
-                    raise
-                self._hang_up(build)
-                self._run(build, build.place, job)
+            self._run_stubbornly(build, job)
         except BuildFailed:
             self._give_back(build)
             raise
@@ -321,10 +315,23 @@ class Session:
         self._give_back(build)
         return None
 
+    def _run_stubbornly(self, build: Accepted, job: Job) -> None:
+        """Also over another connection, for each doubt about inputs, and once for anything else that may be mended."""
+        is_mended = False
+        while True:
+            assert build.place is not None
+            try:
+                return self._run(build, build.place, job)
+            except InputsDoubted:
+                self._hang_up(build)
+            except MachineError as error:
+                if is_mended or not self._is_worth_another_connection(build, error):
+                    raise
+                is_mended = True
+                self._hang_up(build)
+
     def _is_worth_another_connection(self, build: Accepted, error: MachineError) -> bool:
         """Whether the machine may do over another connection, in the same place, what it has not done over this one."""
-        if isinstance(error, InputsDoubted):
-            return True
         if build.remote is None or build.place is None or build.is_built:
             return False
         return self._dispatcher.may_be_mended(build.place, build.remote, _explained(build.remote, error))

@@ -45,6 +45,11 @@ class Uploads:
         with self._lock:
             return self._machine(machine).ended
 
+    def end(self, machine: str) -> None:
+        """An upload to `machine` has ended that nobody had claimed."""
+        with self._lock:
+            self._machine(machine).ended += 1
+
     @contextmanager
     def claimed(
         self,

@@ -5,7 +5,9 @@ one has arrived.
 """
 
 import os
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,49 @@ def test_a_build_that_fails_with_all_inputs_there_is_not_repeated(bench: Bench) 
     assert outcome.messages.count("cannot build such a thing") == 1
     assert "was lost" not in outcome.messages
     assert not bench.outputs_valid()
+
+
+def test_an_input_that_another_build_has_brought_meanwhile_may_have_been_missing(
+    brokered: Bench, tmp_path: Path
+) -> None:
+    """The machine, asked what it lacks, says nothing then; the build failed for want of it all the same."""
+    gate, life, missed = tmp_path / "gate", tmp_path / "life", tmp_path / "missed"
+    os.mkfifo(gate)
+    os.mkfifo(life)
+    missed.touch()
+    large = brokered.store.add(b"x" * 1000, "large")
+    first, path = brokered.store.add_derivation("first")
+    second, _ = brokered.store.add_derivation("second")
+    preamble = brokered.preamble([brokered.machine("lacks-large,misses-once,gated-build_derivation")])
+    data = preamble + brokered.request(first) + brokered.job()
+    environ = {"GATE": str(gate), "LIFE": str(life), "MISSED": str(missed)}
+    with brokered.start(data, **environ) as hook, life.open() as daemon:
+        assert hook.stderr is not None
+        assert daemon.readline() == "waiting\n"
+        request = preamble + brokered.request(second) + brokered.job(inputs=[large])
+        with brokered.start(request, GATE=os.devnull) as other:
+            other.communicate()
+        # Open from now on, for whoever comes.
+        while hook.poll() is None:
+            with suppress(OSError):
+                os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.005)
+        said = hook.stderr.read().decode()
+    assert (hook.returncode, other.returncode) == (0, 0), said
+    assert "error" not in said
+    assert "was lost" not in said
+    assert brokered.store.content(path) == path
+
+
+def test_a_failure_for_want_of_inputs_is_not_that_of_another_machine(brokered: Bench, tmp_path: Path) -> None:
+    """It has them all, and the build is new to it."""
+    missed = tmp_path / "missed"
+    missed.touch()
+    data = brokered.preamble([brokered.machine("misses-once,then-dies", speed=9), brokered.machine("lacks-large")])
+    outcome = brokered.hook(data + brokered.request() + brokered.job(), MISSED=str(missed))
+    assert outcome.status == 0, outcome.messages
+    assert outcome.messages.count("was lost") == 1
+    assert brokered.outputs_valid()
 
 
 def test_a_build_that_a_full_disk_ends_moves(bench: Bench) -> None:

@@ -109,7 +109,7 @@ def test_what_ssh_says_while_it_connects_is_shown_to_who_wants_to_know(bench: Be
 
 BEFORE_ACCEPT = {
     "no-nix": "command not found",
-    "noise": "Welcome to the builder!",
+    "noise,ends": "Welcome to the builder!",
 }
 
 

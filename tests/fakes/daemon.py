@@ -129,6 +129,8 @@ class Daemon:
         if "noise" in self.behaviour:
             self.w.raw(b"Welcome to the builder!\n")
             self.flush()
+        if "ends" in self.behaviour:
+            sys.exit(0)
         if "silent" in self.behaviour:
             self.hang()
         if "murmurs" in self.behaviour:
@@ -304,6 +306,12 @@ class Daemon:
             self.w.u64(Stderr.LAST)
             self.failure(BuildStatus.MISC_FAILURE, FULL)
             return
+        if "misses-once" in self.behaviour:
+            if os.path.exists(file := os.environ.get("MISSED", "")):
+                os.unlink(file)
+                missing = True
+            elif "then-dies" in self.behaviour:
+                self.die("Connection reset by peer")
         # Connections of one machine have no store in common here.
         if missing and "careless" not in self.behaviour:
             self.w.u64(Stderr.LAST)
