@@ -58,15 +58,15 @@ class Promises:
         self._promised_at: list[Hashable] = []
 
     def may_accept_first(self, request: Request, place: Place) -> bool:
-        """Whether a promise to build it in `place` can be given without asking: some able machine is known to work.
+        """Whether a promise to build it in `place` can be given without asking.
 
-        It need not be that one: Nix does nothing else while it waits for an answer, but a build may move.
+        What Nix could build itself rests on that very machine: another one may have no slot, now or for long.  For the
+        rest some able machine is enough that is known to work: a build may move, and Nix does nothing else meanwhile.
         """
         if not self._hub.lasting or not is_handled(place.machine):
             return False
         if self.needs_proof(request):
-            usable = self._machines.usable(request)
-            return self._is_proven(m for m in usable if m == place.machine or self._machines.distrust(m) is None)
+            return self._is_proven(place.machine)
         return self._is_fresh(self._machines.able(request))
 
     def needs_proof(self, request: Request) -> bool:
@@ -76,8 +76,8 @@ class Promises:
     def _is_fresh(self, machines: Iterable[Machine]) -> bool:
         return any(self._hub.health.is_fresh(self._machines.key(machine)) for machine in machines)
 
-    def _is_proven(self, machines: Iterable[Machine]) -> bool:
-        return any(self._hub.health.is_proven(self._machines.key(machine)) for machine in machines)
+    def _is_proven(self, machine: Machine) -> bool:
+        return self._hub.health.is_proven(self._machines.key(machine))
 
     def waits_for(self, request: Request, decision: Decision) -> str | None:
         """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here.
@@ -90,9 +90,9 @@ class Promises:
             return None
         able = [machine for machine in self._machines.usable(request) if is_handled(machine)]
         if self.needs_proof(request):
-            able = [machine for machine in able if self._machines.distrust(machine) is None]
+            able = [m for m in able if self._machines.distrust(m) is None and self._is_proven(m)]
             slots = {self._machines.at(machine): machine.max_jobs for machine in able}
-            if not self._is_proven(able) or not backlog.starts_soon(slots, request.drv_path):
+            if not backlog.starts_soon(slots, request.drv_path):
                 return None
         return self._machines.name(max(able, key=lambda m: m.speed_factor)) if able else None
 

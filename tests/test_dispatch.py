@@ -24,7 +24,7 @@ from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
-from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, REFUSED_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
 from hook.log import Log
@@ -363,24 +363,17 @@ def test_a_machine_that_answers_over_a_warm_connection_works(desk: Desk) -> None
     assert desk.health.obstacle(second.key(place.machine)) is None
 
 
-def test_proof_of_a_machine_that_would_not_take_over_is_none(desk: Desk) -> None:
-    """A promise is kept by whichever machine is left."""
-    desk.max_jobs = 1
-    lines = [good("works"), bad("unknown", speed=9)]
+@pytest.mark.parametrize(("max_jobs", "expected"), [(1, False), (0, True)], ids=["local jobs", "none"])
+def test_proof_of_another_machine_is_none_where_nix_could_build_it(desk: Desk, max_jobs: int, expected: bool) -> None:
+    """That one may be busy for long: the build would wait for it, and never be built here."""
+    desk.max_jobs = max_jobs
     works = place_of(desk.dispatcher(good("works")))
     connect(desk.dispatcher(good("works")), works)
-    works.release()
-    dispatcher = desk.dispatcher(*lines)
+    dispatcher = desk.dispatcher(good("works"), bad("unknown", speed=9))
     unknown = place_of(dispatcher)
     assert "unknown" in unknown.name
-    assert dispatcher.promises.may_accept_first(REQUEST, unknown)
-    desk.health.refused(dispatcher.key(works.machine), "lacks a signature")
-    assert not dispatcher.promises.may_accept_first(REQUEST, unknown)
-    desk.clock.now += REFUSED_S
-    desk.health.worked(dispatcher.key(works.machine))
-    assert dispatcher.promises.may_accept_first(REQUEST, unknown)
-    disable(desk, works)
-    assert not dispatcher.promises.may_accept_first(REQUEST, unknown)
+    assert dispatcher.promises.may_accept_first(REQUEST, unknown) is expected
+    assert dispatcher.promises.may_accept_first(REQUEST, works)
 
 
 def kept_warm(desk: Desk, behaviour: str) -> tuple[Dispatcher, Place]:
@@ -536,6 +529,21 @@ def test_what_this_host_could_build_waits_only_for_a_slot_that_it_will_have_soon
     assert desk.dispatcher(good()).promises.waits_for(REQUEST, decision) == running.name
     desk.clock.now += PROVEN_S
     assert desk.dispatcher(good()).promises.waits_for(REQUEST, decision) is None
+
+
+def test_slots_of_a_machine_that_may_be_dead_are_not_counted_on(desk: Desk) -> None:
+    """However soon it would have one, and whatever other machine is known to live."""
+    desk.max_jobs = 6
+    lines = good("alive"), good("perhaps")
+    alive, perhaps = run(desk.dispatcher(lines[0])), run(desk.dispatcher(lines[1]))
+    dispatcher = desk.dispatcher(*lines)
+    decision, _ = dispatcher.decide(REQUEST)
+    dispatcher.promises.ran(REQUEST, perhaps, 0.1)
+    desk.clock.now += PROVEN_S
+    desk.health.worked(dispatcher.key(alive.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+    desk.health.worked(dispatcher.key(perhaps.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) is not None
 
 
 def test_a_build_that_runs_holds_up_no_promise(desk: Desk) -> None:
