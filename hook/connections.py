@@ -63,18 +63,21 @@ class Opening:
         seat = self._seat(destination, configuration)
         deadline = time_to_get_ready()
         try:
-            with nullcontext() if seat is None else seat.opening(pause):
-                return self._shake_hands(destination, seat, deadline, meanwhile, log, hangup_fd)
+            with nullcontext() if seat is None else seat.opening(pause, deadline):
+                return self._shake_hands(destination, configuration, seat, deadline, meanwhile, log, hangup_fd)
         except MachineError as error:
             if self.hub.sharing is not None:
                 self.hub.sharing.renew(destination)
             if seat is None or not blames_sharing(error.one_line):
                 raise
-            return self._shake_hands(destination, None, deadline, meanwhile, log, hangup_fd)
+            return self._shake_hands(destination, configuration, None, deadline, meanwhile, log, hangup_fd)
 
     def again(self, destination: Hashable, configuration: "Configuration | None") -> Remote:
         """Another connection to the same `destination`, for nobody yet; MachineError if there is none to be had."""
         remote, _ = self.open(destination, configuration, time.sleep, lambda: None)
+        if configuration is not None and not configuration.speaks_of(remote.begun_at):
+            remote.close()
+            raise MachineError("ssh may lead elsewhere by now")
         remote.detach()
         remote.destination = destination
         return remote
@@ -89,13 +92,16 @@ class Opening:
     def _shake_hands(
         self,
         destination: Hashable | None,
+        configuration: "Configuration | None",
         seat: "Seat | None",
         deadline: Deadline,
         meanwhile: Callable[[], Value],
         log: Log | None,
         hangup_fd: int | None,
     ) -> tuple[Remote, Value]:
-        known = None if destination is None else self.hub.pool.known(destination)
+        # Over a shared connection it leads where that does, whatever ssh would make of its configuration now.
+        certain = seat is not None or configuration is None or configuration.speaks_of(time.monotonic())
+        known = None if destination is None or not certain else self.hub.pool.known(destination)
         with ExitStack() as held:
             remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s, self.jobs)
             held.callback(remote.close)

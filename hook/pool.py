@@ -50,6 +50,8 @@ class Pool:
         self._opening: Counter[Hashable] = Counter()
         """How many connections are being opened, by destination."""
         self._not_before: dict[Hashable, float] = {}
+        self._failed: dict[Hashable, float] = {}
+        """Until when none is opened, because the last one could not be."""
         self._drops = 0
         """How often something was dropped: what is being opened then may have the same fault."""
 
@@ -125,6 +127,8 @@ class Pool:
     def drop_machine(self, name: str) -> None:
         """The same for every way that leads to the machine of this name."""
         with self._lock:
+            # One that is being opened belongs to no machine yet.
+            self._drops += 1
             destinations = [where for where, kept in self._idle.items() if any(each.name == name for _, each in kept)]
         for destination in destinations:
             self.drop(destination)
@@ -138,6 +142,7 @@ class Pool:
             self._known = {destination: known for destination, known in self._known.items() if known}
             now = time.monotonic()
             self._not_before = {destination: at for destination, at in self._not_before.items() if at > now}
+            self._failed = {destination: at for destination, at in self._failed.items() if at > now}
 
     def close(self) -> None:
         """Close everything."""
@@ -155,8 +160,9 @@ class Pool:
         with self._lock:
             if self._opening.total() >= MOST_OPENED:
                 return
-            resting = self._opening[destination] or time.monotonic() < self._not_before.get(destination, 0.0)
-            if resting and not old.is_heavy:
+            now = time.monotonic()
+            resting = self._opening[destination] or now < self._not_before.get(destination, 0.0)
+            if (resting and not old.is_heavy) or now < self._failed.get(destination, 0.0):
                 return
             self._opening[destination] += 1
             drops = self._drops
@@ -168,7 +174,10 @@ class Pool:
         try:
             new = again()
         except FerryError:
-            # Whoever needs one finds out, and tells its user.
+            # Whoever needs one finds out, and tells its user; or the next build over the old one has it tried again.
+            with self._lock:
+                self._failed[destination] = time.monotonic() + LONGEST_REST_S
+                old.is_followed = False
             return
         finally:
             now = time.monotonic()

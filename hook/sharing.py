@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from hook.cipher import cipher_option
 from hook.errors import MachineError
+from hook.stream import Deadline
 from hook.transport import CONFIGURATION_TIMEOUT_S, Command, options_first
 from hook.trouble import blames_sharing
 
@@ -73,15 +74,17 @@ class Seat:
         return self._trunk.begun_at
 
     @contextmanager
-    def opening(self, pause: Callable[[float], object]) -> Iterator[None]:
+    def opening(self, pause: Callable[[float], object], deadline: Deadline) -> Iterator[None]:
         """For the block in which the session begins: it comes after the first one's has, and not at all if that failed.
 
-        `pause` does nothing for as many seconds.  MachineError, the same as there, and the place is left.
+        `pause` does nothing for as many seconds.  MachineError, the same as there or because it takes too long, and the
+        place is left.
         """
         trunk = self._trunk
         if not self._first:
             try:
                 while not trunk.ready.is_set():
+                    deadline()
                     pause(PAUSE_S)
                 if trunk.error:
                     raise type(trunk.error)(str(trunk.error), trunk.error.trouble)

@@ -19,7 +19,7 @@ from hook import sharing as sharing_module
 from hook.backlog import Backlog
 from hook.caller import Caller
 from hook.config import Config
-from hook.configurations import Configurations
+from hook.configurations import TOGETHER_S, Configurations
 from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
@@ -1243,6 +1243,30 @@ def test_a_connection_that_is_not_known_to_lead_anywhere_is_not_kept(
     remote.begun_at -= 3600
     first.give_back(remote)
     assert not is_running(remote)
+
+
+@pytest.mark.usefixtures("ssh")
+def test_what_is_known_is_not_that_of_a_connection_which_may_lead_elsewhere(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ssh said a while ago of a configuration that decides by the moment says nothing of a connection made now."""
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
+    remote = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+    opening, route = remote.opening, remote.route
+    assert opening is not None
+    assert isinstance(route, Command)
+    answer = desk.configurations.renew(route, 60)
+    assert answer is not None
+    answer = replace(answer, options=None)
+    late = replace(answer, asked_at=answer.asked_at - TOGETHER_S - 1)
+    first, second = (opening.open("there", each, time.sleep, lambda: None)[0] for each in (answer, late))
+    third = opening.again("there", answer)
+    assert first.known is third.known
+    assert first.known is not second.known
+    with pytest.raises(MachineError, match="elsewhere"):
+        opening.again("there", late)
+    for each in (first, second, third):
+        each.close()
 
 
 @pytest.mark.usefixtures("ssh")

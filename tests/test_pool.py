@@ -307,6 +307,42 @@ def test_where_no_other_can_be_opened_the_old_one_is_used_to_its_end(remotes: li
     assert pool.take("there") is remotes[0]
 
 
+def test_where_none_could_be_opened_it_is_tried_again_a_little_later(
+    remotes: list[Remote], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one still serves builds, each of which would otherwise have its machine tried."""
+    later = Deferred()
+    pool = Pool(run=later)
+    old, new = remotes
+    wear(old, begun_at=time.monotonic() - RENEW_S - 1)
+    old.stream.bytes_in = RENEW_BYTES
+    for expected in (1, 0):
+        pool.give("there", old, refuse)
+        assert len(later.work) == expected
+        later.do()
+        assert pool.take("there") is old
+    pool._failed["there"] = time.monotonic()
+    pool.give("there", old, lambda: new)
+    later.do()
+    assert pool.take("there") is new
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_what_is_being_opened_to_a_machine_that_is_dropped_is_not_kept(remotes: list[Remote], idle: bool) -> None:
+    """It may have the same fault, whether or not another one leads there."""
+    later = Deferred()
+    pool = Pool(run=later)
+    old, new = remotes
+    wear(old, begun_at=time.monotonic() - RENEW_S - 1)
+    pool.give("there", old, lambda: new)
+    if not idle:
+        assert pool.take("there") is old
+    pool.drop_machine("a")
+    later.do()
+    assert new.stream.closed
+    assert pool.take("there") is None
+
+
 def test_they_are_opened_one_after_the_other_with_a_rest_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds go on meanwhile, and need the processors; the others keep what they have, and are next."""
     later = Deferred()
@@ -318,6 +354,7 @@ def test_they_are_opened_one_after_the_other_with_a_rest_between(monkeypatch: py
     assert len(later.work) == 1
     monkeypatch.setattr(pool_module, "REST", 1e9)
     later.do()
+    pool._failed.clear()
     assert pool.take("there") is old[2]
     pool.give("there", old[2], refuse)
     assert later.work == []

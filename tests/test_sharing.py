@@ -15,6 +15,7 @@ import pytest
 from hook import sharing as sharing_module
 from hook.errors import Cancelled, ConnectionLost, MachineError
 from hook.sharing import JOIN_S, LONGEST_PATH, SESSIONS_EACH, Seat, Sharing, session_options
+from hook.stream import Deadline
 from hook.transport import Command
 from hook.trouble import Trouble
 
@@ -157,7 +158,7 @@ def open_together(sharing: Sharing, tmp_path: Path, error: Exception | None = No
             time.sleep(seconds)
 
         try:
-            with others[number].opening(pause):
+            with others[number].opening(pause, Deadline(60)):
                 assert leader_is_done
                 others[number].leave()
         except (MachineError, AssertionError) as failed:
@@ -165,7 +166,7 @@ def open_together(sharing: Sharing, tmp_path: Path, error: Exception | None = No
 
     leader_is_done = False
     threads = [threading.Thread(target=follow, args=(number,)) for number in range(2)]
-    with suppress(OSError, MachineError), first.opening(pytest.fail):
+    with suppress(OSError, MachineError), first.opening(pytest.fail, Deadline(60)):
         for thread in threads:
             thread.start()
         for event in begun:
@@ -205,8 +206,22 @@ def test_who_is_given_up_while_waiting_leaves(tmp_path: Path) -> None:
     def give_up(seconds: float) -> None:
         raise Cancelled
 
-    with pytest.raises(Cancelled), seats[-1].opening(give_up):
+    with pytest.raises(Cancelled), seats[-1].opening(give_up, Deadline(60)):
         pytest.fail("it was not its turn")
+    assert path_of(seat(sharing, tmp_path)) == path_of(seats[0])
+
+
+def test_nobody_waits_for_the_first_one_for_ever(tmp_path: Path) -> None:
+    """However long that may take, on the clock of somebody who has come later Nix waits no longer than for itself."""
+    sharing = Sharing()
+    seats = [seat(sharing, tmp_path) for _ in range(SESSIONS_EACH)]
+    assert seats[-1] is not None
+    with (
+        pytest.raises(MachineError, match=r"not ready after 0\.02 s") as error,
+        seats[-1].opening(time.sleep, Deadline(0.02)),
+    ):
+        pytest.fail("it was not its turn")
+    assert error.value.trouble is Trouble.TIMED_OUT
     assert path_of(seat(sharing, tmp_path)) == path_of(seats[0])
 
 
