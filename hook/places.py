@@ -109,9 +109,14 @@ class Place:
             self._look_ahead.lend(self.at, self._slot)
 
     def start(self, slot: Slot | None = None) -> bool:
-        """The build is to run now, in its slot or in `slot`; False if it has none, or no longer."""
+        """The build is to run now, in its slot or in `slot`, now its own; False if it has none, or no longer."""
         self._take_back()
-        self._slot = self._slot or slot
+        if self._slot is None:
+            self._slot = slot
+        elif slot is not None:
+            # While its machine was disabled it did not take back what it had lent.
+            slot.release()
+            self._look_ahead.changed()
         if self._slot is None:
             return False
         self._be_ahead_no_more()

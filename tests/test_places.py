@@ -23,7 +23,7 @@ class Desk:
     def __init__(self, root: Path) -> None:
         (root / "current-load").mkdir()
         self._table = SlotTable(str(root))
-        self._file = root / "current-load/m-0"
+        self._directory = root / "current-load"
         ((self._machine,), _) = parse_machines("b1", default_system="x", release=(2, 34), read_file=str)
         self.changes = 0
         self.look_ahead = LookAhead(self._changed)
@@ -32,18 +32,18 @@ class Desk:
     def _changed(self) -> None:
         self.changes += 1
 
-    def slot(self) -> Slot:
+    def slot(self, jobs: int = 1) -> Slot:
         with self._table.selection():
-            slot, _ = self._table.probe("m", 1)
+            slot, _ = self._table.probe("m", jobs)
         assert slot is not None
         return slot
 
     def place(self, slot: Slot | None = None) -> Place:
         return Place(self._machine, "b1", AT, slot, self.look_ahead, self.left.append)
 
-    def locked(self) -> bool:
+    def locked(self, number: int = 0) -> bool:
         """Whether any other hook would find the slot busy."""
-        with self._file.open() as file:
+        with (self._directory / f"m-{number}").open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -85,6 +85,16 @@ def test_a_lent_slot_runs_a_build_that_is_ready(desk: Desk) -> None:
     lender.release()
     assert desk.locked()
     ready.release()
+    assert not desk.locked()
+
+
+def test_who_has_a_slot_keeps_no_second_one(desk: Desk) -> None:
+    """Disabled and enabled again while it is lent: another one is found first."""
+    place = desk.place(desk.slot())
+    place.lend()
+    assert place.start(desk.slot(jobs=2))
+    assert [desk.locked(number) for number in (0, 1)] == [True, False]
+    place.release()
     assert not desk.locked()
 
 
