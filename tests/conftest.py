@@ -79,7 +79,10 @@ def brokered(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture(scope="session")
 def shims() -> dict[str, Path]:
     """The shim as it is installed, and one built with sanitizers."""
-    subprocess.run(["make", "-sC", REPOSITORY / "native", "check/nix-ferry-hook"], check=True)
+    # Several workers of one run come at once.
+    with (REPOSITORY / "native/Makefile").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "-sC", REPOSITORY / "native", "check/nix-ferry-hook"], check=True)
     return {"installed": INSTALLED / "nix-ferry-hook", "sanitized": REPOSITORY / "native/check/nix-ferry-hook"}
 
 

@@ -92,6 +92,15 @@ def test_of_a_user_more_counts() -> None:
     assert named_as_user(lambda: os.setgroups([0])) == usual
 
 
+def test_a_user_may_be_in_as_many_groups_as_there_can_be() -> None:
+    """The last one counts like the first."""
+    most = [4_000_000_000 + number for number in range(65_536)]
+    others = [*most[:-1], most[-1] + 1]
+    names = [named_as_user(lambda groups=groups: os.setgroups(groups)) for groups in (most, others, most)]
+    assert names[0] == names[2] != names[1]
+    assert "" not in names
+
+
 @pytest.mark.parametrize("leaks", [True, False])
 def test_a_hook_of_nix_stands_where_nix_began(leaks: bool) -> None:
     """Where the store is mounted read-only every command has a mount namespace of its own, and would have a broker.

@@ -18,17 +18,16 @@
 enum {
     LEAKED = 3,
     LINK_BYTES = 64,
-    TEXT_BYTES = 8192,
     FILE_BYTES = 32768,
 };
 
 /* Sessions at a desktop have these, others do not, and nothing depends on them. */
 static const uint64_t HARMLESS = 1ULL << CAP_WAKE_ALARM | 1ULL << CAP_BLOCK_SUSPEND;
 
+/* Lines of any length, by their CRC-32 as zlib has it. */
 struct text {
-    size_t len;
+    uint32_t sum;
     bool whole;
-    char data[TEXT_BYTES];
 };
 
 /* A directory of /proc. */
@@ -37,16 +36,18 @@ struct process {
     char path[LINK_BYTES];
 };
 
+static void add_byte(struct text *text, char byte)
+{
+    text->sum ^= (unsigned char)byte;
+    for (int bit = 0; bit < 8; bit++)
+        text->sum = text->sum >> 1 ^ (text->sum & 1 ? 0xEDB88320 : 0);
+}
+
 static void add_line(struct text *text, const char *line)
 {
-    size_t len = strlen(line);
-    if (len >= sizeof text->data - text->len)
-        text->whole = false;
-    if (!text->whole)
-        return;
-    memcpy(text->data + text->len, line, len);
-    text->data[text->len + len] = '\n';
-    text->len += len + 1;
+    for (; *line; line++)
+        add_byte(text, *line);
+    add_byte(text, '\n');
 }
 
 static void put_path(char *path, const struct process *process, const char *name)
@@ -96,15 +97,16 @@ static uint64_t add_rights(struct text *text, const struct process *process, boo
 {
     static const char *const always[] = {"CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"};
     static const char *const users[] = {"Uid:", "Gid:", "Groups:"};
-    char status[FILE_BYTES], *rest = NULL;
+    char path[PATH_MAX], *line = NULL;
+    size_t size = 0;
     uint64_t effective = 0;
     bool root = geteuid() == 0;
     *confined = false;
-    if (!read_file(process, "status", status)) {
-        text->whole = false;
-        return 0;
-    }
-    for (char *line = strtok_r(status, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+    put_path(path, process, "status");
+    FILE *status = fopen(path, "re");
+    /* The line of the groups may have hundreds of kilobytes. */
+    while (status && getline(&line, &size, status) > 0) {
+        line[strcspn(line, "\n")] = 0;
         bool counts = starts(line, "CapAmb:") && value(line, 16) & ~HARMLESS;
         for (size_t i = 0; i < sizeof always / sizeof *always; i++)
             counts = counts || starts(line, always[i]);
@@ -117,6 +119,10 @@ static uint64_t add_rights(struct text *text, const struct process *process, boo
         if (starts(line, "NoNewPrivs:") || starts(line, "Seccomp:"))
             *confined = *confined || value(line, 10) != 0;
     }
+    text->whole = text->whole && status && feof(status);
+    free(line);
+    if (status)
+        fclose(status);
     return effective;
 }
 
@@ -212,18 +218,6 @@ static void add_root(struct text *text, const struct process *process)
     add_line(text, line);
 }
 
-/* CRC-32 as zlib has it. */
-static uint32_t checksum(const struct text *text)
-{
-    uint32_t sum = UINT32_MAX;
-    for (size_t i = 0; i < text->len; i++) {
-        sum ^= (unsigned char)text->data[i];
-        for (int bit = 0; bit < 8; bit++)
-            sum = sum >> 1 ^ (sum & 1 ? 0xEDB88320 : 0);
-    }
-    return ~sum;
-}
-
 static void set_process(struct process *process, int pid)
 {
     process->pid = pid;
@@ -232,7 +226,7 @@ static void set_process(struct process *process, int pid)
 
 bool find_standing(int pid, uint32_t *name)
 {
-    struct text text = {.whole = true};
+    struct text text = {.sum = UINT32_MAX, .whole = true};
     struct process process;
     char groups[FILE_BYTES];
     bool confined;
@@ -251,7 +245,7 @@ bool find_standing(int pid, uint32_t *name)
         snprintf(line, sizeof line, "nice %d", nice);
         add_line(&text, line);
     }
-    *name = checksum(&text);
+    *name = ~text.sum;
     return text.whole;
 }
 
