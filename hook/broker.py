@@ -50,7 +50,7 @@ from enum import Enum
 from hook.identity import IDENTITY
 from hook.journal import log
 from hook.serving import GREETING_TIMEOUT_S, LENGTH, MAGIC, Greeting, Serve, converse, receive, receive_header
-from hook.standing import LOCK, SOCKET, lock_path, socket_path, socket_paths, standing_of
+from hook.standing import LOCK, SOCKET, listens, lock_path, socket_path, socket_paths, standing_of
 
 ASKING = b"ferryask"
 MAX_QUESTION_BYTES = 64 << 10
@@ -177,8 +177,9 @@ class Broker:
                 self._lock_fd = open_lock(self._lock_path)
                 continue
             except BlockingIOError:
-                # One that leaves removes its socket before it lets go of the lock.
-                if os.path.exists(self._path) or time.monotonic() > deadline:
+                # One that leaves removes its socket before it lets go of the lock; whoever else has it may be there only
+                # to remove what a dead one has left.
+                if listens(self._path) or time.monotonic() > deadline:
                     return False
             time.sleep(TAKEOVER_RETRY_S)
 

@@ -3,7 +3,9 @@
 Tested in test_standing.py.
 """
 
+import errno
 import os
+import socket
 from contextlib import suppress
 
 from hook._native import ffi, lib
@@ -35,6 +37,20 @@ def socket_paths(directory: str) -> list[str]:
     with suppress(OSError):
         names = sorted(os.listdir(directory))
     return [os.path.join(directory, name) for name in names if name.endswith(SOCKET)]
+
+
+def listens(path: str) -> bool:
+    """Whether somebody listens at the socket `path`; OSError if its directory cannot be opened."""
+    directory, name = os.path.split(path)
+    # By another name of the directory: there is little room in the address of a socket.
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            # One that has too much to do listens, too.
+            return probe.connect_ex(f"/proc/self/fd/{fd}/{name}") in (0, errno.EAGAIN)
+    finally:
+        os.close(fd)
 
 
 def same_namespaces(pid: int, other: int) -> bool | None:

@@ -590,6 +590,17 @@ def test_a_broker_that_is_leaving_is_waited_for(leaving: int, tmp_path: Path, mo
     running.close()
 
 
+def test_who_removes_what_a_dead_broker_has_left_is_not_taken_for_a_live_one(
+    leaving: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The housekeeper of another namespace's broker: the hook would look in vain for whoever listens."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(broker_socket(tmp_path)))
+    monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(leaving, fcntl.LOCK_UN))
+    running = Running(tmp_path, quick)
+    running.close()
+
+
 def test_a_broker_that_does_not_leave_is_not_waited_for_longer(
     leaving: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

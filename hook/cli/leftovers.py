@@ -4,10 +4,8 @@ Takes no lock and removes nothing: while hooks run, a lock file that is made ane
 Tested in test_leftovers.py, and in tests/lab/test_doctor.py.
 """
 
-import errno
 import os
 import re
-import socket
 from collections.abc import Mapping, Sequence
 
 from hook.cli.check import Check, Level
@@ -16,6 +14,7 @@ from hook.disabled import Disabled
 from hook.machines import Machine
 from hook.release import Release
 from hook.slots import MAIN_LOCK, upload_lock_names
+from hook.standing import listens
 
 HOOKS = ("__build-remote", "build-remote", "nix-ferry-broker", "nix-ferry-hook", "nix-ferry-standalone")
 """By these words in a command one knows a hook, stock's or ours."""
@@ -86,19 +85,7 @@ def _begun(directory: str) -> list[str]:
 
 def _dead_sockets(directory: str) -> list[str]:
     """Entries at which nobody listens."""
-    return [os.path.join(directory, name) for name in _names(directory) if not _listens(directory, name)]
-
-
-def _listens(directory: str, name: str) -> bool:
-    # By another name of the directory: there is little room in the address of a socket.
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            # One that has too much to do listens, too.
-            return probe.connect_ex(f"/proc/self/fd/{fd}/{name}") in (0, errno.EAGAIN)
-    finally:
-        os.close(fd)
+    return [os.path.join(directory, name) for name in _names(directory) if not listens(os.path.join(directory, name))]
 
 
 def _of_dead_processes(directory: str, pattern: re.Pattern[str]) -> list[str]:

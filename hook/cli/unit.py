@@ -13,7 +13,7 @@ import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from hook.standing import socket_path, standing_of
+from hook.standing import listens, socket_path, standing_of
 
 if TYPE_CHECKING:
     from hook.cli.systemd import Manager
@@ -81,8 +81,7 @@ def _start(manager: "Manager", directory: str, standing: str) -> bool:
         return False
     with suppress(OSError):
         manager.run("StartUnit", "ss", (SERVICE, "replace"), START_S)
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(socket_path(directory, standing)) == 0
+    return listens(socket_path(directory, standing))
 
 
 def _enter_scope(manager: "Manager") -> None:
