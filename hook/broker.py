@@ -177,8 +177,8 @@ class Broker:
                 self._lock_fd = open_lock(self._lock_path)
                 continue
             except BlockingIOError:
-                # One that leaves removes its socket before it lets go of the lock; whoever else has it may be there only
-                # to remove what a dead one has left.
+                # One that leaves removes its socket before it lets go of the lock; whoever else has it may be there
+                # only to remove what a dead one has left.
                 if listens(self._path) or time.monotonic() > deadline:
                     return False
             time.sleep(TAKEOVER_RETRY_S)

@@ -26,6 +26,9 @@ PROGRAM = Path(sys.executable).with_name("nix-ferry")
 OWN = PROGRAM.resolve().with_name("nix-ferry-hook")
 
 
+changeable = place.changeable
+
+
 class Place:
     """A host of directories and scripts of its own."""
 
@@ -85,6 +88,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(place, "DROP_IN", str(host.drop_in))
     monkeypatch.setattr(place, "SERVICE_FILE", str(host.service))
     monkeypatch.setattr(place, "LIBEXEC", str(host.hook.parent))
+    # Whoever owns this checkout.
+    monkeypatch.setattr(place, "changeable", lambda *programs: None)
     # Whatever else runs on the machine of the tests, this is our daemon's.
     monkeypatch.setattr(daemon, "environment", dict)
     return host
@@ -92,6 +97,28 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 def ferry(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("what", ["program", "package"])
+def test_root_is_not_made_to_run_what_others_can_change(
+    host: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A virtual environment of a user, which that user could change at any time."""
+    theirs = tmp_path / "venv"
+    theirs.mkdir()
+    os.chown(theirs, 1000, 1000)
+    monkeypatch.setattr(place, "changeable", changeable)
+    if what == "program":
+        for program in (PROGRAM, OWN):
+            shutil.copy(program, theirs)
+        monkeypatch.setattr(sys, "argv", [str(theirs / "nix-ferry")])
+    else:
+        monkeypatch.setattr(place, "__file__", str(theirs / "hook/cli/place.py"))
+    for option in ("--yes", "--dry-run"):
+        done = ferry("install", option)
+        assert (done.exit_code, f"others than root can change '{theirs}" in done.output) == (1, True)
+    assert not (tmp_path / "etc/nix.conf").exists()
+    assert not host.hook.exists()
 
 
 def test_the_line_goes_behind_everything_else(host: Place) -> None:

@@ -85,13 +85,18 @@ def removing(hook: str) -> list[Change]:
     return [Entry(path, _described(path), None, _unchanged) for path in entries if os.path.lexists(path)]
 
 
-def lacking(program: str) -> str | None:
-    """The directory in which the hook `program` looks for programs, if they are not there; None if they are."""
+def reached(program: str) -> list[str]:
+    """The programs that the hook `program` starts, whether or not they are there."""
     directory = os.path.dirname(os.path.realpath(program))
     link = os.path.join(directory, LINK)
     where = os.path.realpath(link) if os.path.lexists(link) else directory
-    names = ("nix-ferry-broker", "nix-ferry-standalone")
-    return None if all(os.access(os.path.join(where, name), os.X_OK) for name in names) else where
+    return [os.path.join(where, name) for name in ("nix-ferry-broker", "nix-ferry-standalone")]
+
+
+def lacking(program: str) -> str | None:
+    """The directory in which the hook `program` looks for programs, if they are not there; None if they are."""
+    programs = reached(program)
+    return None if all(os.access(path, os.X_OK) for path in programs) else os.path.dirname(programs[0])
 
 
 def _unchanged(text: str | None) -> str | None:

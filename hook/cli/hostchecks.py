@@ -15,7 +15,7 @@ from hook.cli.change import read_text
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
 from hook.cli.holders import holders, slot_holders
-from hook.cli.hookfile import lacking
+from hook.cli.hookfile import lacking, reached
 from hook.errors import FerryError, StockOnly
 from hook.loading import load
 from hook.machines import Machine
@@ -93,6 +93,10 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
     if gone := lacking(program):
         text = f"the hook hands every build to Nix's own hook: '{gone}' is gone"
         return Check(subject, Level.WRONG, text, "install nix-ferry again, and run its 'nix-ferry install'")
+    if path := place.changeable(os.path.realpath(program), *reached(program)):
+        text = f"{who} runs '{path}', which others than root can change"
+        fix = "have root alone own it and what it is in, or install nix-ferry elsewhere, such as in /opt"
+        return Check(subject, Level.WRONG, text, fix)
     try:
         load(lasting=True)
     except StockOnly as error:

@@ -62,6 +62,11 @@ def install(yes: bool, dry_run: bool, restart: bool) -> int:
       nix-ferry install                   the same, and asks before it writes and restarts the daemon
       nix-ferry install --yes --restart   writes and restarts without a question
     """
+    if path := place.changeable(place.own_hook(), place.broker_program()):
+        raise FerryError(
+            f"others than root can change '{path}', and builds run it as root: have root alone own it and what it is "
+            "in, or install nix-ferry elsewhere, such as in /opt"
+        )
     target = Target(place.hook_program(), nix.version(), daemon.serves(nix.settings(), os.environ))
     change, own = planned(target), place.own_hook()
     changes = [*(placing(target.hook, own) if target.hook != own else ()), _service_change(), change]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from hook.cli import daemon, nix, unit
 from hook.cli.change import read_text
+from hook.cli.rootonly import only_root_changes
 from hook.errors import FerryError
 from hook.identity import programs
 from hook.settings import Settings
@@ -150,6 +151,14 @@ def drop_in(hook: str) -> str:
 def broker_program() -> str:
     """The broker that was installed with this command."""
     return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), "nix-ferry-broker")
+
+
+def changeable(*programs: str) -> str | None:
+    """What root's builds would run of us, or of `programs`, that others than root can change; None if nothing."""
+    if os.geteuid() != 0:
+        return None
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return next((path for path in (*programs, package) if not only_root_changes(path)), None)
 
 
 def unit_nix_config() -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.host import Host
-from tests.lab.install import HOOK, OUTSIDE
+from tests.lab.install import HOOK, OUTSIDE, PREFIX
 from tests.lab.offload import plain
 from tests.lab.test_command import ferry
 from tests.lab.test_doctor import examine, one_release
@@ -55,6 +55,20 @@ def is_well(client: Host, builders: str) -> bool:
     """Whether nothing is wrong any more; whom a machine trusts is another matter."""
     found = examine(client, "--option", "builders", builders)
     return all(level != "wrong" for name, (level, _, _) in found.items() if not name.endswith(" trust"))
+
+
+def test_an_installation_that_a_user_can_change(client: Host, box: Host) -> None:
+    """Who can change what root runs is root."""
+    client.run(["chown", "65534", PREFIX])
+    try:
+        text, fix = advice(client, plain(box), "build-hook")
+        assert text.endswith(f"runs '{HOOK}', which others than root can change")
+        assert fix.startswith("have root alone own it")
+        done = ferry(client, "install", "--yes", check=False)
+        assert (done.returncode, f"others than root can change '{HOOK}'" in done.stderr) == (1, True)
+    finally:
+        client.run(["chown", "0", PREFIX])
+    assert examine(client)["build-hook"][0] == "ok"
 
 
 def test_a_machine_without_nix(client: Host, box: Host) -> None:
