@@ -143,6 +143,16 @@ def test_what_it_has_or_somebody_has_signed_is_given_to_it(bench: Bench, behavio
     assert ask(bench, bench.machine(behaviour)).answers == ["# accept"]
 
 
+def test_a_machine_that_does_not_say_what_it_has_is_out_and_the_next_one_is_asked(bench: Bench) -> None:
+    """That is its trouble alone."""
+    bench.store.vouch(bench.store.source)
+    silent = bench.machine("untrusting,refuse-query_valid_paths", speed=9)
+    outcome = ask(bench, silent, bench.machine("ok", "other"))
+    assert outcome.messages.count("cannot build on") == 1
+    assert "it does not say what it has: not today" in outcome.messages
+    assert outcome.lines[outcome.lines.index("# accept") + 1].endswith("%20ok%20other")
+
+
 def test_where_another_machine_trusts_us_that_one_has_it(bench: Bench) -> None:
     bench.store.vouch(bench.store.source)
     outcome = ask(bench, bench.machine("untrusting", speed=9), bench.machine("ok", "other"))

@@ -498,6 +498,16 @@ def test_a_machine_without_slots_is_not_waited_for(desk: Desk) -> None:
     assert dispatcher.promises.waits_for(REQUEST, decision) is None
 
 
+def test_what_only_the_stock_hook_speaks_to_is_not_waited_for(desk: Desk) -> None:
+    """When its slot is free the build would have nobody to do it."""
+    line = "mounted-ssh-ng://b1"
+    place_of(desk.dispatcher(line))
+    dispatcher = desk.dispatcher(line)
+    decision, place = dispatcher.decide(REQUEST)
+    assert (decision.answer, place) == (Answer.POSTPONE, None)
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+
+
 @pytest.mark.parametrize("lasting", [True, False])
 def test_only_a_broker_waits_in_place_of_nix(desk: Desk, lasting: bool) -> None:
     """A lone hook that waited would keep Nix from asking another one."""

@@ -10,6 +10,7 @@ import pytest
 
 from hook import pool as pool_module
 from hook.errors import ConnectionLost, MachineError
+from hook.log import Log
 from hook.pool import MOST_OPENED, TOGETHER_S, Pool
 from hook.protocol.client import StoreClient
 from hook.remote import (
@@ -55,6 +56,18 @@ def test_the_one_used_last_is_taken_first_and_only_once(remotes: list[Remote]) -
     assert pool.take("there") is remotes[1]
     assert pool.take("there") is remotes[0]
     assert pool.take("there") is None
+
+
+def test_the_last_words_of_a_build_are_passed_on_while_its_user_is_there(
+    remotes: list[Remote], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have to wait for a reader."""
+    remote = remotes[0]
+    remote.attach(Log(2, 3), 0)
+    watched: list[int | None] = []
+    monkeypatch.setattr(remote.stream, "copy_stderr", lambda fd: watched.append(remote.stream.hangup_fd))
+    remote.detach()
+    assert (watched, remote.stream.hangup_fd) == ([0], None)
 
 
 def test_a_connection_leads_where_it_was_made_for(remotes: list[Remote]) -> None:

@@ -3,6 +3,7 @@
 A real ssh shares connections in tests/lab/test_sharing.py.
 """
 
+import os
 import tempfile
 import threading
 import time
@@ -209,6 +210,24 @@ def test_who_is_given_up_while_waiting_leaves(tmp_path: Path) -> None:
     with pytest.raises(Cancelled), seats[-1].opening(give_up, Deadline(60)):
         pytest.fail("it was not its turn")
     assert path_of(seat(sharing, tmp_path)) == path_of(seats[0])
+
+
+def test_nobody_waits_for_a_first_one_that_never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory cannot be made; somebody has come meanwhile."""
+    sharing = Sharing()
+    others: list[Seat | None] = []
+
+    def full(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        others.append(seat(sharing, tmp_path))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "makedirs", full)
+    assert seat(sharing, tmp_path) is None
+    (other,) = others
+    assert other is not None
+    with other.opening(pytest.fail, Deadline(60)):
+        pass
 
 
 def test_nobody_waits_for_the_first_one_for_ever(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hook.errors import ConfigurationError, ConnectionLost, MachineError, Protoc
 from hook.machines import Machine, parse_machines
 from hook.protocol import handshake
 from hook.scratch import scratch_directory
-from hook.transport import Command, Connection, command_for
+from hook.transport import Command, Connection, command_for, ssh_release
 from hook.trouble import Trouble
 from tests.leaks import no_leaks
 
@@ -269,6 +269,19 @@ def test_a_host_key_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypat
     monkeypatch.setattr("hook.scratch._made", [str(tmp_path / "file")])
     with pytest.raises(ConfigurationError, match=r"cannot write the public host key to '.*': Not a directory"):
         command(f"ssh-ng://b1 - - - - - - {PINNED}", private_dir=tmp_path / "file")
+
+
+def test_a_release_that_ssh_did_not_tell_is_asked_for_again(tmp_path: Path) -> None:
+    """It was only late; what an old one does not know makes it useless."""
+    ssh, said = tmp_path / "ssh", tmp_path / "said"
+    ssh.write_text(f"#!/bin/sh\ncat {said} >&2\n")
+    ssh.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert ssh_release(environ) == (0, 0)
+    said.write_text("OpenSSH_9.9p1, OpenSSL 3\n")
+    assert ssh_release(environ) == (9, 9)
+    said.unlink()
+    assert ssh_release(environ) == (9, 9)
 
 
 # The child
