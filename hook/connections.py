@@ -187,8 +187,9 @@ class Connections:
     def _warn(self, name: str, noise: bytes) -> None:
         from hook.protocol.handshake import TALKS, quoted
 
-        text = f"'{name}' prints '{quoted(noise)}', which is skipped here and fails with stock Nix: {TALKS}"
-        if self._services.notices.first_time(text):
+        # Perhaps it prints the time.
+        if self._services.notices.first_time(f"what '{name}' prints"):
+            text = f"'{name}' prints '{quoted(noise)}', which is skipped here and fails with stock Nix: {TALKS}"
             self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
 
     def give_back(self, remote: Remote) -> None:
