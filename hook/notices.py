@@ -17,13 +17,16 @@ class Notices:
 
     def __init__(self, private_dir: str, parent: int) -> None:
         self._directory = os.path.join(private_dir, "notices")
-        self._parent = f"{parent}-{_start_time(parent)}"
+        self._parent = parent
+        self._command = ""
+        """Which one that is; only known when there is something to say, which is seldom."""
 
     def first_time(self, text: str, again_after_s: float = float("inf")) -> bool:
         """Whether `text` is new to this command, or so long ago; if that cannot be remembered, it always is."""
         import hashlib
 
-        digest = hashlib.sha256(f"{self._parent}\n{text}".encode(errors="surrogateescape")).hexdigest()[:32]
+        self._command = self._command or f"{self._parent}-{_start_time(self._parent)}"
+        digest = hashlib.sha256(f"{self._command}\n{text}".encode(errors="surrogateescape")).hexdigest()[:32]
         path = os.path.join(self._directory, digest)
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
