@@ -57,8 +57,9 @@ class Opening:
     ) -> tuple[Remote, Value]:
         """A handshaken connection, and what `meanwhile` returns, which is called while ssh logs in, once or twice.
 
-        Without a `destination` it is known to nobody else.  `pause` does nothing for as many seconds.  MachineError,
-        after which nothing depends on a shared connection that may be dead.
+        It is of `destination` if `configuration` speaks of the moment at which it was begun; otherwise nobody else
+        knows or shares it.  `pause` does nothing for as many seconds.  MachineError, after which nothing depends on a
+        shared connection that may be dead.
         """
         seat = self._seat(destination, configuration)
         deadline = time_to_get_ready()
@@ -75,19 +76,19 @@ class Opening:
     def again(self, destination: Hashable, configuration: "Configuration | None") -> Remote:
         """Another connection to the same `destination`, for nobody yet; MachineError if there is none to be had."""
         remote, _ = self.open(destination, configuration, time.sleep, lambda: None)
-        if configuration is not None and not configuration.speaks_of(remote.begun_at):
+        if remote.destination is None:
             remote.close()
             raise MachineError("ssh may lead elsewhere by now")
         remote.detach()
-        remote.destination = destination
         return remote
 
     def _seat(self, destination: Hashable, configuration: "Configuration | None") -> "Seat | None":
-        """Room on a shared connection, if this is one of ssh and there may be others."""
+        """Room on a shared connection, if this is one of ssh that leads to `destination` and there may be others."""
         if self.hub.sharing is None or configuration is None or configuration.options is None:
             return None
-        may_begin = configuration.speaks_of(time.monotonic())
-        return self.hub.sharing.join(destination, configuration.options, self.private_dir, may_begin=may_begin)
+        if not configuration.speaks_of(time.monotonic()):
+            return None
+        return self.hub.sharing.join(destination, configuration.options, self.private_dir)
 
     def _shake_hands(
         self,
@@ -99,12 +100,17 @@ class Opening:
         log: Log | None,
         hangup_fd: int | None,
     ) -> tuple[Remote, Value]:
-        # Over a shared connection it leads where that does, whatever ssh would make of its configuration now.
-        certain = seat is not None or configuration is None or configuration.speaks_of(time.monotonic())
-        known = None if destination is None or not certain else self.hub.pool.known(destination)
+        if configuration is not None and not configuration.speaks_of(time.monotonic()):
+            destination = None
+            if seat is not None:
+                # It has waited for somebody else's login.  Where that is gone, ssh makes a connection of its own.
+                seat.leave()
+                seat = None
+        known = None if destination is None else self.hub.pool.known(destination)
         with ExitStack() as held:
             remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s, self.jobs)
             held.callback(remote.close)
+            remote.destination = destination
             remote.stream.watch = deadline
             remote.opening = self
             if log is not None:
@@ -177,8 +183,6 @@ class Connections:
             remote, value = opening.open(
                 destination, configuration, caller.pause, meanwhile, self._log, caller.hangup_fd
             )
-        if configuration is None or configuration.speaks_of(remote.begun_at):
-            remote.destination = destination
         self._remotes.add(remote)
         if remote.client.noise:
             self._warn(name, remote.client.noise)

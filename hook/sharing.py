@@ -126,12 +126,10 @@ class Sharing:
         self._name = os.urandom(4).hex()
         """Of our sockets: the number of a process may have been that of another broker, whose connections still are."""
 
-    def join(
-        self, destination: Hashable, options: tuple[str, ...], private_dir: str, *, may_begin: bool = True
-    ) -> Seat | None:
+    def join(self, destination: Hashable, options: tuple[str, ...], private_dir: str) -> Seat | None:
         """Room for a session to `destination`, which tells ssh these `options`; None if there is none to be had.
 
-        `may_begin`: if need be, it is the first one of another connection.
+        ssh must lead there now: it may have to make the connection, or make it again.
         """
         directory = os.path.join(private_dir, "ssh")
         with self._lock:
@@ -141,8 +139,6 @@ class Sharing:
             state.trunks = [trunk for trunk in state.trunks if now - trunk.begun_at < JOIN_S]
             trunk = next((trunk for trunk in state.trunks if trunk.sessions < SESSIONS_EACH), None)
             if trunk is None:
-                if not may_begin:
-                    return None
                 self._count += 1
                 trunk = Trunk(os.path.join(directory, f"{self._name}-{self._count}"), now)
                 if len(os.fsencode(trunk.path)) > LONGEST_PATH:

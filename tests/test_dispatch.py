@@ -15,11 +15,12 @@ import pytest
 
 from hook import configurations, proof, slotqueue, sshfiles
 from hook import dispatch as dispatch_module
+from hook import pool as pool_module
 from hook import sharing as sharing_module
 from hook.backlog import Backlog
 from hook.caller import Caller
 from hook.config import Config
-from hook.configurations import TOGETHER_S, Configurations
+from hook.configurations import Configuration, Configurations
 from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
@@ -37,13 +38,14 @@ from hook.remote import RENEW_BUILDS, Remote
 from hook.schedule import Answer, Host, Request
 from hook.services import Services, limits_of
 from hook.settings import Settings
-from hook.sharing import Sharing
+from hook.sharing import SESSIONS_EACH, Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import MOST_SLOTS, SlotTable
 from hook.sshfiles import SshFiles
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
+from hook.stream import Deadline
 from hook.transport import Command
 from hook.trouble import Trouble
 from hook.uploads import Uploads
@@ -54,6 +56,7 @@ SYSTEM = "x86_64-linux"
 RELEASE = (2, 34)
 REQUEST = Request(SYSTEM, "/nix/store/00000000000000000000000000000001-a.drv", frozenset(), am_willing=False)
 TIMEOUT_S = 30
+HOUR_S = 3600.0
 
 
 class Clock:
@@ -1255,28 +1258,98 @@ def test_a_connection_that_is_not_known_to_lead_anywhere_is_not_kept(
     assert not is_running(remote)
 
 
-@pytest.mark.usefixtures("ssh")
-def test_what_is_known_is_not_that_of_a_connection_which_may_lead_elsewhere(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What ssh said a while ago of a configuration that decides by the moment says nothing of a connection made now."""
+class Momentary:
+    """A configuration that decides by the moment: what ssh says of it now, and what it said too long ago."""
+
+    def __init__(self, desk: Desk) -> None:
+        remote = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+        assert remote.opening is not None
+        assert isinstance(remote.route, Command)
+        answer = desk.configurations.renew(remote.route, 60)
+        assert answer is not None
+        self.opening = remote.opening
+        self.now = replace(answer, options=())
+        self.late = replace(self.now, asked_at=answer.asked_at - 2 * HOUR_S)
+        self.remotes: list[Remote] = []
+
+    def open(
+        self, configuration: Configuration, pause: Callable[[float], object] = pytest.fail, where: str = "there"
+    ) -> Remote:
+        """Another connection, to be closed with the others."""
+        self.remotes.append(self.opening.open(where, configuration, pause, lambda: None)[0])
+        return self.remotes[-1]
+
+
+@pytest.fixture
+def momentary(ssh: None, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Momentary]:
+    """One to `b1`, where sessions of ssh may share a connection."""
     monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
-    remote = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
-    opening, route = remote.opening, remote.route
-    assert opening is not None
-    assert isinstance(route, Command)
-    answer = desk.configurations.renew(route, 60)
-    assert answer is not None
-    answer = replace(answer, options=None)
-    late = replace(answer, asked_at=answer.asked_at - TOGETHER_S - 1)
-    first, second = (opening.open("there", each, time.sleep, lambda: None)[0] for each in (answer, late))
-    third = opening.again("there", answer)
+    monkeypatch.setattr(sharing_module, "LONGEST_PATH", 200)
+    # However slow this host is.
+    monkeypatch.setattr(sharing_module, "JOIN_S", HOUR_S)
+    for module in (configurations, pool_module):
+        monkeypatch.setattr(module, "TOGETHER_S", HOUR_S)
+    made = Momentary(desk)
+    yield made
+    for remote in made.remotes:
+        remote.close()
+
+
+def is_alone(remote: Remote) -> bool:
+    """Whether it has logged in by itself, and nobody else's knowledge is its own."""
+    return remote.login_at == remote.begun_at and remote.destination is None
+
+
+def test_what_is_known_is_not_that_of_a_connection_which_may_lead_elsewhere(momentary: Momentary) -> None:
+    """What ssh said a while ago of a configuration that decides by the moment says nothing of a connection made now."""
+    alone = replace(momentary.now, options=None)
+    first, second = momentary.open(alone), momentary.open(replace(momentary.late, options=None))
+    third = momentary.opening.again("there", alone)
+    momentary.remotes.append(third)
     assert first.known is third.known
     assert first.known is not second.known
+    assert (first.destination, second.destination, third.destination) == ("there", None, "there")
     with pytest.raises(MachineError, match="elsewhere"):
-        opening.again("there", late)
-    for each in (first, second, third):
-        each.close()
+        momentary.opening.again("there", momentary.late)
+
+
+def test_nobody_shares_a_connection_that_may_lead_elsewhere(momentary: Momentary) -> None:
+    """What is asked next may say another destination, for which this session would be kept."""
+    first, second = momentary.open(momentary.now), momentary.open(momentary.now)
+    assert first.login_at == second.login_at < second.begun_at
+    late = momentary.open(momentary.late)
+    assert is_alone(late)
+    assert late.known is not first.known
+
+
+def test_nobody_begins_one_for_others_that_may_lead_elsewhere(momentary: Momentary) -> None:
+    """Its last session is over, and ssh may have ended it since."""
+    momentary.open(momentary.now).close()
+    assert is_alone(momentary.open(momentary.late))
+    again = momentary.open(momentary.now)
+    assert (again.login_at < again.begun_at, again.destination) == (True, "there")
+
+
+def test_who_has_waited_too_long_for_a_connection_to_share_makes_one(
+    desk: Desk, momentary: Momentary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the other login fails, ssh makes one of its own: by then it may lead elsewhere."""
+    other = desk.sharing.join("there", (), momentary.opening.private_dir)
+    assert other is not None
+
+    def log_in(_: float) -> None:
+        with other.opening(pytest.fail, Deadline(60)):
+            monkeypatch.setattr(configurations, "TOGETHER_S", -1.0)
+
+    remote = momentary.open(momentary.now, log_in)
+    assert is_alone(remote)
+    assert remote.known is not desk.pool.known("there")
+    monkeypatch.setattr(configurations, "TOGETHER_S", HOUR_S)
+    # It has left its place.
+    other.leave()
+    for _ in range(SESSIONS_EACH):
+        momentary.open(momentary.now)
+    assert len({each.login_at for each in momentary.remotes}) == 2
 
 
 @pytest.mark.usefixtures("ssh")

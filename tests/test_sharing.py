@@ -40,8 +40,8 @@ def tmp_path() -> Iterator[Path]:
         yield Path(directory)
 
 
-def seat(sharing: Sharing, tmp_path: Path, destination: str = "there", *, may_begin: bool = True) -> Seat | None:
-    return sharing.join(destination, (), str(tmp_path / "private"), may_begin=may_begin)
+def seat(sharing: Sharing, tmp_path: Path, destination: str = "there") -> Seat | None:
+    return sharing.join(destination, (), str(tmp_path / "private"))
 
 
 def path_of(taken: Seat | None) -> str:
@@ -124,14 +124,6 @@ def test_an_old_connection_without_a_session_is_not_begun_again(tmp_path: Path) 
     before.leave()
     clock.now += JOIN_S
     assert path_of(seat(sharing, tmp_path)) != path_of(before)
-
-
-def test_who_must_not_begin_one_joins_what_there_is(tmp_path: Path) -> None:
-    """Where it is not certain that it would lead to the same machine."""
-    sharing = Sharing()
-    assert seat(sharing, tmp_path, may_begin=False) is None
-    begun = seat(sharing, tmp_path)
-    assert path_of(seat(sharing, tmp_path, may_begin=False)) == path_of(begun)
 
 
 def test_a_connection_has_as_many_sessions_as_sshd_allows(tmp_path: Path) -> None:
