@@ -204,7 +204,7 @@ class Connections:
             remote.close()
             return
         if remote.destination is None and (answer := self._ask(remote.route)) and answer.speaks_of(remote.begun_at):
-            remote.destination = destination_of(remote.route, self._services, answer.identity)
+            remote.destination = destination_of(remote.route, self._services, answer.identity, remote.longest_s)
         if remote.destination is None:
             remote.close()
         else:
@@ -244,37 +244,37 @@ class Connections:
         if configuration is None and is_ssh(route):
             destination = None
         else:
-            destination = destination_of(route, self._services, configuration and configuration.identity)
+            identity = configuration and configuration.identity
+            destination = destination_of(route, self._services, identity, _longest_s(machine))
         self._destinations[machine] = destination
         return destination
 
     def _opening(self, machine: Machine, name: str, route: Route) -> Opening:
-        uri, store, private_dir = machine.uri, self._services.store, self._services.private_dir
-        longest_s = min(LONGEST_S, uri.number("max-connection-age", int(LONGEST_S)))
+        store, private_dir = self._services.store, self._services.private_dir
         return Opening(
             hub=self._hub,
             route=route,
-            scheme=uri.scheme,
+            scheme=machine.uri.scheme,
             name=name,
             store_dir=store.store_dir,
             state_dir=store.state_dir,
             private_dir=private_dir,
-            longest_s=longest_s,
+            longest_s=_longest_s(machine),
             jobs=machine.max_jobs,
         )
 
     def _again(self, remote: Remote) -> Callable[[], Remote] | None:
         """What opens another one that leads where `remote` does, when this conversation may be over."""
         services, configurations, route = self._services, self._hub.configurations, remote.route
-        opening, destination = remote.opening, remote.destination
-        if opening is None or remote.longest_s < LEAST_S:
+        opening, destination, longest_s = remote.opening, remote.destination, remote.longest_s
+        if opening is None or longest_s < LEAST_S:
             return None
 
         def again() -> Remote:
             answer = None
             if configurations is not None and isinstance(route, Command) and is_ssh(route):
                 answer = configurations.renew(route, HANDSHAKE_S)
-                if answer is None or destination_of(route, services, answer.identity) != destination:
+                if answer is None or destination_of(route, services, answer.identity, longest_s) != destination:
                     raise MachineError("ssh would lead elsewhere now")
             return opening.again(destination, answer)
 
@@ -284,3 +284,8 @@ class Connections:
         """Whatever comes next must not depend on a connection that may be dead."""
         if self._hub.sharing is not None:
             self._hub.sharing.renew(self._destinations.get(machine))
+
+
+def _longest_s(machine: Machine) -> float:
+    """The greatest age at which a build may begin with a connection; ConfigurationError if the line has no number."""
+    return min(LONGEST_S, machine.uri.number("max-connection-age", int(LONGEST_S)))

@@ -135,19 +135,21 @@ class Routes:
         )
 
 
-def destination_of(route: Route, services: "Services", identity: Hashable) -> Hashable:
+def destination_of(route: Route, services: "Services", identity: Hashable, longest_s: float) -> Hashable:
     """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not.
 
-    `identity` stands for what ssh makes of its configuration.
+    `identity` stands for what ssh makes of its configuration.  Nobody has use for one that may grow older than
+    `longest_s`.
     """
     s = services
+    rest = s.machines_substitute, s.store.state_dir, longest_s
     if not isinstance(route, Command):
-        return route.path, tuple(s.settings.items()), s.machines_substitute, s.store.state_dir
+        return route.path, tuple(s.settings.items()), rest
     if not is_ssh(route):
         others = tuple(route.options.others.items()) if route.options else ()
         environ = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
-        return route.argv, environ, others, s.limits, s.machines_substitute, s.store.state_dir
-    return route.argv, identity, s.limits, s.machines_substitute, s.store.state_dir
+        return route.argv, environ, others, s.limits, rest
+    return route.argv, identity, s.limits, rest
 
 
 def is_ssh(route: Route) -> bool:

@@ -1377,6 +1377,16 @@ def test_the_age_that_an_address_allows_is_honoured(desk: Desk, age: str, kept: 
     assert (connect(desk.dispatcher(line)) is remote) is kept
 
 
+def test_a_line_that_allows_less_does_not_get_the_connection_of_one_that_allows_more(desk: Desk) -> None:
+    """Both lead to the same machine; each has its own kept."""
+    hasty, patient = (good(jobs=9).replace("?", f"?max-connection-age={age}&") for age in (9, 3600))
+    first = desk.dispatcher(patient)
+    remote = connect(first)
+    first.give_back(remote)
+    assert connect(desk.dispatcher(hasty)) is not remote
+    assert connect(desk.dispatcher(patient)) is remote
+
+
 def test_an_age_that_is_no_number_costs_that_machine(desk: Desk) -> None:
     """As with stock."""
     dispatcher = desk.dispatcher(good().replace("?", "?max-connection-age=soon&"))
