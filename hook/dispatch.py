@@ -282,6 +282,7 @@ class Dispatcher:
             if warm := self._connections.take(machine):
                 remote, value = self._connections.reuse(warm, meanwhile)
                 remote.stream.heard = self._hub.health.ear(key)
+                self._hub.health.trusts(key, trusted=remote.client.trusted, begun_at=remote.begun_at)
                 if machine in self._probes and self._still_answers(machine, remote):
                     # It had failed since this connection was made.
                     self._hub.health.worked(key)
@@ -302,7 +303,7 @@ class Dispatcher:
             raise
         remote.stream.heard = self._hub.health.ear(key)
         self._hub.health.worked(key)
-        self._hub.health.trusts(key, trusted=remote.client.trusted)
+        self._hub.health.trusts(key, trusted=remote.client.trusted, begun_at=remote.begun_at)
         self._probes.discard(machine)
         return remote, value
 

@@ -50,6 +50,8 @@ class Health:
         self._records: Recent[Hashable, _Record] = Recent(MOST_RECORDS)
         self._heard: Recent[Hashable, float] = Recent(MOST_RECORDS)
         self._distrust: Recent[Hashable, tuple[str, float]] = Recent(MOST_RECORDS)
+        self._told: Recent[Hashable, float] = Recent(MOST_RECORDS)
+        """When the connection was begun over which the machine has said last whether it trusts us."""
 
     def obstacle(self, machine: Hashable) -> str | None:
         """Why `machine` must not be tried now, or None."""
@@ -106,12 +108,18 @@ class Health:
             reason, until = self._distrust.get(machine, ("", 0.0))
             return reason if self._clock() < until else None
 
-    def trusts(self, machine: Hashable, *, trusted: bool | None) -> None:
-        """It says whether it trusts us; None if it says nothing."""
+    def trusts(self, machine: Hashable, *, trusted: bool | None, begun_at: float) -> None:
+        """It says whether it trusts us over a connection that was begun then; None if it says nothing.
+
+        What it says to a connection is true for as long as that lasts.  So the one begun last is believed.
+        """
         with self._lock:
+            if trusted is None or begun_at <= self._told.get(machine, float("-inf")):
+                return
+            self._told.put(machine, begun_at)
             if trusted:
                 self._distrust.pop(machine, None)
-            elif trusted is False:
+            else:
                 self._distrust.put(machine, (UNTRUSTED, float("inf")))
 
     def refused(self, machine: Hashable, reason: str) -> None:

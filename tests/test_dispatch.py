@@ -413,6 +413,22 @@ def test_a_connection_that_ended_is_replaced(desk: Desk) -> None:
     assert dispatcher.promises.may_accept_first(REQUEST, place)
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_connection_that_is_kept_says_whom_its_machine_trusts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """It may have taken the place of one that said otherwise; as long as builds come, no other is made."""
+    _, place = kept_warm(desk, "ok")
+    place.release()
+    desk.health = Health(desk.clock)
+    dispatcher = desk.dispatcher(place.machine.text)
+    place = place_of(dispatcher)
+    desk.health.trusts(dispatcher.key(place.machine), trusted=not trusted, begun_at=0.0)
+    monkeypatch.setattr(WorkerClient, "trusted", trusted)
+    dispatcher.connect(place, lambda: None)
+    assert (dispatcher.distrust(place.machine) is None) is trusted
+
+
 def test_a_lone_hook_asks_always(desk: Desk) -> None:
     """Its experience is as old as itself."""
     desk.lasting = False

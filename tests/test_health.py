@@ -97,16 +97,30 @@ def test_distrust_is_what_the_machine_says_or_what_it_did_lately(health: Health,
     assert health.distrust("m") is None
     health.refused("m", "lacks a signature")
     assert health.distrust("m") == "lacks a signature"
-    health.trusts("m", trusted=None)
+    health.trusts("m", trusted=None, begun_at=1)
     assert health.distrust("m") == "lacks a signature"
     clock.now += REFUSED_S
     assert health.distrust("m") is None
-    health.trusts("m", trusted=False)
+    health.trusts("m", trusted=False, begun_at=1)
     health.refused("m", "lacks a signature")
     clock.now += REFUSED_S
     assert health.distrust("m") == UNTRUSTED
-    health.trusts("m", trusted=True)
+    health.trusts("m", trusted=True, begun_at=2)
     assert health.distrust("m") is None
+
+
+def test_the_connection_begun_last_says_whom_a_machine_trusts(health: Health) -> None:
+    """Its owner may have changed that since the others were begun; what they have said counts no more."""
+    health.trusts("m", trusted=False, begun_at=2)
+    for begun_at in (1, 2):
+        health.trusts("m", trusted=True, begun_at=begun_at)
+        assert health.distrust("m") == UNTRUSTED
+    health.trusts("m", trusted=True, begun_at=3)
+    health.trusts("m", trusted=False, begun_at=2)
+    assert health.distrust("m") is None
+    health.refused("m", "lacks a signature")
+    health.trusts("m", trusted=True, begun_at=3)
+    assert health.distrust("m") == "lacks a signature"
 
 
 def test_pauses_grow_to_a_limit_and_end_when_the_machine_works(health: Health, clock: Clock) -> None:
