@@ -56,7 +56,7 @@ class Pool:
         """How often something was dropped: what is being opened then may have the same fault."""
 
     def take(self, destination: Hashable, since: float = 0.0) -> Remote | None:
-        """A connection that was usable a moment ago and was begun after `since`; None if there is none.
+        """A connection that was usable a moment ago, and whose login was begun after `since`; None if there is none.
 
         The one used last, since it is the least likely dead, but one that is to be replaced only if there is no other.
         """
@@ -70,7 +70,7 @@ class Pool:
             if not remote.is_clean():
                 remote.close()
                 self.doubt(destination)
-            elif remote.is_worn_out or remote.begun_at < since:
+            elif remote.is_worn_out or remote.login_at < since:
                 self._close(remote)
             else:
                 return remote

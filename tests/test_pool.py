@@ -411,9 +411,19 @@ def test_one_that_was_begun_before_is_not_taken(remotes: list[Remote]) -> None:
     pool.give("there", remotes[0])
     pool.give("there", remotes[1])
     now = time.monotonic()
-    wear(remotes[0], begun_at=now + 1)
+    wear(remotes[0], begun_at=now + 1, login_at=now + 1)
     assert pool.take("there", since=now) is remotes[0]
     assert remotes[1].stream.closed
+
+
+def test_one_whose_login_was_begun_before_is_not_taken(remotes: list[Remote]) -> None:
+    """Its session is newer, and what the login may do is not."""
+    pool = prompt()
+    now = time.monotonic()
+    wear(remotes[0], begun_at=now + 1)
+    pool.give("there", remotes[0])
+    assert pool.take("there", since=now) is None
+    assert remotes[0].stream.closed
 
 
 def test_what_is_known_is_forgotten_when_what_protects_it_ends(remotes: list[Remote]) -> None:
