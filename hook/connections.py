@@ -229,6 +229,9 @@ class Connections:
         """From now on use no connection to `machine` that there is already, and keep none of them."""
         self._only_since[machine] = time.monotonic()
         self._hub.pool.drop_machine(name)
+        # Those, too, that were made for a line by which it has another name.
+        if (destination := self._destinations.get(machine)) is not None:
+            self._hub.pool.drop(destination)
         self._renew(machine)
 
     def _route(self, machine: Machine) -> Route:

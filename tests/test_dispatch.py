@@ -1061,6 +1061,21 @@ def test_a_connection_that_breaks_casts_doubt_on_the_idle_ones(desk: Desk, error
     assert is_running(used)
 
 
+def test_all_that_leads_to_a_machine_whose_disk_is_full_is_let_go(desk: Desk) -> None:
+    """At once, whatever the line is called for which it was made: a new connection would find what they keep there."""
+    first = desk.dispatcher(good(jobs=2))
+    idle = connect(first)
+    first.give_back(idle)
+    second = desk.dispatcher(good(jobs=9).replace("?", "?system-features=kvm&"))
+    place = place_of(second)
+    used = connect(second, place)
+    assert used is idle
+    second.give_back(used)
+    assert place.name != used.name
+    assert second.may_be_mended(place, used, MachineError("full", Trouble.DISK_FULL))
+    assert not is_running(idle)
+
+
 # Connections
 
 
