@@ -1,8 +1,8 @@
 """What is remembered of each machine between builds: when it last worked, and when it may be tried again.
 
 A machine that fails is left alone for a growing, jittered pause; after it, one session at a time may try again, and the
-others go on without the machine until that try has ended.  Any success ends the pause, a command's too.  Told the time
-by its caller; tested in test_health.py.
+others go on without the machine until that try has ended, or for a minute.  Any success ends the pause, a command's
+too.  Told the time by its caller; tested in test_health.py.
 """
 
 import random
@@ -14,6 +14,11 @@ from hook.recent import Recent
 
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
+
+LONGEST_TRY_S = 60.0
+"""How long others go on without a machine that is being tried: connecting takes half of that at most, but the command
+that tries may be stopped."""
+
 MOST_RECORDS = 4096
 """A machine may be another one for each caller, and callers come and go."""
 
@@ -37,7 +42,8 @@ class _Record:
     """Since it last worked."""
     failures_ever: int = 0
     retry_at: float = 0.0
-    probing: bool = False
+    tried_at: float | None = None
+    """When somebody began to try it again who has not found out yet."""
 
 
 class Health:
@@ -59,10 +65,12 @@ class Health:
             record = self._records.get(machine)
             if record is None or not record.failures:
                 return None
-            wait = record.retry_at - self._clock()
-            if wait > 0:
-                return f"{record.reason} (next try in {wait:.0f} s)"
-            return f"{record.reason} (being tried again)" if record.probing else None
+            now = self._clock()
+            if now < record.retry_at:
+                return f"{record.reason} (next try in {record.retry_at - now:.0f} s)"
+            if record.tried_at is not None and now - record.tried_at < LONGEST_TRY_S:
+                return f"{record.reason} (being tried again)"
+            return None
 
     def is_fresh(self, machine: Hashable) -> bool:
         """Whether `machine` worked so recently that it is taken to work now."""
@@ -134,7 +142,7 @@ class Health:
             record = self._records.get(machine)
             if record is None or not record.failures:
                 return False
-            record.probing = True
+            record.tried_at = self._clock()
             return True
 
     def failures(self, machine: Hashable) -> int:
@@ -162,7 +170,7 @@ class Health:
         with self._lock:
             record = self._records.get(machine)
             if record is not None:
-                record.probing = False
+                record.tried_at = None
 
     def doubt(self, machine: Hashable) -> None:
         """A connection broke: the machine may still work, but not without being asked."""
@@ -182,6 +190,6 @@ class Health:
             record.failures += 1
             record.failures_ever += 1
             record.reason = reason
-            record.probing = False
+            record.tried_at = None
             pause_s = min(first_pause_s * 2 ** (record.failures - 1), LONGEST_PAUSE_S)
             record.retry_at = self._clock() + pause_s * (0.75 + self._jitter() / 2)

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, MOST_RECORDS, PROVEN_S, REFUSED_S, UNTRUSTED, Health
+from hook.health import (
+    FIRST_PAUSE_S,
+    FRESH_S,
+    LONGEST_PAUSE_S,
+    LONGEST_TRY_S,
+    MOST_RECORDS,
+    PROVEN_S,
+    REFUSED_S,
+    UNTRUSTED,
+    Health,
+)
 
 
 class Clock:
@@ -168,6 +178,18 @@ def test_a_try_that_nobody_finished_does_not_block_the_machine_for_ever(health: 
     health.trying("m")
     health.abandoned("m")
     assert health.obstacle("m") is None
+
+
+def test_a_try_that_does_not_end_is_not_waited_for_for_ever(health: Health, clock: Clock) -> None:
+    """The user has stopped the command that tries, and comes back tomorrow."""
+    health.failed("m", "timed out")
+    clock.now += FIRST_PAUSE_S
+    for _ in range(2):
+        assert health.trying("m")
+        clock.now += LONGEST_TRY_S - 1
+        assert health.obstacle("m") == "timed out (being tried again)"
+        clock.now += 1
+        assert health.obstacle("m") is None
 
 
 def test_many_that_fail_together_are_one_failure(health: Health, clock: Clock) -> None:
