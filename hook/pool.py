@@ -10,6 +10,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from weakref import WeakSet
 
 from hook.errors import FerryError
@@ -38,6 +40,15 @@ def in_background(work: Callable[[], object]) -> None:
         work()
 
 
+@dataclass(eq=False, slots=True)
+class _Successor:
+    """A connection that is being opened to take the place of `old`, unless it is `dropped` before it is there."""
+
+    destination: Hashable
+    old: Remote
+    dropped: bool = False
+
+
 class Pool:
     """Idle connections by destination.  What would keep a build waiting is done by `run`."""
 
@@ -47,13 +58,10 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: dict[Hashable, list[tuple[float, Remote]]] = {}
         self._known: dict[Hashable, WeakSet[KnownPaths]] = {}
-        self._opening: Counter[Hashable] = Counter()
-        """How many connections are being opened, by destination."""
+        self._opening: set[_Successor] = set()
         self._not_before: dict[Hashable, float] = {}
         self._failed: dict[Hashable, float] = {}
         """Until when none is opened, because the last one could not be."""
-        self._drops = 0
-        """How often something was dropped: what is being opened then may have the same fault."""
 
     def take(self, destination: Hashable, since: float = 0.0) -> Remote | None:
         """A connection that was usable a moment ago, and whose login was begun after `since`; None if there is none.
@@ -119,7 +127,7 @@ class Pool:
         """Close what leads to `destination`, and forget what is known of the machine."""
         self.doubt(destination)
         with self._lock:
-            self._drops += 1
+            self._drop_successors(lambda each: each.destination == destination)
             removed = self._idle.pop(destination, [])
         for _, remote in removed:
             remote.close()
@@ -127,8 +135,7 @@ class Pool:
     def drop_machine(self, name: str) -> None:
         """The same for every way that leads to the machine of this name."""
         with self._lock:
-            # One that is being opened belongs to no machine yet.
-            self._drops += 1
+            self._drop_successors(lambda each: each.old.name == name)
             destinations = [where for where, kept in self._idle.items() if any(each.name == name for _, each in kept)]
         for destination in destinations:
             self.drop(destination)
@@ -147,9 +154,14 @@ class Pool:
     def close(self) -> None:
         """Close everything."""
         with self._lock:
-            self._drops += 1
+            self._drop_successors(lambda _: True)
         for remote in self._remove(lambda *_: True):
             remote.close()
+
+    def _drop_successors(self, chosen: Callable[[_Successor], bool]) -> None:
+        """What is being opened while others are dropped may have the same fault."""
+        for successor in filter(chosen, self._opening):
+            successor.dropped = True
 
     def _close(self, remote: Remote) -> None:
         # Its child may take a moment to end.
@@ -158,47 +170,51 @@ class Pool:
     def _begin(self, destination: Hashable, old: Remote, again: Callable[[], Remote]) -> None:
         """Have a connection opened that takes the place of `old`, unless it is better done a little later."""
         with self._lock:
-            if self._opening.total() >= MOST_OPENED:
+            if len(self._opening) >= MOST_OPENED:
                 return
             now = time.monotonic()
-            resting = self._opening[destination] or now < self._not_before.get(destination, 0.0)
+            opens_one = any(each.destination == destination for each in self._opening)
+            resting = opens_one or now < self._not_before.get(destination, 0.0)
             if (resting and not old.is_heavy) or now < self._failed.get(destination, 0.0):
                 return
-            self._opening[destination] += 1
-            drops = self._drops
+            successor = _Successor(destination, old)
+            self._opening.add(successor)
             old.is_followed = True
-        self._run(lambda: self._replace(destination, old, again, drops))
+        self._run(lambda: self._replace(successor, again))
 
-    def _replace(self, destination: Hashable, old: Remote, again: Callable[[], Remote], drops: int) -> None:
+    def _replace(self, successor: _Successor, again: Callable[[], Remote]) -> None:
         begun = time.monotonic()
+        new = None
         try:
-            new = again()
-        except FerryError:
-            # Whoever needs one finds out, and tells its user; or the next build over the old one has it tried again.
-            with self._lock:
-                self._failed[destination] = time.monotonic() + LONGEST_REST_S
-                old.is_followed = False
-            return
+            # Whoever needs one finds out what is wrong, and tells its user.
+            with suppress(FerryError):
+                new = again()
         finally:
-            now = time.monotonic()
-            with self._lock:
-                self._opening[destination] -= 1
-                self._opening += Counter()
-                self._not_before[destination] = now + min(REST * (now - begun), LONGEST_REST_S)
+            useless = self._settle(successor, new, time.monotonic() - begun)
+        if useless is not None:
+            useless.close()
+
+    def _settle(self, successor: _Successor, new: Remote | None, took_s: float) -> Remote | None:
+        """Keep `new` in the place of the old one, if it came and was not dropped; returns what is to be closed."""
+        destination, old = successor.destination, successor.old
         with self._lock:
-            wanted = drops == self._drops
-            if wanted:
-                kept = self._idle.setdefault(destination, [])
-                # In front: one that is not worn is taken first anyway.
-                kept.insert(0, (time.monotonic(), new))
-                was_idle = any(each is old for _, each in kept)
-                self._idle[destination] = [entry for entry in kept if entry[1] is not old]
-        if not wanted:
-            new.close()
-        elif was_idle:
-            old.close()
-        else:
-            old.retire()
+            now = time.monotonic()
+            self._opening.discard(successor)
+            self._not_before[destination] = now + min(REST * took_s, LONGEST_REST_S)
+            if new is None:
+                self._failed[destination] = now + LONGEST_REST_S
+            if new is None or successor.dropped:
+                # The next build over it has it tried again.
+                old.is_followed = False
+                return new
+            kept = self._idle.get(destination, [])
+            was_idle = any(each is old for _, each in kept)
+            # In front: one that is not worn is taken first anyway.
+            self._idle[destination] = [(now, new), *(entry for entry in kept if entry[1] is not old)]
+        if was_idle:
+            return old
+        old.retire()
+        return None
 
     def _remove(self, chosen: Callable[[float, Remote], bool]) -> Iterator[Remote]:
         removed: list[Remote] = []

@@ -405,6 +405,36 @@ def test_what_was_being_opened_when_all_were_dropped_is_closed(remotes: list[Rem
     assert pool.take("there") is None
 
 
+@pytest.mark.parametrize("drop", ["drop", "drop_machine"])
+def test_what_is_dropped_elsewhere_is_no_fault_of_one_that_is_being_opened(remotes: list[Remote], drop: str) -> None:
+    """A machine that comes and goes must not keep the connections to all others from being renewed."""
+    later = Deferred()
+    pool = Pool(run=later)
+    old, new = remotes
+    wear(old, begun_at=time.monotonic() - RENEW_S - 1)
+    pool.give("there", old, lambda: new)
+    getattr(pool, drop)("elsewhere")
+    later.do()
+    assert pool.take("there") is new
+
+
+def test_one_whose_successor_was_dropped_gets_another(remotes: list[Remote]) -> None:
+    """It was in use when all were dropped, and works."""
+    later = Deferred()
+    pool = Pool(run=later)
+    old, new = remotes
+    dropped = connected("cat", "dropped")
+    wear(old, bytes_in=RENEW_BYTES)
+    pool.give("there", old, lambda: dropped)
+    assert pool.take("there") is old
+    pool.drop("there")
+    later.do()
+    assert dropped.stream.closed
+    pool.give("there", old, lambda: new)
+    later.do()
+    assert pool.take("there") is new
+
+
 def test_one_that_was_begun_before_is_not_taken(remotes: list[Remote]) -> None:
     """What it was refused may have been mended since."""
     pool = prompt()
