@@ -75,7 +75,7 @@ class Question(Enum):
 
 
 def check_peer(connection: socket.socket) -> int:
-    """The process at the other end; PermissionError unless it is of our own user."""
+    """The process at the other end, 0 if it cannot be seen from here; PermissionError unless it is of our own user."""
     pid: int
     uid: int
     pid, uid, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
@@ -284,7 +284,8 @@ class Broker:
                     return
                 if magic != MAGIC:
                     raise ValueError("it is no nix-ferry-hook")
-                if standing_of(pid) != self._standing:
+                # Outside of our pid namespace nobody has a number here but 0, by which `standing_of` means ourselves.
+                if pid == 0 or standing_of(pid) != self._standing:
                     raise PermissionError("it stands elsewhere: in other namespaces, or with other rights")
                 greeting = Greeting.receive(connection, length)
                 if greeting.identity in ("", IDENTITY):

@@ -49,11 +49,11 @@ Serve = Callable[[Caller], int]
 class Shim:
     """The other end of a conversation, with pipes as Nix would make them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TIMEOUT_S)
         try:
-            self.socket.connect(str(broker_socket(directory)))
+            self.socket.connect(path)
         except OSError:
             self.socket.close()
             raise
@@ -123,7 +123,7 @@ class Running:
         return self
 
     def shim(self) -> Shim:
-        return Shim(self.directory)
+        return Shim(str(broker_socket(self.directory)))
 
     def join(self) -> None:
         """Wait for its end, which must come by itself."""
@@ -473,6 +473,33 @@ def test_who_stands_elsewhere_is_not_served(
         assert shim.converse() == SERVED
 
 
+UNSEEING = """
+import sys
+from hook.broker import Broker
+from hook.standing import standing_of
+broker = Broker(sys.argv[1], standing_of(0), lambda caller: 0, lambda: None, bytes)
+assert broker.listen()
+print(broker._path, flush=True)
+broker.run()
+"""
+
+
+def test_who_cannot_be_seen_is_not_served(tmp_path: Path) -> None:
+    """Outside of the broker's pid namespace, from where the kernel names no process."""
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [*unshare, sys.executable, "-c", UNSEEING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            with Shim(process.stdout.readline().rstrip("\n")) as shim:
+                shim.greet()
+                assert shim.rest() == b""
+            assert process.stderr is not None
+            assert "it stands elsewhere" in process.stderr.readline()
+        finally:
+            process.kill()
+
+
 # What is survived
 
 
@@ -735,7 +762,7 @@ def test_the_executable_says_when_somebody_listens(
     """Itself or another one; the second has nothing to do."""
     _, ready = execute()
     assert os.read(ready, 2) == b"1"
-    with Shim(tmp_path) as shim:
+    with Shim(str(broker_socket(tmp_path))) as shim:
         shim.greet()
         assert shim.socket.recv(100) == READY
     second, ready = execute()
@@ -857,7 +884,7 @@ def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
         os.close(write_fd)
         while "listening" not in _text(tmp_path / "broker.log"):
             assert process.poll() is None
-        with Shim(tmp_path) as shim:
+        with Shim(str(broker_socket(tmp_path))) as shim:
             shim.greet()
             assert shim.socket.recv(100) == READY
         process.kill()
