@@ -105,7 +105,7 @@ class Dispatcher:
             with self._services.slots.selection(self._services.caller.pause, patience_s):
                 for machine in self._services.machines:
                     load = None
-                    disabled = self._disabled.reason(machine) or self._unwelcome.get((request.drv_path, machine))
+                    disabled = self._disabled.reason(machine) or self._refusal(request, machine)
                     failed = "avoided" if machine in avoided else self._trouble(machine)
                     if not (disabled or failed) and suitable(request, machine) is None:
                         try:
@@ -249,7 +249,7 @@ class Dispatcher:
     def _kind(self, request: Request) -> Hashable:
         """Builds of one kind wait for the same machines."""
         s = self._services
-        lines = tuple(machine.text for machine in s.machines if machine not in self._out)
+        lines = tuple(machine.text for machine in s.machines if self._given_up(request, machine) is None)
         return s.private_dir, s.host, lines, request.system, request.features, self._seen_by_ssh
 
     def remind(self, request: Request) -> None:
@@ -260,14 +260,15 @@ class Dispatcher:
 
     def _why_all_are_down(self, request: Request) -> str | None:
         able = [m for m in self._services.machines if m.max_jobs and suitable(request, m) is None]
-        obstacles = {machine: self._obstacle(machine) for machine in able}
+        obstacles = {machine: self._obstacle(request, machine) for machine in able}
         if not able or not all(obstacles.values()):
             return None
         return "; ".join(f"'{self.name(machine)}': {obstacle}" for machine, obstacle in obstacles.items())
 
-    def why_nowhere(self) -> str:
-        """Why the machines that this conversation has given up are of no use, for the user."""
-        return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in self._out.items())
+    def why_nowhere(self, request: Request) -> str:
+        """Why the machines that this conversation has given up for this build are of no use, for the user."""
+        given_up = {machine: self._given_up(request, machine) for machine in self._services.machines}
+        return "; ".join(f"'{self.name(machine)}': {reason}" for machine, reason in given_up.items() if reason)
 
     def connect(
         self, place: Place, meanwhile: Callable[[], Value], *, needs_proof: bool = False
@@ -392,21 +393,29 @@ class Dispatcher:
 
     def usable(self, request: Request) -> list[Machine]:
         """The machines that lack nothing for it but, perhaps, a free slot."""
-        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(m) is None)
+        machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(request, m) is None)
         return [machine for machine in machines if suitable(request, machine) is None]
 
     def able(self, request: Request) -> list[Machine]:
         """The machines that could build it, disabled or failing ones included, but none that was given up here."""
-        return [m for m in self._services.machines if m not in self._out and suitable(request, m) is None]
+        machines = (m for m in self._services.machines if self._given_up(request, m) is None)
+        return [machine for machine in machines if suitable(request, machine) is None]
 
     def _is_left(self, request: Request) -> bool:
         """Whether a machine that this conversation has not given up could build it, now or later."""
-        machines = (m for m in self._services.machines if m.max_jobs and m not in self._out)
-        return any(suitable(request, machine) is None for machine in machines)
+        return any(machine.max_jobs for machine in self.able(request))
 
-    def _obstacle(self, machine: Machine) -> str | None:
-        """Why `machine` may not be used now."""
-        return self._disabled.reason(machine) or self._trouble(machine)
+    def _obstacle(self, request: Request, machine: Machine) -> str | None:
+        """Why `machine` may not be used now for this build."""
+        return self._disabled.reason(machine) or self._refusal(request, machine) or self._trouble(machine)
+
+    def _given_up(self, request: Request, machine: Machine) -> str | None:
+        """Why `machine` is not used again for this build."""
+        return self._out.get(machine) or self._refusal(request, machine)
+
+    def _refusal(self, request: Request, machine: Machine) -> str | None:
+        """Why `machine` would refuse this build, but not others."""
+        return self._unwelcome.get((request.drv_path, machine))
 
     def _trouble(self, machine: Machine) -> str | None:
         return self._out.get(machine) or self._hub.health.obstacle(self.key(machine))

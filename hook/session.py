@@ -288,7 +288,8 @@ class Session:
         # Without inputs there is nothing to do before a slot is free.
         build.place = self._dispatcher.wait(build.request, ahead=bool(job.inputs))
         if build.place is None:
-            raise lost or MachineError(f"no machine is left that could build it ({self._dispatcher.why_nowhere()})")
+            nowhere = self._dispatcher.why_nowhere(build.request)
+            raise lost or MachineError(f"no machine is left that could build it ({nowhere})")
         if lost is not None:
             self._told.lose(build.name)
             where = "there again" if build.place.name == build.name else f"on '{build.place.name}'"

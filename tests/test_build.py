@@ -159,6 +159,18 @@ def test_where_another_machine_trusts_us_that_one_has_it(bench: Bench) -> None:
     assert outcome.lines[outcome.lines.index("# accept") + 1].endswith("%20ok%20other")
 
 
+def test_a_build_does_not_wait_for_a_machine_that_would_refuse_it(bench: Bench) -> None:
+    """The one that was to have it is lost for good, and no other is left; it ends with the reason, instead of never."""
+    bench.store.vouch(bench.store.source)
+    machines = bench.machine("untrusting", speed=9), bench.machine("die-build_derivation", "other")
+    outcome = bench.build(*machines, max_jobs="1")
+    assert outcome.answers == ["# accept"]
+    assert outcome.status == 1
+    (line,) = [line for line in outcome.messages.splitlines() if "failed:" in line]
+    assert "%20other' failed: " in line
+    assert "Connection reset by peer" in line
+
+
 @pytest.mark.parametrize("behaviour", sorted(REFUSALS))
 def test_a_refusal_is_remembered_for_a_while(brokered: Bench, behaviour: str) -> None:
     """Older daemons, and all of them over ssh, do not say whom they trust."""

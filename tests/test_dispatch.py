@@ -575,6 +575,22 @@ def test_slots_of_a_machine_that_may_be_dead_are_not_counted_on(desk: Desk) -> N
     assert dispatcher.promises.waits_for(REQUEST, decision) is not None
 
 
+def test_slots_of_a_machine_that_would_refuse_the_build_are_not_counted_on(desk: Desk) -> None:
+    """However soon they are free; and other builds it takes."""
+    desk.max_jobs = 6
+    lines = good("picky", speed=2), good("other")
+    picky, _ = run(desk.dispatcher(lines[0])), run(desk.dispatcher(lines[1]))
+    dispatcher = desk.dispatcher(*lines)
+    decision, _ = dispatcher.decide(REQUEST)
+    dispatcher.promises.ran(REQUEST, picky, 0.1)
+    desk.health.worked(dispatcher.key(picky.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) == picky.name
+    dispatcher.spare(REQUEST, dispatcher.machines()[0].machine, "nobody has signed its input")
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+    other = replace(REQUEST, drv_path=REQUEST.drv_path.replace("-a", "-a-2"))
+    assert dispatcher.promises.waits_for(other, decision) == picky.name
+
+
 def test_a_build_that_runs_holds_up_no_promise(desk: Desk) -> None:
     desk.max_jobs = 1
     running = run(desk.dispatcher(good()))
@@ -655,6 +671,35 @@ def test_a_slot_that_is_freed_goes_to_who_waits(desk: Desk, willing: bool) -> No
     assert taken.name == place.name
 
 
+def test_a_slot_that_the_first_in_line_has_no_use_for_goes_to_the_next(desk: Desk) -> None:
+    """A machine would refuse the one and takes the other."""
+    lines = good("picky"), good("other")
+    picky, other = (run(desk.dispatcher(line)) for line in lines)
+    first = desk.dispatcher(*lines)
+    first.spare(REQUEST, first.machines()[0].machine, "nobody has signed its input")
+    refused = Waiting(first)
+    wait_for_lines(desk, 1)
+    taken = Waiting(desk.dispatcher(*lines))
+    wait_for_lines(desk, 2)
+    picky.release()
+    place = taken.outcome()
+    assert isinstance(place, Place)
+    assert place.name == picky.name
+    other.release()
+    last = refused.outcome()
+    assert isinstance(last, Place)
+    assert last.name == other.name
+
+
+def test_a_build_waits_for_no_machine_that_would_refuse_it(desk: Desk) -> None:
+    """Not even if it is the only one."""
+    dispatcher = desk.dispatcher(good())
+    machine = machine_of(dispatcher)
+    dispatcher.spare(REQUEST, machine, "nobody has signed its input")
+    assert Waiting(dispatcher).outcome() is None
+    assert "nobody has signed its input" in dispatcher.why_nowhere(REQUEST)
+
+
 def test_waiting_ends_when_nix_gives_up(desk: Desk) -> None:
     """And holds nothing."""
     place_of(desk.dispatcher(good()))
@@ -688,7 +733,7 @@ def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> 
     desk.clock.now += FIRST_PAUSE_S
     desk.health.failed(key, "timed out")
     assert [each.outcome() for each in waiting] == [None] * len(waiting)
-    assert "timed out" in waiting[-1].dispatcher.why_nowhere()
+    assert "timed out" in waiting[-1].dispatcher.why_nowhere(REQUEST)
 
 
 def test_with_every_machine_left_out_there_is_nothing_to_wait_for(desk: Desk) -> None:
