@@ -17,7 +17,7 @@ all: $(VENV)/ready
 # The virtual environment holds an editable install, so Python changes need no rebuild and C changes need one.
 $(VENV)/ready: pyproject.toml setup.py $(NATIVE)
 	PYTHON=$(PYTHON) .ci/packages $(PYTHON)=python3 gcc=gcc /usr/include/openssl/evp.h=libssl-dev \
-	    /usr/include/stdio.h=libc6-dev python:ensurepip=python3-venv python:sysconfig=python3-dev
+	    /usr/include/stdio.h=libc6-dev python:ensurepip=python3-venv header:Python.h=python3-dev
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@# What setuptools has to say about editable installs is worth reading only if it failed.
 	$(RUN)/python -m pip install --quiet --upgrade pip 2>$(VENV)/log || { cat $(VENV)/log; exit 1; }
