@@ -51,7 +51,7 @@ class Accepted:
     request: Request
     builder: "Builder"
     name: str
-    """The machine Nix was told."""
+    """The machine that has it, or had it last; at first, the one that Nix was told."""
     place: Place | None = None
     remote: "Remote | None" = None
     is_built: bool = False
@@ -306,6 +306,8 @@ class Session:
             self._give_back(build)
             raise
         except MachineError as error:
+            # Nix may have been told another one, or the build may just have come from there.
+            build.name = build.place.name
             if build.remote is not None:
                 error = _explained(build.remote, error)
                 self._dispatcher.lost(build.place.machine, error)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hook.cli.asking import overview_of
+from hook.record import BUILDS
 from tests.fakes.bench import Bench
 
 WAITS = "waits for a slot on"
@@ -127,6 +129,31 @@ def test_a_machine_that_fails_while_inputs_travel_is_replaced(bench: Bench, beha
     good.free()
     assert waiting.end() == 0
     assert bench.outputs_valid()
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1], ids=["inputs nowhere", "inputs there"])
+def test_a_loss_is_that_of_the_machine_that_was_lost(bench: Bench, look_ahead: int) -> None:
+    """Not of the one that Nix was told, or that has the inputs, and that is only busy."""
+    bench.configure(f"look-ahead = {look_ahead}\n")
+    busy, dead = Slot(bench, "ok", speed=9), Slot(bench, "no-nix")
+    data = bench.preamble([busy.machine, dead.machine]) + bench.request() + bench.job()
+    with bench.start(data) as hook:
+        assert hook.stderr is not None
+        lines = iter(line.decode() for line in hook.stderr)
+        assert any(line == "# accept\n" for line in lines)
+        assert next(lines) == f"{busy.name}\n"
+        assert not look_ahead or any(WAITS in line for line in lines)
+        dead.free()
+        assert any(f"cannot build on '{dead.name}'" in line for line in lines)
+        busy.free()
+        (said,) = [line for line in lines if "was lost" in line]
+    assert hook.returncode == 0
+    assert f"'{dead.name}' was lost (" in said
+    assert f"); building on '{busy.name}'" in said
+    overview_of(str(bench.hook_state / "nix-ferry"))
+    (entry,) = BUILDS.read(str(bench.hook_state / "nix-ferry"))
+    assert entry["moved_from"] == [dead.name]
+    assert entry["machine"] == busy.name
 
 
 def test_a_connection_that_breaks_while_a_build_waits_costs_one_try(bench: Bench) -> None:
