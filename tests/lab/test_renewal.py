@@ -55,15 +55,15 @@ class Site:
     @contextmanager
     def building(self) -> Iterator[None]:
         """Builds without a pause, none of which fails."""
-        loop = self.client.popen(["sh", "-c", LOOP])
-        try:
-            yield
-            assert loop.poll() is None, self.said()
-            self.client.write_file("/root/stop", "")
-            loop.communicate(timeout=60)
-            assert loop.returncode == 0, self.said()
-        finally:
-            self.client.end(loop)
+        with self.client.popen(["sh", "-c", LOOP]) as loop:
+            try:
+                yield
+                assert loop.poll() is None, self.said()
+                self.client.write_file("/root/stop", "")
+                loop.communicate(timeout=60)
+                assert loop.returncode == 0, self.said()
+            finally:
+                self.client.end(loop)
 
     def collect(self) -> None:
         """Delete what nobody needs there."""
