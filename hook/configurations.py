@@ -126,8 +126,11 @@ class Configurations:
 
     def scope(self, environ: Mapping[str, str]) -> Hashable:
         """Callers with equal ones are led to the same machines by one address, as far as can be told without asking."""
-        elsewhere = "-F" in environ.get("NIX_SSHOPTS", "")
-        return digest(meaningful(environ)) if elsewhere or self._files(()).momentary else None
+        files = self._files(())
+        if files.momentary or "-F" in environ.get("NIX_SSHOPTS", ""):
+            return digest(meaningful(environ))
+        # A key, an agent or a way there by a variable: who names another one fails alone.
+        return tuple((name, environ.get(name)) for name in sorted(files.variables)) or None
 
     def _files(self, argv: Sequence[str]) -> SshFiles:
         """Those that ssh reads with this command line, read again only if they have changed."""

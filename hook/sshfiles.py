@@ -17,6 +17,8 @@ MOST_BYTES = 1 << 20
 
 LINE = re.compile(rb"""^[ \t]*["']?(include|match)["']?[ \t=]+(.*)$""", re.IGNORECASE | re.MULTILINE)
 
+VARIABLE = re.compile(rb"\$\{?(\w+)")
+
 MOMENTARY = re.compile(rb"exec|localnetwork", re.IGNORECASE)
 """Conditions of Match whose truth is another one the next time."""
 
@@ -26,10 +28,14 @@ Stamp = tuple[int, ...] | None
 
 @dataclass(slots=True)
 class SshFiles:
-    """Those that ssh reads with some command line.  `momentary`: it may read the same files and decide otherwise."""
+    """Those that ssh reads with some command line.
+
+    `momentary`: it may read the same files and decide otherwise.  `variables` of the environment are named in them.
+    """
 
     stamps: dict[str, Stamp] = field(default_factory=dict)
     momentary: bool = False
+    variables: set[str] = field(default_factory=set)
 
     def are_current(self) -> bool:
         """Whether all are as they were."""
@@ -83,6 +89,7 @@ def _read(path: str, directory: str, found: SshFiles) -> None:
         return
     if len(text) == MOST_BYTES:
         found.momentary = True
+    found.variables.update(map(os.fsdecode, VARIABLE.findall(text)))
     for keyword, rest in LINE.findall(text):
         if keyword.lower() == b"match":
             found.momentary |= MOMENTARY.search(rest) is not None

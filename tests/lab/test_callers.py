@@ -5,10 +5,12 @@ A real ssh reads real configurations; what is remembered of them is tested in te
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
+from hook.trouble import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import HOST_KEY, Host, wait_until
@@ -105,6 +107,19 @@ def test_each_build_has_what_its_own_caller_sends(site: Site, how: str) -> None:
         site.one.run(["rm", "-f", "/root/settings", "/root/nix"])
         site.one.stop_sshd()
         site.one.start_sshd()
+
+
+def test_who_names_a_wrong_key_fails_alone(site: Site) -> None:
+    """The machine refuses that caller; another one, who names the right key, waits for nothing."""
+    site.config("Host b", site.leads_to(site.one), "  IdentityFile /root/.ssh/${KEYNAME}", "  IdentitiesOnly yes")
+    config = site.client.read_file("/root/.ssh/config")
+    site.client.write_file("/root/.ssh/config", config.replace(f"IdentityFile {KEY}\n", ""), 0o600)
+    site.build(KEYNAME="id_ed25519")
+    wrong = site.client.run(nix_build("from-source", seed="wrong"), env={"KEYNAME": "another"}, check=False)
+    assert wrong.returncode != 0
+    began = time.monotonic()
+    site.build(KEYNAME="id_ed25519")
+    assert time.monotonic() - began < Trouble.AUTHENTICATION.pause_s / 2
 
 
 def test_shells_share_a_connection(site: Site) -> None:
