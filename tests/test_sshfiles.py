@@ -45,7 +45,7 @@ def test_the_files_of_the_user_and_of_the_system_are_read(write: Write, tmp_path
 
 def test_the_variables_that_files_name_are_known(write: Write) -> None:
     """However they are written, and in whichever file."""
-    write("home/.ssh/config", 'IdentityFile ~/.ssh/${KEY}\nInclude more\nHost b1 # no $\n')
+    write("home/.ssh/config", "IdentityFile ~/.ssh/${KEY}\nInclude more\nHost b1 # no $\n")
     write("home/.ssh/more", "ProxyCommand nc -x $PROXY %h %p\n")
     assert read().variables == {"KEY", "PROXY"}
 
