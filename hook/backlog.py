@@ -2,17 +2,25 @@
 
 Learnt from builds of the same name, without its version: how long each of them kept a slot of a machine.  A name that
 was never seen there says nothing: its builds are not promised ahead of a slot to a Nix that could build them itself.
-Memory is bounded.  Tested in test_backlog.py.
+Nor is a slot expected soon in which one of them runs, or that somebody else has.  Memory is bounded.  Tested in
+test_backlog.py.
 """
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from hook.recent import Recent
+from hook.slots import Slot
 
 SOON_S = 1.0
-"""A build that Nix could do itself is promised ahead of a slot if it is expected to have one by then."""
+"""A build that Nix could do itself is promised ahead of a slot if it is expected to have one by then.
+
+Of a build that takes so much longer than others of its name, nothing is expected any more.
+"""
 
 MOST_EACH = 16
 """How many builds may be promised ahead of each slot, however short they are expected to be: a name may mislead."""
@@ -24,12 +32,23 @@ MOST_KEPT = 10_000
 """Names, and builds that were refused."""
 
 
-class Backlog:
-    """Builds that were promised and do not run yet, and how long others took, by machine; thread-safe."""
+@dataclass(frozen=True, slots=True)
+class _Occupant:
+    """A build of this name has had a slot of the machine since then."""
 
-    def __init__(self) -> None:
+    machine: Hashable
+    name: str
+    since: float
+
+
+class Backlog:
+    """Builds that were promised and do not run yet, those that have slots, and how long others took; thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._promised: Counter[Hashable] = Counter()
+        self._occupants: WeakKeyDictionary[Slot, _Occupant] = WeakKeyDictionary()
         self._seconds: Recent[tuple[Hashable, str], float] = Recent(MOST_KEPT)
         self._refused: Recent[Hashable, object] = Recent(MOST_KEPT)
 
@@ -53,15 +72,25 @@ class Backlog:
             before = self._seconds.get(key, seconds)
             self._seconds.put(key, before + (seconds - before) * WEIGHT)
 
-    def starts_soon(self, slots: Mapping[Hashable, int], drv_path: str) -> bool:
-        """Whether a build is expected to have one of these slots soon, all of which are busy; by machine."""
+    def occupied(self, slot: Slot, machine: Hashable, drv_path: str) -> None:
+        """From now on this build has a slot of this machine, until that is released or another one has it."""
+        with self._lock:
+            self._occupants[slot] = _Occupant(machine, name_of(drv_path), self._clock())
+
+    def starts_soon(self, machines: Collection[Hashable], drv_path: str) -> bool:
+        """Whether a build is expected to have a slot of one of these machines soon, all of which are busy."""
         name = name_of(drv_path)
         with self._lock:
-            promised = max((self._promised[machine] for machine in slots), default=0)
-            known = {machine: self._seconds.get((machine, name)) for machine in slots}
+            promised = max((self._promised[machine] for machine in machines), default=0)
+            known = {machine: self._seconds.get((machine, name)) for machine in set(machines)}
+            soon_free = Counter(o.machine for slot, o in self._occupants.items() if slot.is_held and self._ends_soon(o))
+            slots = {machine: soon_free[machine] for machine, each in known.items() if each is not None}
             builds_per_s = sum(slots[machine] / max(each, 1e-3) for machine, each in known.items() if each is not None)
-            room = MOST_EACH * sum(slots[machine] for machine, each in known.items() if each is not None)
-        return promised < room and promised + 1 <= SOON_S * builds_per_s
+        return promised < MOST_EACH * sum(slots.values()) and promised + 1 <= SOON_S * builds_per_s
+
+    def _ends_soon(self, occupant: _Occupant) -> bool:
+        expected = self._seconds.get((occupant.machine, occupant.name))
+        return expected is not None and abs(occupant.since + expected - self._clock()) <= SOON_S
 
     def is_news(self, build: Hashable, reasons: object) -> bool:
         """Whether `build` was not refused for the same reasons before: it is asked about at the end of every other."""

@@ -121,7 +121,9 @@ class Dispatcher:
                 decision = decide(request, self._services.host, candidates)
                 if decision.machine is not None:
                     slots[decision.machine].touch()
-                    return decision, self._place(decision.machine, slots.pop(decision.machine))
+                    place = self._place(decision.machine, slots.pop(decision.machine))
+                    self.promises.has_slot(request, place)
+                    return decision, place
                 if ahead:
                     chosen = decide(request, self._services.host, [self._ahead(each) for each in candidates])
                     if chosen.machine is not None:
@@ -198,9 +200,11 @@ class Dispatcher:
         disabled meanwhile.  MachineError if it was and no other is left.
         """
         try:
-            return self._wait_for_slot(request, place)
+            ready = self._wait_for_slot(request, place)
         finally:
             self.promises.kept()
+        self.promises.has_slot(request, ready)
+        return ready
 
     def _wait_for_slot(self, request: Request, place: Place) -> Place:
         if self._disabled.since(place.machine) is None and place.start():

@@ -102,6 +102,11 @@ class Place:
         self._is_over = False
         look_ahead.enter(at)
 
+    @property
+    def slot(self) -> Slot | None:
+        """The slot that it has, lent or not; None while it is ahead of one."""
+        return self._slot
+
     def lend(self) -> None:
         """The build has something to do first for which it needs no slot."""
         if self._slot is not None and not self._lends:

@@ -91,8 +91,7 @@ class Promises:
         able = [machine for machine in self._machines.usable(request) if is_handled(machine)]
         if self.needs_proof(request):
             able = [m for m in able if self._machines.distrust(m) is None and self._is_proven(m)]
-            slots = {self._machines.at(machine): machine.max_jobs for machine in able}
-            if not backlog.starts_soon(slots, request.drv_path):
+            if not backlog.starts_soon([self._machines.at(machine) for machine in able], request.drv_path):
                 return None
         return self._machines.name(max(able, key=lambda m: m.speed_factor)) if able else None
 
@@ -126,6 +125,11 @@ class Promises:
         if self._hub.backlog is not None:
             self._hub.backlog.leave(self._promised_at)
             self._promised_at = []
+
+    def has_slot(self, request: Request, place: Place) -> None:
+        """A build has the slot of `place` from now on."""
+        if self._hub.backlog is not None and place.slot is not None:
+            self._hub.backlog.occupied(place.slot, place.at, request.drv_path)
 
     def ran(self, request: Request, place: Place, seconds: float) -> None:
         """A build had its slot for so long."""

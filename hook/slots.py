@@ -53,6 +53,11 @@ class Slot:
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._fd is not None
+
     def touch(self) -> None:
         """Record now as the time of the slot's last use."""
         if self._fd is not None:

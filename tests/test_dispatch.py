@@ -575,6 +575,37 @@ def test_slots_of_a_machine_that_may_be_dead_are_not_counted_on(desk: Desk) -> N
     assert dispatcher.promises.waits_for(REQUEST, decision) is not None
 
 
+LONG = replace(REQUEST, drv_path="/nix/store/00000000000000000000000000000002-long.drv")
+
+
+def test_a_slot_in_which_something_else_runs_is_not_expected_soon(desk: Desk) -> None:
+    """However short its own kind is: it may be the only slot, and this host could have built it long before."""
+    desk.max_jobs = 6
+    running = run(desk.dispatcher(good()), LONG)
+    dispatcher = desk.dispatcher(good())
+    decision, _ = dispatcher.decide(REQUEST)
+    dispatcher.promises.ran(REQUEST, running, 0.1)
+    desk.health.worked(dispatcher.key(running.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+    running.release()
+    run(desk.dispatcher(good()))
+    assert dispatcher.promises.waits_for(REQUEST, decision) == running.name
+
+
+def test_a_slot_that_was_lent_is_as_busy_as_who_has_it(desk: Desk) -> None:
+    desk.max_jobs, desk.config = 6, Config(look_ahead=2)
+    uploading = place_of(desk.dispatcher(good()))
+    uploading.lend()
+    dispatcher = desk.dispatcher(good())
+    decision, _ = dispatcher.decide(REQUEST)
+    dispatcher.promises.ran(REQUEST, uploading, 0.1)
+    desk.health.worked(dispatcher.key(uploading.machine))
+    assert dispatcher.promises.waits_for(REQUEST, decision) == uploading.name
+    place = ahead(desk.dispatcher(good()))
+    assert desk._open[-1].wait_for_slot(LONG, place) is place
+    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+
+
 def test_slots_of_a_machine_that_would_refuse_the_build_are_not_counted_on(desk: Desk) -> None:
     """However soon they are free; and other builds it takes."""
     desk.max_jobs = 6
@@ -598,13 +629,12 @@ def test_a_build_that_runs_holds_up_no_promise(desk: Desk) -> None:
     waiting.dispatcher.promises.promise(REQUEST)
     waiting.dispatcher.promises.ran(REQUEST, running, 0.9)
     desk.health.worked(waiting.dispatcher.key(running.machine))
-    slots = {running.at: 1}
-    assert not desk.backlog.starts_soon(slots, REQUEST.drv_path)
+    assert not desk.backlog.starts_soon([running.at], REQUEST.drv_path)
     running.release()
     place = waiting.outcome()
     assert isinstance(place, Place)
     assert waiting.dispatcher.wait_for_slot(REQUEST, place) is place
-    assert desk.backlog.starts_soon(slots, REQUEST.drv_path)
+    assert desk.backlog.starts_soon([running.at], REQUEST.drv_path)
 
 
 @pytest.mark.parametrize(
@@ -851,10 +881,10 @@ class Ready(Waiting):
         return self.dispatcher.wait_for_slot(self._request, self.place)
 
 
-def run(dispatcher: Dispatcher) -> Place:
+def run(dispatcher: Dispatcher, request: Request = REQUEST) -> Place:
     """A build that runs."""
-    place = place_of(dispatcher)
-    assert dispatcher.wait_for_slot(REQUEST, place) is place
+    place = place_of(dispatcher, request)
+    assert dispatcher.wait_for_slot(request, place) is place
     return place
 
 
