@@ -66,7 +66,7 @@ class Backlog:
                     del self._promised[machine]
 
     def ran(self, machine: Hashable, drv_path: str, seconds: float) -> None:
-        """A build had a slot of this machine for so long."""
+        """A build had a slot of this machine for so long, and has built something."""
         key = machine, name_of(drv_path)
         with self._lock:
             before = self._seconds.get(key, seconds)

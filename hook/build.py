@@ -121,8 +121,11 @@ class Builder:
         if self._untrusting(remote) is not None:
             self._inputs.upload_derivation(remote, self._drv_path, before)
 
-    def run(self, remote: Remote, job: Job, built: Callable[[], object]) -> None:
-        """Build every output that is not valid here; calls `built` when the machine is free for another build.
+    def run(self, remote: Remote, job: Job, over: Callable[[bool], object]) -> None:
+        """Build every output that is not valid here.
+
+        Calls `over` when the machine is free for another build, with whether it has built this one: it may have failed,
+        or have had the outputs already.
 
         InputsDoubted, at most once for each machine: to be made ready and run again over a new connection.
         """
@@ -143,7 +146,7 @@ class Builder:
             raise InputsDoubted(result.message)
         if full:
             raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
-        built()
+        over(result.status == BuildStatus.BUILT)
         log_settled = remote.client.settle_log()
         if result.ok:
             self._outputs.fetch(remote, job.wanted, result, ahead)

@@ -132,6 +132,6 @@ class Promises:
             self._hub.backlog.occupied(place.slot, place.at, request.drv_path)
 
     def ran(self, request: Request, place: Place, seconds: float) -> None:
-        """A build had its slot for so long."""
+        """A build has taken so long, and has built something."""
         if self._hub.backlog is not None:
             self._hub.backlog.ran(place.at, request.drv_path, seconds)

@@ -54,7 +54,7 @@ class Accepted:
     """The machine that has it, or had it last; at first, the one that Nix was told."""
     place: Place | None = None
     remote: "Remote | None" = None
-    is_built: bool = False
+    is_over: bool = False
     """Whether the machine is free for another build."""
 
 
@@ -335,23 +335,24 @@ class Session:
 
     def _is_worth_another_connection(self, build: Accepted, error: MachineError) -> bool:
         """Whether the machine may do over another connection, in the same place, what it has not done over this one."""
-        if build.remote is None or build.place is None or build.is_built:
+        if build.remote is None or build.place is None or build.is_over:
             return False
         return self._dispatcher.may_be_mended(build.place, build.remote, _explained(build.remote, error))
 
     def _run(self, build: Accepted, place: Place, job: Job) -> None:
-        build.is_built = False
+        build.is_over = False
         place, remote = self._make_ready(build, place, job)
         self._told.enter(Phase.BUILDING, place.name)
         began = time.monotonic()
 
-        def built() -> None:
-            build.is_built = True
-            self._dispatcher.promises.ran(build.request, place, time.monotonic() - began)
+        def over(is_built: bool) -> None:
+            build.is_over = True
+            if is_built:
+                self._dispatcher.promises.ran(build.request, place, time.monotonic() - began)
             place.release()
             self._told.enter(Phase.FETCHING)
 
-        build.builder.run(remote, job, built)
+        build.builder.run(remote, job, over)
 
     def _make_ready(self, build: Accepted, place: Place, job: Job) -> tuple[Place, "Remote"]:
         """Bring the inputs to a machine and have a slot there; the slot may come first elsewhere."""

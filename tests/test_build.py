@@ -3,6 +3,9 @@
 Whole sessions against scripted machines, as in test_session.py; real daemons follow in tests/lab and tests/parity.
 """
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.fakes.bench import Bench, Outcome
@@ -186,3 +189,24 @@ def test_a_machine_that_does_not_say_whether_it_trusts_us_gets_a_chance(bench: B
     """Most do."""
     bench.store.vouch(bench.store.source)
     assert ask(bench, bench.machine("nix-2.8")).answers == ["# accept"]
+
+
+def test_a_build_that_failed_does_not_tell_how_long_others_take(brokered: Bench, tmp_path: Path) -> None:
+    """It may have failed at its very beginning, and the next one has the slot for hours."""
+    gate, life, missed = tmp_path / "gate", tmp_path / "life", tmp_path / "missed"
+    os.mkfifo(gate)
+    os.mkfifo(life)
+    missed.touch()
+    machine = brokered.machine("lacks-large,gated-build_derivation,fails-once", jobs=1)
+    preamble = brokered.preamble([machine], max_jobs="1")
+    first, second, third = (brokered.store.add_derivation(f"x-{number}")[0] for number in range(3))
+    environ = {"LIFE": os.devnull, "GATE": os.devnull, "MISSED": str(missed)}
+    brokered.hook(preamble + brokered.request(first) + brokered.job(), **environ)
+    data = preamble + brokered.request(second) + brokered.job()
+    with brokered.start(data, **environ | {"LIFE": str(life), "GATE": str(gate)}) as hook, life.open() as daemon:
+        assert daemon.readline() == "waiting\n"
+        with brokered.start(preamble + brokered.request(third), **environ) as other:
+            _, said = other.communicate()
+        gate.write_text("")
+        hook.communicate()
+    assert [line for line in said.decode().splitlines() if line.startswith("# ")] == ["# decline"]

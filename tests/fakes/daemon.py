@@ -307,8 +307,7 @@ class Daemon:
             self.failure(BuildStatus.MISC_FAILURE, FULL)
             return
         if "misses-once" in self.behaviour:
-            if os.path.exists(file := os.environ.get("MISSED", "")):
-                os.unlink(file)
+            if self.misses():
                 missing = True
             elif "then-dies" in self.behaviour:
                 self.die("Connection reset by peer")
@@ -321,6 +320,13 @@ class Daemon:
         self.result(outputs)
         if "collects-garbage" in self.behaviour:
             self.uploaded.clear()
+
+    def misses(self) -> bool:
+        """Whether this is the first build of a machine, whatever connection it comes over: there is a file."""
+        if not os.path.exists(file := os.environ.get("MISSED", "")):
+            return False
+        os.unlink(file)
+        return True
 
     def build_paths_with_results(self) -> None:
         (wanted,) = self.r.texts()
@@ -359,6 +365,9 @@ class Daemon:
 
     def result(self, outputs: dict[str, str]) -> None:
         if "build-fails" in self.behaviour:
+            self.failure(BuildStatus.PERMANENT_FAILURE, "builder failed with exit code 3")
+            return
+        if "fails-once" in self.behaviour and self.misses():
             self.failure(BuildStatus.PERMANENT_FAILURE, "builder failed with exit code 3")
             return
         if "fails-at-length" in self.behaviour:
