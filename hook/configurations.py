@@ -8,6 +8,7 @@ time.  Nobody waits for an answer that may take long: who has none yet makes a c
 one whatever ssh says.  Source: ssh_config(5); tested in test_configurations.py and with a real ssh in the lab.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -127,10 +128,13 @@ class Configurations:
     def scope(self, environ: Mapping[str, str]) -> Hashable:
         """Callers with equal ones are led to the same machines by one address, as far as can be told without asking."""
         files = self._files(())
+        # What a mistake in them has made of a machine is over when it is corrected.
+        stamps = tuple(files.stamps.items())
         if files.momentary or "-F" in environ.get("NIX_SSHOPTS", ""):
-            return digest(meaningful(environ))
-        # A key, an agent or a way there by a variable: who names another one fails alone.
-        return tuple((name, environ.get(name)) for name in sorted(files.variables)) or None
+            return stamps, digest(meaningful(environ))
+        # A key, an agent or a way there by a variable, or a token that is sent: who has another one fails alone.
+        sent = {name for name in environ if any(_matches(name, pattern) for pattern in files.sent)}
+        return stamps, tuple((name, environ.get(name)) for name in sorted(files.variables | sent))
 
     def _files(self, argv: Sequence[str]) -> SshFiles:
         """Those that ssh reads with this command line, read again only if they have changed."""
@@ -210,7 +214,12 @@ def _identity(command: Command, answer: Mapping[str, Sequence[str]], files: SshF
 
 def _matches(name: str, pattern: str) -> bool:
     """As ssh compares: `*` and `?` are all there is."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), name, re.DOTALL) is not None
+    return _compiled(pattern).fullmatch(name) is not None
+
+
+@functools.lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
 def meaningful(environ: Mapping[str, str]) -> dict[str, str]:

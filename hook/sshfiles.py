@@ -15,7 +15,7 @@ SYSTEM_DIRECTORY = "/etc/ssh"
 MOST_FILES = 100
 MOST_BYTES = 1 << 20
 
-LINE = re.compile(rb"""^[ \t]*["']?(include|match)["']?[ \t=]+(.*)$""", re.IGNORECASE | re.MULTILINE)
+LINE = re.compile(rb"""^[ \t]*["']?(include|match|sendenv)["']?[ \t=]+(.*)$""", re.IGNORECASE | re.MULTILINE)
 
 VARIABLE = re.compile(rb"\$\{?(\w+)")
 
@@ -30,12 +30,14 @@ Stamp = tuple[int, ...] | None
 class SshFiles:
     """Those that ssh reads with some command line.
 
-    `momentary`: it may read the same files and decide otherwise.  `variables` of the environment are named in them.
+    `momentary`: it may read the same files and decide otherwise.  `variables` of the environment are named in them, and
+    those are `sent` that match a pattern.
     """
 
     stamps: dict[str, Stamp] = field(default_factory=dict)
     momentary: bool = False
     variables: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
 
     def are_current(self) -> bool:
         """Whether all are as they were."""
@@ -93,6 +95,8 @@ def _read(path: str, directory: str, found: SshFiles) -> None:
     for keyword, rest in LINE.findall(text):
         if keyword.lower() == b"match":
             found.momentary |= MOMENTARY.search(rest) is not None
+        elif keyword.lower() == b"sendenv":
+            found.sent.update(_words(os.fsdecode(rest)))
         else:
             for name in _words(os.fsdecode(rest)):
                 _include(name, directory, found)

@@ -44,7 +44,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SshFiles:
 
     def ssh_files(argv: object) -> SshFiles:
         path = str(tmp_path / "config")
-        return SshFiles({path: sshfiles._stamp(path)}, files.momentary, files.variables)
+        return SshFiles({path: sshfiles._stamp(path)}, files.momentary, files.variables, files.sent)
 
     monkeypatch.setattr(configurations, "ssh_files", ssh_files)
     return files
@@ -241,14 +241,26 @@ def test_a_crowd_of_questions_is_not_asked_at_once(
     assert len(begun) <= MOST_ASKED + 1
 
 
-def test_health_is_told_apart_only_where_the_moment_or_a_variable_decides(tmp_path: Path, files: SshFiles) -> None:
+def test_health_is_told_apart_only_where_something_of_the_caller_decides(tmp_path: Path, files: SshFiles) -> None:
     """A dead machine costs its time-out once, not once for every terminal."""
     assert Configurations().scope({"TERM": "a"}) == Configurations().scope({"TERM": "b"})
     assert Configurations().scope({"NIX_SSHOPTS": "-F a"}) != Configurations().scope({"NIX_SSHOPTS": "-F b"})
     files.variables.add("KEY")
     assert Configurations().scope({"KEY": "a"}) != Configurations().scope({"KEY": "b"})
     assert Configurations().scope({"TERM": "a"}) == Configurations().scope({"TERM": "b"})
+    files.sent.add("TOKEN_*")
+    assert Configurations().scope({"TOKEN_1": "a"}) != Configurations().scope({"TOKEN_1": "b"})
+    assert Configurations().scope({"TERM": "a"}) == Configurations().scope({"TERM": "b"})
     files.momentary = True
     assert Configurations().scope({"TERM": "a"}) != Configurations().scope({"TERM": "b"})
     assert Configurations().scope({"PWD": "a"}) == Configurations().scope({"PWD": "b"})
     assert meaningful({"PWD": "a", "A": "b"}) == {"A": "b"}
+
+
+def test_health_is_that_of_the_configuration_as_it_is(tmp_path: Path) -> None:
+    """What failed by another one tells nothing."""
+    known = Configurations()
+    before = known.scope({})
+    assert known.scope({}) == before
+    (tmp_path / "config").write_text("Host b1\n")
+    assert known.scope({}) != before

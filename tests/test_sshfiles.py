@@ -50,6 +50,13 @@ def test_the_variables_that_files_name_are_known(write: Write) -> None:
     assert read().variables == {"KEY", "PROXY"}
 
 
+def test_the_variables_that_are_sent_are_known(write: Write) -> None:
+    """Also of files that have nothing for this machine."""
+    write("home/.ssh/config", 'SendEnv LANG "LC_*" # not this\n  sendenv=TOKEN\nInclude more\n')
+    write("home/.ssh/more", "Host other\n\tSENDENV -LANG MORE_?\n")
+    assert read().sent == {"LANG", "LC_*", "TOKEN", "-LANG", "MORE_?"}
+
+
 CHANGES = {
     "user": "home/.ssh/config",
     "system": "etc/ssh_config",

@@ -122,6 +122,38 @@ def test_who_names_a_wrong_key_fails_alone(site: Site) -> None:
     assert time.monotonic() - began < Trouble.AUTHENTICATION.pause_s / 2
 
 
+def test_who_sends_something_wrong_fails_alone(site: Site) -> None:
+    """A machine may want a token."""
+    site.one.stop_sshd()
+    site.one.start_sshd("AcceptEnv TOKEN")
+    try:
+        script = '#!/bin/sh\ntest "$TOKEN" = right && exec nix-daemon "$@"\n'
+        site.one.write_file("/root/nix", script, 0o755)
+        site.know()
+        site.client.configure(hook=HOOK, builders="ssh-ng://b?remote-program=/root/nix")
+        site.config("Host b", site.leads_to(site.one), "  SendEnv TOKEN")
+        site.build(TOKEN="right")
+        wrong = site.client.run(nix_build("from-source", seed="wrong"), env={"TOKEN": "wrong"}, check=False)
+        assert wrong.returncode != 0
+        right = site.client.run([*nix_build("from-source", seed="right"), "-v"], env={"TOKEN": "right"})
+        assert "next try in" not in right.stderr
+    finally:
+        site.one.run(["rm", "-f", "/root/nix"])
+        site.one.stop_sshd()
+        site.one.start_sshd()
+
+
+@pytest.mark.parametrize("mistake", ["Port 1", "User nobody"])
+def test_a_configuration_that_is_mended_counts_at_once(site: Site, mistake: str) -> None:
+    """The machine was left alone for what was wrong here."""
+    site.config("Host b", f"  {mistake}", site.leads_to(site.one))
+    wrong = site.client.run(nix_build("from-source", seed="wrong"), check=False)
+    assert wrong.returncode != 0
+    site.config("Host b", site.leads_to(site.one))
+    right = site.client.run(nix_build("from-source", seed="right", options=["-v"]))
+    assert "next try in" not in right.stderr
+
+
 def test_shells_share_a_connection(site: Site) -> None:
     """What differs between any two of them means nothing to ssh."""
     site.config("Host b", site.leads_to(site.one))
