@@ -5,6 +5,8 @@ replaced them by then.  So nothing is promised before all of them are here.  Tha
 in test_upgrade.py, by a whole session after the installation was removed.
 """
 
+from collections.abc import Iterable
+
 from hook.errors import StockOnly
 
 FOR_A_BUILD = (
@@ -23,16 +25,29 @@ FOR_OTHERS = (
 )
 """What only a process may need that serves further hooks, as well."""
 
+PROGRAMS = ("hook.cli.broker", "hook.cli.standalone")
+"""What the shim starts: one of them is running when a build is to be accepted."""
+
 _loaded: set[bool] = set()
+
+
+def load_all() -> None:
+    """See whether builds have all that they need, in a process that serves none; StockOnly if not."""
+    _load(PROGRAMS)
+    load(lasting=True)
 
 
 def load(*, lasting: bool) -> None:
     """Load what is not loaded yet, for further hooks if `lasting`; StockOnly if that is not possible."""
     if lasting in _loaded:
         return
+    _load(FOR_A_BUILD + FOR_OTHERS * lasting)
+    _loaded.add(lasting)
+
+
+def _load(names: Iterable[str]) -> None:
     try:
-        for name in FOR_A_BUILD + FOR_OTHERS * lasting:
+        for name in names:
             __import__(name)
     except Exception as error:  # noqa: BLE001 - half of a module may fail in any way
         raise StockOnly(f"nix-ferry is not installed as a whole: {type(error).__name__}: {error}") from None
-    _loaded.add(lasting)

@@ -17,7 +17,7 @@ from hook.cli.command import state_dir
 from hook.cli.holders import holders, slot_holders
 from hook.cli.hookfile import lacking, reached
 from hook.errors import FerryError, StockOnly
-from hook.loading import load
+from hook.loading import load_all
 from hook.machines import Machine
 from hook.schedule import Host
 from hook.settings import Settings
@@ -98,7 +98,7 @@ def check_hook(settings: Settings, release: str, served: bool) -> Check:
         fix = "have root alone own it and what it is in, or install nix-ferry elsewhere, such as in /opt"
         return Check(subject, Level.WRONG, text, fix)
     try:
-        load(lasting=True)
+        load_all()
     except StockOnly as error:
         text = f"the hook hands every build to Nix's own hook: {error.one_line}"
         return Check(subject, Level.WRONG, text, "install nix-ferry again")

@@ -146,9 +146,10 @@ def test_a_hook_whose_programs_are_gone_is_found(healthy: Host, twin: Host) -> N
 
 
 @one_release
-def test_an_installation_that_does_not_load_is_found(healthy: Host) -> None:
-    """In a part that only builds need."""
-    module = f"{PREFIX}/lib/hook/build.py"
+@pytest.mark.parametrize("name", ["build", "session"])
+def test_an_installation_that_does_not_load_is_found(healthy: Host, name: str) -> None:
+    """In a part that only builds, or only what hooks start, needs."""
+    module = f"{PREFIX}/lib/hook/{name}.py"
     healthy.run(["mv", module, f"{module}.away"])
     try:
         level, text, fix = examine(healthy)["build-hook"]
