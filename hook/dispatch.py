@@ -29,7 +29,7 @@ from hook.trouble import Trouble
 Value = TypeVar("Value")
 
 LOSSES_ALLOWED = 2
-"""How often one build may lose a machine, or see others fail to reach it, before that machine is out for it."""
+"""How often one build may lose a machine, or see others fail in a row with it, before that machine is out for it."""
 
 CHOOSING_S = 10.0
 """How long an answer to Nix may wait for other hooks that choose: only one that was stopped takes that long."""
@@ -186,8 +186,11 @@ class Dispatcher:
                 if place is not None:
                     return place
                 for machine, before in failures.items():
-                    if health.failures(self.key(machine)) - before >= LOSSES_ALLOWED:
-                        self._out.setdefault(machine, health.obstacle(self.key(machine)) or "comes and goes")
+                    now = health.failures(self.key(machine))
+                    failures[machine] = min(before, now)
+                    if now - before >= LOSSES_ALLOWED:
+                        reason = health.obstacle(self.key(machine)) or f"has failed {LOSSES_ALLOWED} times in a row"
+                        self._out.setdefault(machine, reason)
                 if not self._is_left(request):
                     return None
                 self.remind(request)
@@ -370,7 +373,7 @@ class Dispatcher:
         """`machine` went away during a build, or refused it."""
         if error.trouble is Trouble.DISK_FULL:
             # Any other build would only find out again.
-            self._hub.health.failed(self.key(machine), error.one_line, error.trouble.pause_s)
+            self._hub.health.failed(self.key(machine), error.one_line, error.trouble.pause_s, by_build=True)
             self.leave_out(machine, error.one_line)
         else:
             self._hub.health.doubt(self.key(machine))

@@ -40,7 +40,10 @@ class _Record:
     reason: str = ""
     failures: int = 0
     """Since it last worked."""
-    failures_ever: int = 0
+    setbacks: int = 0
+    """The same for those who wait: what builds find out is not undone by a connection."""
+    by_build: bool = False
+    """Whether a build has found out last."""
     retry_at: float = 0.0
     tried_at: float | None = None
     """When somebody began to try it again who has not found out yet."""
@@ -146,24 +149,34 @@ class Health:
             return True
 
     def failures(self, machine: Hashable) -> int:
-        """How often tries of `machine` have failed altogether."""
+        """How often tries of `machine` have failed in a row, for those who wait for it.
+
+        What a build has found out is not over when a connection can be made, but when something was built.
+        """
         with self._lock:
             record = self._records.get(machine)
-            return record.failures_ever if record else 0
+            return record.setbacks if record else 0
 
     def worked(self, machine: Hashable) -> None:
         """The machine answered."""
         with self._lock:
             before = self._records.get(machine)
-            ever = before.failures_ever if before else 0
-            self._records.put(machine, _Record(worked_at=self._clock(), failures_ever=ever))
+            left = before.setbacks if before and before.by_build else 0
+            self._records.put(machine, _Record(worked_at=self._clock(), setbacks=left, by_build=left > 0))
+
+    def built(self, machine: Hashable) -> None:
+        """A build there was a success."""
+        with self._lock:
+            record = self._records.get(machine)
+            if record is not None and record.by_build:
+                record.setbacks, record.by_build = 0, False
 
     def forgive(self, address: str) -> None:
         """Somebody has seen that the machines work whose names have `address` as a part: no pause is left of them."""
         with self._lock:
-            for machine, record in self._records.items():
+            for machine in self._records:
                 if isinstance(machine, tuple) and address in machine:
-                    self._records[machine] = _Record(failures_ever=record.failures_ever)
+                    self._records[machine] = _Record()
 
     def abandoned(self, machine: Hashable) -> None:
         """A try ended without telling anything: its session was given up."""
@@ -180,15 +193,21 @@ class Health:
             if record is not None:
                 record.worked_at = None
 
-    def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
-        """The machine cannot be used: leave it alone, for longer each time."""
+    def failed(
+        self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S, *, by_build: bool = False
+    ) -> None:
+        """The machine cannot be used: leave it alone, for longer each time.
+
+        With `by_build` that is not for a connection to find out.
+        """
         with self._lock:
             self._heard.pop(machine, None)
             record = self._records.put(machine, self._records.get(machine) or _Record())
             if self._clock() < record.retry_at:
                 return  # one of many tries that met the same trouble
             record.failures += 1
-            record.failures_ever += 1
+            record.setbacks += 1
+            record.by_build = by_build
             record.reason = reason
             record.tried_at = None
             pause_s = min(first_pause_s * 2 ** (record.failures - 1), LONGEST_PAUSE_S)

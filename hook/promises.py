@@ -133,5 +133,6 @@ class Promises:
 
     def ran(self, request: Request, place: Place, seconds: float) -> None:
         """A build has taken so long, and has built something."""
+        self._hub.health.built(self._machines.key(place.machine))
         if self._hub.backlog is not None:
             self._hub.backlog.ran(place.at, request.drv_path, seconds)

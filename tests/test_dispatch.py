@@ -7,7 +7,7 @@ ends.  The clock stands still unless a test moves it.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
-from hook.health import FIRST_PAUSE_S, FRESH_S, PROVEN_S, Health
+from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
 from hook.log import Log
@@ -683,6 +683,9 @@ class Waiting:
         except Cancelled as error:
             self._outcome = error
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def outcome(self) -> Place | Exception | None:
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
@@ -764,6 +767,80 @@ def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> 
     desk.health.failed(key, "timed out")
     assert [each.outcome() for each in waiting] == [None] * len(waiting)
     assert "timed out" in waiting[-1].dispatcher.why_nowhere(REQUEST)
+
+
+class Watched(Health):
+    """One that knows how often somebody who waits has looked at it."""
+
+    looks = 0
+
+    def failures(self, machine: Hashable) -> int:
+        self.looks += 1
+        return super().failures(machine)
+
+    def wait_for_look(self, waiting: Waiting) -> None:
+        """Return when all that was known before has been looked at, or nobody waits any more."""
+        # The first look may have begun already.
+        before = self.looks
+        while self.looks < before + 2 and waiting.is_alive():
+            os.sched_yield()
+
+
+def test_a_machine_that_has_worked_meanwhile_is_waited_for(desk: Desk) -> None:
+    """A build may wait for hours, and a machine turn away a connection now and then; only what lasts is a reason."""
+    desk.health = health = Watched(desk.clock, jitter=lambda: 0.5)
+    line = good()
+    dispatcher = desk.dispatcher(line)
+    place = place_of(dispatcher)
+    waiting = Waiting(desk.dispatcher(line))
+    for _ in range(3):
+        health.failed(dispatcher.key(place.machine), "its sshd turns connections away")
+        desk.clock.now += FIRST_PAUSE_S
+        health.worked(dispatcher.key(place.machine))
+        health.wait_for_look(waiting)
+    place.release()
+    assert isinstance(waiting.outcome(), Place)
+
+
+def test_a_machine_whose_disk_is_full_again_is_not_waited_for_any_longer(desk: Desk) -> None:
+    """A hundred builds would each have a try, and a pause between; there is one to connect to it, but none to build."""
+    line = good()
+    dispatcher = desk.dispatcher(line)
+    place = place_of(dispatcher)
+    waiting = Waiting(desk.dispatcher(line))
+    wait_for_lines(desk, 1)
+    for _ in range(2):
+        dispatcher.lost(place.machine, MachineError("full", Trouble.DISK_FULL))
+        desk.clock.now += LONGEST_PAUSE_S
+        desk.health.worked(dispatcher.key(place.machine))
+    assert waiting.outcome() is None
+
+
+def test_of_a_machine_that_was_down_before_only_what_follows_counts(desk: Desk) -> None:
+    """It is given two more tries; after a success it is a machine like any other."""
+    desk.health = health = Watched(desk.clock, jitter=lambda: 0.5)
+    line = good()
+    dispatcher = desk.dispatcher(line)
+    place = place_of(dispatcher)
+    key = dispatcher.key(place.machine)
+
+    def fail() -> None:
+        health.failed(key, "timed out")
+        desk.clock.now += LONGEST_PAUSE_S * 2
+
+    for _ in range(3):
+        fail()
+    waiting = Waiting(desk.dispatcher(line))
+    health.wait_for_look(waiting)
+    fail()
+    health.wait_for_look(waiting)
+    health.worked(key)
+    health.wait_for_look(waiting)
+    fail()
+    health.wait_for_look(waiting)
+    assert waiting.is_alive()
+    fail()
+    assert waiting.outcome() is None
 
 
 def test_with_every_machine_left_out_there_is_nothing_to_wait_for(desk: Desk) -> None:

@@ -38,14 +38,14 @@ def health(clock: Clock) -> Health:
 
 
 def test_any_success_ends_the_pause() -> None:
-    """Of the machine whose address it was, for every caller; how often it failed is not forgotten."""
+    """Of the machine whose address it was, for every caller."""
     health = Health(lambda: 0.0, jitter=lambda: 0.5)
     for machine in (("ssh-ng://b1", "key"), ("ssh-ng://b1", None), ("ssh-ng://b10", None), "ssh-ng://b1"):
         health.failed(machine, "gone")
     health.forgive("ssh-ng://b1")
     assert health.obstacle(("ssh-ng://b1", "key")) is None
     assert health.obstacle(("ssh-ng://b1", None)) is None
-    assert health.failures(("ssh-ng://b1", None)) == 1
+    assert health.failures(("ssh-ng://b1", None)) == 0
     assert not health.is_fresh(("ssh-ng://b1", None))
     assert health.obstacle(("ssh-ng://b10", None)) is not None
     assert health.obstacle("ssh-ng://b1") is not None
@@ -202,12 +202,31 @@ def test_many_that_fail_together_are_one_failure(health: Health, clock: Clock) -
 
 
 def test_failures_are_counted_for_those_who_wait(health: Health, clock: Clock) -> None:
-    """Also across the times when it worked: a machine that comes and goes must not keep a build waiting for ever."""
+    """Since it last worked: one that turns away a connection now and then is still of use."""
     assert health.failures("m") == 0
-    for count in (1, 2, 3):
-        health.failed("m", "refused")
-        assert health.failures("m") == count
+    for _ in range(2):
+        for count in (1, 2, 3):
+            health.failed("m", "refused")
+            assert health.failures("m") == count
+            clock.now += 2 * LONGEST_PAUSE_S
         health.worked("m")
+        assert health.failures("m") == 0
+
+
+def test_what_builds_find_out_is_not_over_with_a_connection(health: Health, clock: Clock) -> None:
+    """A full disk is found by builds only, one after another; those who wait need not each find it again."""
+    for count in (1, 2):
+        health.failed("m", "its disk is full", by_build=True)
+        clock.now += LONGEST_PAUSE_S
+        health.worked("m")
+        assert health.obstacle("m") is None
+        assert health.failures("m") == count
+    health.built("m")
+    assert health.failures("m") == 0
+    health.failed("m", "refused")
+    health.built("m")
+    assert health.failures("m") == 1
+    assert health.obstacle("m") is not None
 
 
 def test_only_a_machine_that_failed_is_reserved_for_one(health: Health, clock: Clock) -> None:
