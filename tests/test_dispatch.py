@@ -1550,6 +1550,26 @@ def test_a_changed_configuration_is_noticed_at_once(
     assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is not remote
 
 
+@pytest.mark.usefixtures("ssh")
+def test_what_comes_from_where_ssh_led_before_is_no_proof(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build goes on there, and says something all the time; the next one goes where ssh leads now."""
+    config = tmp_path / "config"
+    config.write_text("")
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles({str(config): sshfiles._stamp(str(config))}))
+    desk.max_jobs = 1
+    line = "ssh-ng://b1 - - 9"
+    first = desk.dispatcher(line)
+    remote = connect(first)
+    second = desk.dispatcher(line)
+    assert second.promises.may_accept_first(REQUEST, place_of(second))
+    config.write_text("Host b1\n  HostName elsewhere\n")
+    remote.client.query_valid_paths([], substitute=False)
+    third = desk.dispatcher(line)
+    assert not third.promises.may_accept_first(REQUEST, place_of(third))
+
+
 @pytest.mark.parametrize(("age", "kept"), [("0", False), ("3600", True)])
 def test_the_age_that_an_address_allows_is_honoured(desk: Desk, age: str, kept: bool) -> None:
     """As stock does with the connections of one build."""
