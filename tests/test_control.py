@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -53,7 +54,10 @@ def test_a_broker_is_stopped(bench: Bench, now: tuple[str, ...]) -> None:
     """Whether it has builds or not; where none is, that is fine, too."""
     assert bench.build(bench.machine("ok")).status == 0
     pid = bench.broker_pid()
-    assert said(bench, "broker", "stop", *now) == f"the broker (process {pid}) has ended\n"
+    assert pid is not None
+    with open(os.pidfd_open(pid), "rb", 0) as process:
+        assert said(bench, "broker", "stop", *now) == f"the broker (process {pid}) has ended\n"
+        assert select.select([process], [], [], 0)[0] == [process]
     assert bench.broker_pid() is None
     assert said(bench, "broker", "stop", *now) == "no broker is running\n"
 

@@ -123,12 +123,6 @@ class RunningBroker:
             )
         return report
 
-    def wait_for_its_end(self) -> None:
-        """Return when the broker, which was asked to leave, has ended."""
-        self._connection.settimeout(None)
-        while self._connection.recv(1 << 16):
-            pass
-
     def close(self) -> None:
         """Hang up."""
         self._connection.close()

@@ -7,7 +7,8 @@ process.  Tested in test_control.py.
 import os
 import signal
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
+from typing import BinaryIO
 
 import click
 
@@ -18,9 +19,7 @@ from hook.cli.place import broker_program
 from hook.errors import FerryError
 from hook.standing import standing_of
 
-START_TIMEOUT_S = 15.0
 END_TIMEOUT_S = 10.0
-LOOK_S = 0.05
 
 now_option = click.option("--now", is_flag=True, help="End it at once: its builds fail, and Nix is told.")
 
@@ -130,38 +129,30 @@ def _stop(directory: str, *, now: bool) -> None:
     if running is None:
         click.echo("no broker is running")
         return
-    with closing(running):
+    with closing(running), suppress(ProcessLookupError), open(os.pidfd_open(running.pid), "rb", 0) as process:
         if now:
-            _kill(running.pid)
+            signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+            if not _has_ended(process, END_TIMEOUT_S):
+                raise FerryError(f"the broker (process {running.pid}) did not end within {END_TIMEOUT_S:.0f} s")
         else:
-            _retire(running)
-        click.echo(f"the broker (process {running.pid}) has ended")
+            _retire(running, process)
+    click.echo(f"the broker (process {running.pid}) has ended")
 
 
-def _retire(running: RunningBroker) -> None:
+def _retire(running: RunningBroker, process: BinaryIO) -> None:
     overview = running.ask(Question.RETIRE)
     try:
         if count := len(overview["builds"]):
             builds = "1 build" if count == 1 else f"{count} builds"
             click.echo(f"the broker (process {running.pid}) takes no more and ends after {builds}; waiting for that")
-        running.wait_for_its_end()
+        _has_ended(process, None)
     except KeyboardInterrupt:
         raise FerryError("not waiting any longer; the broker ends by itself") from None
 
 
-def _kill(pid: int) -> None:
-    process = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        _wait_for(process, pid)
-    finally:
-        os.close(process)
-
-
-def _wait_for(process: int, pid: int) -> None:
+def _has_ended(process: BinaryIO, timeout_s: float | None) -> bool:
     import select
 
     poll = select.poll()
     poll.register(process, select.POLLIN)
-    if not poll.poll(END_TIMEOUT_S * 1000):
-        raise FerryError(f"the broker (process {pid}) did not end within {END_TIMEOUT_S:.0f} s")
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
