@@ -360,6 +360,8 @@ class Dispatcher:
         The machine may have been mended since an old one was made.  A full disk may have room when all that we keep
         there between builds has been let go: its collector spares what belongs to a connection.
         """
+        if place.is_over:
+            return False
         if error.trouble is Trouble.DISK_FULL:
             worth = self._hub.lasting
         else:

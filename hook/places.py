@@ -107,6 +107,11 @@ class Place:
         """The slot that it has, lent or not; None while it is ahead of one."""
         return self._slot
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was given up."""
+        return self._is_over
+
     def lend(self) -> None:
         """The build has something to do first for which it needs no slot."""
         if self._slot is not None and not self._lends:

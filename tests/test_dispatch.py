@@ -944,6 +944,21 @@ def test_a_build_whose_inputs_still_travel_does_not_start_on_a_disabled_machine(
     assert desk.held() == 1
 
 
+def test_who_has_left_a_disabled_machine_does_not_try_there_again(desk: Desk) -> None:
+    """A slot that a build had in a place which it had given up already would be nobody's to release."""
+    first = desk.dispatcher(good(jobs=2))
+    first.give_back(connect(first))
+    dispatcher = desk.dispatcher(good(jobs=2))
+    place = place_of(dispatcher)
+    remote = connect(dispatcher, place)
+    place.lend()
+    disable(desk, place)
+    dispatcher.leave_out(place.machine, "has failed")
+    with pytest.raises(MachineError, match="disabled by the user") as error:
+        dispatcher.wait_for_slot(REQUEST, place)
+    assert not dispatcher.may_be_mended(place, remote, error.value)
+
+
 # Ahead of a slot
 
 
