@@ -133,8 +133,8 @@ class Configurations:
         if files.momentary or "-F" in environ.get("NIX_SSHOPTS", ""):
             return stamps, digest(meaningful(environ))
         # A key, an agent or a way there by a variable, or a token that is sent: who has another one fails alone.
-        sent = {name for name in environ if any(_matches(name, pattern) for pattern in files.sent)}
-        return stamps, tuple((name, environ.get(name)) for name in sorted(files.variables | sent))
+        names = files.variables | _matching(environ, files.sent)
+        return stamps, tuple((name, environ.get(name)) for name in sorted(names))
 
     def _files(self, argv: Sequence[str]) -> SshFiles:
         """Those that ssh reads with this command line, read again only if they have changed."""
@@ -204,7 +204,7 @@ def _identity(command: Command, answer: Mapping[str, Sequence[str]], files: SshF
     looked_at = {name for name in environ if SEEN.fullmatch(name)}
     looked_at |= {name for line in lines if "$" in line for name in REFERENCE.findall(line)}
     patterns = [word for value in answer.get("sendenv", ()) for word in value.split()]
-    looked_at |= {name for name in environ if any(_matches(name, pattern) for pattern in patterns)}
+    looked_at |= _matching(environ, patterns)
     if any(value not in HARMLESS for program in PROGRAMS for value in answer.get(program, ())):
         looked_at |= meaningful(environ).keys()
     seen = [f"{name}={environ.get(name)}" for name in sorted(looked_at)]
@@ -212,14 +212,16 @@ def _identity(command: Command, answer: Mapping[str, Sequence[str]], files: SshF
     return digest([ssh_program(environ) or "", *lines, "", *seen, "", *stamps])
 
 
-def _matches(name: str, pattern: str) -> bool:
-    """As ssh compares: `*` and `?` are all there is."""
-    return _compiled(pattern).fullmatch(name) is not None
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Those that match one of the patterns as ssh compares: `*` and `?` are all there is."""
+    matches = _compiled(frozenset(patterns)).fullmatch
+    return {name for name in names if matches(name)}
 
 
 @functools.lru_cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+def _compiled(patterns: frozenset[str]) -> re.Pattern[str]:
+    escaped = (re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".") for pattern in patterns)
+    return re.compile("|".join(escaped) or r"(?!)", re.DOTALL)
 
 
 def meaningful(environ: Mapping[str, str]) -> dict[str, str]:
