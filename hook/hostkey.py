@@ -10,6 +10,7 @@ import binascii
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from hook.errors import ConfigurationError, printable
 from hook.machines import BASE64
@@ -108,7 +109,13 @@ def _write_once(path: str, content: str) -> None:
 
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     fd, partial = tempfile.mkstemp(dir=os.path.dirname(path))
-    with os.fdopen(fd, "w") as file:
-        file.write(content)
-        os.fchmod(fd, 0o400)
-    os.rename(partial, path)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(content)
+            os.fchmod(fd, 0o400)
+        os.rename(partial, path)
+    except BaseException:
+        # A full disk has room for any number of empty files.
+        with suppress(OSError):
+            os.unlink(partial)
+        raise

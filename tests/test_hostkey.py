@@ -1,11 +1,15 @@
 """What the column of a host key may hold, and which lines for ssh become of it."""
 
 import base64
+import errno
+import os
+from pathlib import Path
 
 import pytest
 
+from hook import scratch
 from hook.errors import ConfigurationError
-from hook.hostkey import known_hosts_lines
+from hook.hostkey import known_hosts_file, known_hosts_lines
 
 BLOB = "AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
 KEY = f"ssh-ed25519 {BLOB}"
@@ -69,3 +73,23 @@ def test_bytes_that_are_no_key_are_refused(column: str) -> None:
     """A length that reaches beyond the end is no reason to fail in another way."""
     with pytest.raises(ConfigurationError, match="is base64 of '"):
         known_hosts_lines(column)
+
+
+def test_a_full_disk_is_not_filled_with_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection tries anew, and an empty file finds room there; the file is made elsewhere then."""
+
+    def full(fd: int, mode: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").startswith(str(tmp_path / "state")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        chmod(fd, mode)
+
+    chmod = os.fchmod
+    monkeypatch.setattr(os, "fchmod", full)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    try:
+        path = known_hosts_file(BLOB, str(tmp_path / "state"))
+        assert Path(path).read_text() == f"* {KEY}\n"
+        assert list((tmp_path / "state" / "known-hosts").iterdir()) == []
+    finally:
+        scratch.remove()
