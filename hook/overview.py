@@ -16,7 +16,10 @@ from hook.errors import ConfigurationError
 from hook.hub import Hub
 from hook.identity import IDENTITY
 from hook.ledger import Build, MachineInUse, Outcome, Phase, Total
-from hook.slots import SlotTable
+from hook.slots import BusyError, SlotTable
+
+SLOTS_PATIENCE_S = 2.0
+"""How long a store's slots are waited for while others choose there: whoever asks waits for less than ten seconds."""
 
 
 def overview(hub: Hub) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def overview(hub: Hub) -> dict[str, Any]:
     builds, totals = hub.ledger.standing()
     connected = Counter(build.machine for build in builds if build.phase is not Phase.CONNECTING)
     idle = hub.pool.idle()
-    machines = [_machine(machine, hub, connected, idle) for machine in hub.ledger.machines()]
+    locked: set[str] = set()
+    machines = [_machine(machine, hub, connected, idle, locked) for machine in hub.ledger.machines()]
     return {
         "version": hook.__version__,
         "identity": IDENTITY,
@@ -43,7 +47,9 @@ def nothing() -> dict[str, Any]:
     return {"version": None, "identity": None, "pid": None, "machines": [], "builds": [], "answers": {}, "totals": []}
 
 
-def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle: Mapping[str, int]) -> dict[str, Any]:
+def _machine(
+    machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle: Mapping[str, int], locked: set[str]
+) -> dict[str, Any]:
     state, reason = _health(machine, hub, in_use=connected[machine.name] > 0)
     answered = hub.health.answered_s_ago(machine.health)
     return {
@@ -52,7 +58,7 @@ def _machine(machine: MachineInUse, hub: Hub, connected: Mapping[str, int], idle
         "reason": reason,
         "answered_s_ago": None if answered is None else round(answered, 1),
         "slots": machine.machine.max_jobs,
-        "slots_used": _slots_used(machine),
+        "slots_used": _slots_used(machine, locked),
         "slots_lent": hub.look_ahead.lent(machine.at),
         "builds_ahead": hub.look_ahead.count(machine.at),
         "connections_used": connected[machine.name],
@@ -71,12 +77,20 @@ def _health(machine: MachineInUse, hub: Hub, *, in_use: bool) -> tuple[str, str]
     return ("in use" if in_use else "not asked lately"), ""
 
 
-def _slots_used(machine: MachineInUse) -> int | None:
-    """By whatever hooks on this host; None if that cannot be seen."""
-    try:
-        return SlotTable(machine.state_dir).busy(machine.lock_stem, machine.machine.max_jobs)
-    except ConfigurationError:
+def _slots_used(machine: MachineInUse, locked: set[str]) -> int | None:
+    """By whatever hooks on this host; None if that cannot be seen.
+
+    Adds to `locked` the stores where somebody has kept others from looking for too long; they are not asked again.
+    """
+    if machine.state_dir in locked:
         return None
+    try:
+        return SlotTable(machine.state_dir).busy(machine.lock_stem, machine.machine.max_jobs, SLOTS_PATIENCE_S)
+    except BusyError:
+        locked.add(machine.state_dir)
+    except ConfigurationError:
+        pass
+    return None
 
 
 def _builds(builds: Iterable[Build], reasons: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """What is told of builds while they happen and afterwards, by real hooks, with and without a broker."""
 
+import fcntl
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,3 +192,22 @@ def test_a_build_that_is_given_up_is_over(brokered: Bench) -> None:
         hook.kill()
     wait_until(lambda: told(brokered)["builds"] == [], "the end of the build")
     assert [over["outcome"] for over in record(brokered)[0]] == ["built", "cancelled"]
+
+
+def test_a_hook_that_was_stopped_while_it_chose_keeps_no_answer_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks gives up after ten seconds: the slots of all machines together are waited for once."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    (tmp_path / "current-load").mkdir()
+    hub = new_hub(lasting=True)
+    text = "ssh://b1\nssh://b2\nssh://b3"
+    machines, _ = parse_machines(text, default_system="x", release=(2, 34), read_file=str)
+    state = str(tmp_path)
+    hub.ledger.meet(state, [MachineInUse(m.uri.text, m, m, m, m.uri.host, state, state) for m in machines])
+    with (tmp_path / "current-load/main-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [shown["slots_used"] for shown in overview(hub)["machines"]] == [None] * 3
+    assert sum(pauses) <= 3
+    assert [shown["slots_used"] for shown in overview(hub)["machines"]] == [0] * 3
