@@ -75,6 +75,7 @@ size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const str
 
 /* process.h */
 int set_pdeathsig(int signal);
+void return_large_blocks(void);
 void make_neutral(void);
 
 /* shim/standing.h */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -14,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAX_CPU_BYTES = 8192, TIMER_SLACK_NS = 50000 };
+enum { MAX_CPU_BYTES = 8192, TIMER_SLACK_NS = 50000, LARGE_BYTES = 4 << 20 };
 
 /* Of ioprio_set(), which has no header of its own in every release. */
 enum { WHO_PROCESS = 1, NO_CLASS = 0 };
@@ -44,6 +45,13 @@ static void reset_signals(void)
             signal(number, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+void return_large_blocks(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+#endif
 }
 
 void make_neutral(void)

@@ -892,3 +892,30 @@ def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+MEMORY = """
+import sys
+from hook.cli.attributes import return_large_blocks
+
+def resident_kib():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+if sys.argv[1] == "broker":
+    return_large_blocks()
+b"x" * (24 << 20)
+before = resident_kib()
+b"x" * (16 << 20)
+print(resident_kib() - before)
+"""
+
+
+def test_memory_for_what_is_large_goes_back_to_the_system() -> None:
+    """A block that was freed once has glibc keep as much for later, in each of its arenas."""
+
+    def kept_kib(who: str) -> int:
+        command = [sys.executable, "-c", MEMORY, who]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert kept_kib("broker") < 4 << 10

@@ -22,6 +22,11 @@ def become_neutral() -> None:
             _lift(getattr(resource, name))
 
 
+def return_large_blocks() -> None:
+    """Keep no memory for later that megabytes of a log or of an error took: they may never come again."""
+    lib.return_large_blocks()
+
+
 def allow_many_descriptors() -> None:
     """A build needs about a dozen, and the usual limit is meant for one process a build."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hook.cli import unit
-from hook.cli.attributes import allow_many_descriptors, become_neutral
+from hook.cli.attributes import allow_many_descriptors, become_neutral, return_large_blocks
 from hook.identity import IDENTITY, installed
 from hook.standing import same_namespaces, standing_of
 
@@ -39,6 +39,7 @@ def main() -> int:
             _say_ready(ready_fd)
             return 0
     allow_many_descriptors()
+    return_large_blocks()
     return _serve(directory, standing, ready_fd)
 
 
