@@ -31,6 +31,8 @@ Value = TypeVar("Value")
 LOSSES_ALLOWED = 2
 """How often one build may lose a machine, or see others fail in a row with it, before that machine is out for it."""
 
+NOT_ASKED = "not asked, since others have taken long enough"
+
 CHOOSING_S = 10.0
 """How long an answer to Nix may wait for other hooks that choose: only one that was stopped takes that long."""
 
@@ -106,7 +108,7 @@ class Dispatcher:
                 for machine in self._services.machines:
                     load = None
                     disabled = self._disabled.reason(machine) or self._refusal(request, machine)
-                    failed = "avoided" if machine in avoided else self._trouble(machine)
+                    failed = NOT_ASKED if machine in avoided else self._trouble(machine)
                     if not (disabled or failed) and suitable(request, machine) is None:
                         try:
                             slot, load = self._probe(machine)
@@ -404,6 +406,10 @@ class Dispatcher:
         """The machines that lack nothing for it but, perhaps, a free slot."""
         machines = (m for m in self._services.machines if m.max_jobs and self._obstacle(request, m) is None)
         return [machine for machine in machines if suitable(request, machine) is None]
+
+    def untried(self) -> list[Machine]:
+        """Those of which nobody knows that they work."""
+        return [machine for machine in self._services.machines if not self._hub.health.is_fresh(self.key(machine))]
 
     def able(self, request: Request) -> list[Machine]:
         """The machines that could build it, disabled or failing ones included, but none that was given up here."""

@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from hook.remote import Remote
 
 
+ANSWER_S = 35.0
+"""After that, which is more than one machine can take, those of which nothing is known are left for the next time.
+
+Nix does nothing else meanwhile.
+"""
+
+
 @dataclass(slots=True)
 class Accepted:
     """A build that Nix has given away, and how far it has come."""
@@ -123,9 +130,13 @@ class Session:
 
     def _answer(self, request: Request) -> Accepted | None:
         """Accept the build; otherwise answer what fits and return None."""
+        began = time.monotonic()
         while True:
-            decision, place = self._dispatcher.decide(request)
-            likely = place.name if place else self._dispatcher.promises.waits_for(request, decision)
+            late = time.monotonic() - began > ANSWER_S
+            decision, place = self._dispatcher.decide(request, self._dispatcher.untried() if late else ())
+            likely = place.name if place else None
+            if likely is None and not late:
+                likely = self._dispatcher.promises.waits_for(request, decision)
             answer = Answer.ACCEPT if likely else self._dispatcher.promises.refusal(request, decision)
             self._explain(request, decision, answer)
             if likely is None:

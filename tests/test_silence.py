@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hook import inputs, remote, transport
+from hook import inputs, remote, session, transport
 from hook.caller import Caller
 from hook.conversation import serve
 from hook.health import FIRST_PAUSE_S, Health
@@ -57,8 +57,10 @@ class Watched(Health):
         super().__init__(time.monotonic)
         self._given_up = given_up
 
-    def failed(self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
-        super().failed(machine, reason, first_pause_s)
+    def failed(
+        self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S, *, by_build: bool = False
+    ) -> None:
+        super().failed(machine, reason, first_pause_s, by_build=by_build)
         self._given_up()
 
     def doubt(self, machine: Hashable) -> None:
@@ -66,7 +68,13 @@ class Watched(Health):
         self._given_up()
 
 
-def converse(bench: Bench, *machines: str, given_up: Callable[[], None] = lambda: None, **environ: str) -> Outcome:
+def converse(
+    bench: Bench,
+    *machines: str,
+    given_up: Callable[[], None] = lambda: None,
+    health: Health | None = None,
+    **environ: str,
+) -> Outcome:
     """One conversation about the store's derivation, with a large input."""
     large = bench.store.add(LARGE, "large")
     data = bench.preamble(machines) + bench.request() + bench.job(inputs=[large])
@@ -78,7 +86,7 @@ def converse(bench: Bench, *machines: str, given_up: Callable[[], None] = lambda
         fds = to_us.fileno(), from_us.fileno(), null.fileno()
         tell = writes_to(from_us.fileno())
         caller = Caller(*fds, "4", bench.environ() | environ, os.getppid(), tell=tell)
-        status = serve(caller, replace(new_hub(lasting=False), health=Watched(given_up)))
+        status = serve(caller, replace(new_hub(lasting=False), health=health or Watched(given_up)))
         from_us.seek(0)
         return Outcome(status, from_us.read().decode().splitlines())
 
@@ -96,6 +104,31 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
     assert f"{expected} {SHORT_S:g} s" in outcome.messages
     assert bench.outputs_valid()
     assert bench.held_slots() == []
+
+
+class Known(Health):
+    """Has heard of one machine a short while ago."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(time.monotonic)
+        self._name = name
+
+    def is_fresh(self, machine: Hashable) -> bool:
+        assert isinstance(machine, tuple)
+        return self._name in machine[0]
+
+
+@pytest.mark.parametrize(("known", "answer"), [("nobody", "postpone"), ("third", "accept")])
+def test_many_machines_do_not_keep_nix_waiting_one_after_the_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, known: str, answer: str
+) -> None:
+    """Only one that is known to work is asked then; the others are next time, when those that kept silent pause."""
+    monkeypatch.setattr(transport, "HANDSHAKE_S", QUIET_S)
+    monkeypatch.setattr(session, "ANSWER_S", QUIET_S * 1.5)
+    silent = [bench.machine("silent", name, speed=9) for name in ("first", "second")]
+    outcome = converse(bench, *silent, bench.machine("ok", "third"), health=Known(known))
+    assert outcome.answers == [f"# {answer}"]
+    assert outcome.messages.count("cannot build on") == 2
 
 
 def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
