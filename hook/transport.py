@@ -86,6 +86,9 @@ FIRST_OPTION = 3
 RELEASE_TIMEOUT_S = 2.0
 """How long ssh may take to say which one it is, for which it reads nothing."""
 
+SSH_FAILED = 255
+"""The exit status of ssh if it has not run what it should; otherwise it is that of the program there."""
+
 VERSION = re.compile(r"^OpenSSH_(\d+)\.(\d+)", re.MULTILINE)
 
 VERBOSE = ("debug1: ", "debug2: ", "debug3: ", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: ")
@@ -161,9 +164,11 @@ class Connection:
         status = self._status(settle_s)
         found = diagnose("\n".join(lines), status)
         what, trouble = (found.trouble.words, found.trouble) if ended and found else (str(error), error.trouble)
-        silent = f", exit status {status}" if ended and status is not None else ""
-        said = ": " + "; ".join(lines[-LINES_SHOWN:]) if lines else silent
-        return type(error)(f"{what}{said}", trouble, found.advice if found else "")
+        # Of a program there that says nothing; ssh has words for its own troubles, and a banner tells nothing.
+        told = ended and status is not None and not (lines and (found or status in (0, SSH_FAILED)))
+        how = f", exit status {status}" if told else ""
+        said = ": " + "; ".join(lines[-LINES_SHOWN:]) if lines else ""
+        return type(error)(f"{what}{how}{said}", trouble, found.advice if found else "")
 
     def _status(self, settle_s: float) -> int | None:
         """The child's exit status; None if it runs for longer than `settle_s`."""

@@ -426,7 +426,12 @@ SAID = {
     "lock": (
         "error: opening lock file '/nix/var/nix/db/big-lock': Permission denied\n",
         1,
-        "unexpected end of file: error: opening lock file '/nix/var/nix/db/big-lock': Permission denied",
+        "unexpected end of file, exit status 1: error: opening lock file '/nix/var/nix/db/big-lock': Permission denied",
+    ),
+    "banner": (
+        "Authorized use only.\nAll is recorded.\n",
+        1,
+        "unexpected end of file, exit status 1: Authorized use only.; All is recorded.",
     ),
     "nothing": ("", 255, "unexpected end of file, exit status 255"),
     "verbose": (
