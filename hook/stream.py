@@ -186,17 +186,35 @@ class Stream:
             return said
         return [line for line in said if line.lstrip(COLOURS).startswith("error:")]
 
-    def close(self) -> None:
-        """Close every descriptor; the peer sees the end of the connection."""
+    def hang_up(self) -> None:
+        """Have the peer see the end of the connection; only what the child says may still be read."""
         self.watch = None
         # Whoever was to get the last words may be gone.
         with suppress(OSError, Cancelled):
             self._collect_stderr()
-        for fd in (self._read_fd, self._write_fd, self._stderr_fd):
-            if fd is not None and fd >= 0:
+        for fd in (self._read_fd, self._write_fd):
+            if fd >= 0:
                 os.close(fd)
         self._read_fd = self._write_fd = -1
-        self._stderr_fd = None
+
+    def drop_log(self, within_s: float) -> None:
+        """Where the log of a build comes over standard error: read the rest for nobody, until it ends or time is up.
+
+        A `nix-store --serve` that cannot write it does not notice that it is to end.  Nor does sshd end it, or close
+        what it writes to, while the connection stays that is shared.
+        """
+        self._stderr_copy_fd, has_log = None, self._stderr_copy_fd is not None
+        end = time.monotonic() + within_s
+        while has_log and self._stderr_fd is not None and (left_s := end - time.monotonic()) > 0:
+            if _is_ready(self._stderr_fd, select.POLLIN, left_s):
+                self._collect_stderr()
+
+    def close(self) -> None:
+        """Close every descriptor; the peer sees the end of the connection."""
+        self.hang_up()
+        if self._stderr_fd is not None:
+            os.close(self._stderr_fd)
+            self._stderr_fd = None
 
     # One system call each
 

@@ -71,6 +71,9 @@ SETTLE_S = 1.0
 CONFIGURATION_TIMEOUT_S = HANDSHAKE_S
 """How long ssh may take to read its configuration, which may have it run commands: it does so before each handshake."""
 
+LAST_WORDS_S = 2.0
+"""How long a build that is given up may take to end, and its log with it."""
+
 GRACE_S = 0.5
 """How long a child may take to clean up after itself."""
 
@@ -179,6 +182,8 @@ class Connection:
 
     def close(self) -> None:
         """End the connection and the child; nothing outlives this call."""
+        self.stream.hang_up()
+        self.stream.drop_log(LAST_WORDS_S)
         self.stream.close()
         # Asked politely, ssh also ends its ProxyCommand.
         self._child.terminate()

@@ -498,6 +498,20 @@ def test_the_log_of_a_build_explains_nothing() -> None:
     assert text == "unexpected end of file, exit status 1"
 
 
+def test_the_rest_of_a_log_is_taken_from_who_keeps_it(tmp_path: Path) -> None:
+    """A shared connection is another process's, and ends a build there only when it is rid of the log."""
+    rid = tmp_path / "rid"
+    os.mkfifo(rid)
+    script = f"read line; setsid sh -c 'head -c 3000000 /dev/zero >&2 && echo of it' >{rid} & wait"
+    with connected(script) as connection:
+        connection.stream.copy_stderr(os.open(os.devnull, os.O_WRONLY))
+        connection.stream.write(b"go\n")
+        connection.stream.flush()
+        with rid.open() as keeper:
+            connection.close()
+            assert keeper.read() == "of it\n"
+
+
 @pytest.mark.parametrize("end", [SILENT, "exit 3"])
 def test_a_greeting_that_nothing_follows_is_explained_soon(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     """A shell may go on waiting for commands."""

@@ -5,8 +5,11 @@ A real ssh and sshd, the oldest and the newest; how it is decided is in tests/te
 
 import re
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,7 @@ from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
-from tests.lab.midway import is_clean, kill, running
+from tests.lab.midway import WARM, is_clean, kill, running
 from tests.lab.offload import nix_build
 
 pytestmark = pytest.mark.lab
@@ -154,3 +157,29 @@ def test_a_machine_that_allows_fewer_sessions_is_used_all_the_same(site: Site) -
     finally:
         site.builder.stop_sshd()
         site.builder.start_sshd()
+
+
+def printed(host: Host) -> list[str]:
+    """What the builder that prints without an end has done up to now."""
+    found = [pid for pid, command in host.processes().items() if command.startswith("yes ")]
+    return [Path(f"/proc/{pid}/io").read_text() for pid in found]
+
+
+def is_kept_back(host: Host) -> bool:
+    """Whether it has not gone on for a second."""
+    before = printed(host)
+    time.sleep(1)
+    return bool(before) and before == printed(host)
+
+
+def test_a_build_whose_log_nobody_takes_ends_with_its_caller(site: Site) -> None:
+    """While the connection stays, sshd waits for what it runs, and that for somebody to take its log."""
+    logs = partial(nix_build, seed="sharing", graph="logs")
+    site.client.configure(hook=HOOK, builders=f"ssh://{site.builder.name} - - 8")
+    site.client.run(logs("long-line"))
+    with running(site.client, logs("endless")) as build:
+        wait_until(lambda: is_kept_back(site.builder), "a log that nobody takes")
+        kill(site.client, "nix-build")
+        site.builder.wait_idle(but=WARM)
+        build.communicate()
+    is_clean(site.client, site.builder)
