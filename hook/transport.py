@@ -51,6 +51,9 @@ ONLY_THE_PINNED_KEY = (
     "-oGlobalKnownHostsFile=/dev/null",
     "-oNoHostAuthenticationForLocalhost=no",
     "-oVerifyHostKeyDNS=no",
+    # Whoever opened the user's own control connection need not have seen this key.
+    "-oControlMaster=no",
+    "-oControlPath=none",
 )
 """Otherwise a user's configuration could make ssh accept other keys and even add them to the file."""
 

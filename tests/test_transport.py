@@ -227,6 +227,7 @@ def test_a_pinned_host_key_is_the_only_one_that_counts(line: str, tmp_path: Path
     options = (
         *(f'-oUserKnownHostsFile="{file}"', "-oStrictHostKeyChecking=yes", "-oUpdateHostKeys=no"),
         *("-oGlobalKnownHostsFile=/dev/null", "-oNoHostAuthenticationForLocalhost=no", "-oVerifyHostKeyDNS=no"),
+        *("-oControlMaster=no", "-oControlPath=none"),
     )
     assert argv == ("ssh", "b1", "-x", *OURS, *options, "--", *DAEMON)
     assert Path(file).read_text() == f"* {KEY} root@b1\n"

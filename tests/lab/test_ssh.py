@@ -322,6 +322,24 @@ def test_a_pinned_key_is_the_only_one_whatever_ssh_config_lets_in(site: Site) ->
         assert "cannot build on" in refused.stderr, way
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_control_connection_of_the_user_is_none_to_a_machine_with_a_pinned_key(site: Site, pinned: bool) -> None:
+    """The user's own ssh may have let another key in, or be what somebody in the middle answered."""
+    config = ("StrictHostKeyChecking accept-new", "ControlMaster auto", "ControlPath /root/cm", "ControlPersist 60")
+    site.config("Host *", *config)
+    port = str(site.builder.port)
+    site.client.run(["sh", "-c", f"ssh -i {KEY} -p {port} 127.0.0.1 true </dev/null >/dev/null 2>&1"])
+    other = base64.b64encode(OTHER_KEY.encode()).decode()
+    address = f"ssh-ng://127.0.0.1:{port} - {KEY} - - - -"
+    try:
+        site.client.run(["ssh", "-O", "check", "-p", port, "127.0.0.1"])
+        result = site.build(f"{address} {other}" if pinned else address, check=False)
+    finally:
+        site.client.run(["ssh", "-O", "exit", "-p", port, "127.0.0.1"])
+    assert ("its host key was not accepted" in result.stderr) is pinned
+    assert (result.returncode == 0) is not pinned
+
+
 @pytest.mark.parametrize("form", ["unpadded", "known_hosts", "bare"])
 def test_a_pinned_key_may_be_written_in_other_ways(site: Site, form: str) -> None:
     """As ssh-keyscan prints it, as known_hosts has it, or as it is."""
