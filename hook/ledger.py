@@ -82,6 +82,8 @@ class Build:
     since: float
     phase: Phase
     phase_since: float
+    able: Sequence[str] = ()
+    """Machines that may have it."""
     seconds: defaultdict[Phase, float] = field(default_factory=lambda: defaultdict(float))
     """How long it was in each phase before the present one."""
     sent_bytes: int = 0
@@ -248,10 +250,10 @@ class Conversation:
         """Nix asked again, and is answered as before, for the same reasons."""
         self._ledger.answered(answer)
 
-    def begin(self, drv_path: str, machine: str) -> None:
-        """A build that may be promised to Nix; `machine` is the likely one."""
+    def begin(self, drv_path: str, machine: str, able: Sequence[str] = ()) -> None:
+        """A build that may be promised to Nix; `machine` is the likely one of those that are `able`."""
         now = self._clock()
-        self._build = Build(drv_path, machine, now, Phase.CONNECTING, now)
+        self._build = Build(drv_path, machine, now, Phase.CONNECTING, now, able)
         self._counted_bytes = self._copied_bytes()
         self._ledger.began(self)
 
@@ -303,6 +305,7 @@ class Conversation:
             build.since,
             build.phase,
             build.phase_since,
+            build.able,
             sent_bytes=sent,
             received_bytes=received,
         )

@@ -167,7 +167,8 @@ class Session:
 
     def _prepare(self, request: Request, name: str, place: Place | None) -> Accepted:
         """Everything that may still end in a refusal; gives up `place` on any error."""
-        self._told.begin(request.drv_path, name)
+        able = [self._dispatcher.name(machine) for machine in self._dispatcher.able(request)]
+        self._told.begin(request.drv_path, name, able)
         with ExitStack() as held:
             held.callback(self._told.drop)
             if place is not None:

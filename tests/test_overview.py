@@ -150,6 +150,29 @@ def test_a_build_that_waits_for_a_machine_that_is_disabled_tells_so(brokered: Be
         hook.kill()
 
 
+def test_a_build_that_another_machine_may_have_does_not_wait_for_one_that_is_disabled(brokered: Bench) -> None:
+    """It goes where a slot is free first."""
+    machines = [brokered.machine("ok", each, jobs=1) for each in ("one", "two")]
+    brokered.build(*machines)
+    data = brokered.preamble(machines) + brokered.request() + brokered.job()
+    with brokered.take_slot(machines[0]), brokered.take_slot(machines[1]), brokered.start(data) as hook:
+        assert hook.stderr is not None
+        while hook.stderr.readline() != b"# accept\n":
+            pass
+        wait_until(lambda: told(brokered)["builds"][0]["phase"] == "waiting for a slot", "the line for a slot")
+        disabled = Disabled(str(brokered.store.state / "nix-ferry"))
+        parsed, _ = parse_machines("\n".join(machines), default_system="x", release=(2, 34), read_file=str)
+        for machine, other in zip(parsed, reversed(machines), strict=True):
+            disabled.add(machine)
+            (build,) = told(brokered)["builds"]
+            assert (build["machine"], build["obstacle"]) == (name(other), "")
+            disabled.remove(machine)
+        for machine in parsed:
+            disabled.add(machine)
+        assert "disabled" in told(brokered)["builds"][0]["obstacle"]
+        hook.kill()
+
+
 def test_a_machine_that_builds_is_in_use_however_long_ago_it_answered() -> None:
     """A build may be silent for hours; without one nothing is known after a minute."""
     now = [1000.0]
