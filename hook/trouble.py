@@ -48,6 +48,7 @@ CLOSED = (
     "its sshd ends the connection: its log there says why; often it is MaxStartups or PerSourcePenalties in its "
     "sshd_config, or an expired password or account ('chage -l USER' there)"
 )
+_ON_THE_WAY = "what ssh's configuration has on the way there ended: see ProxyJump or ProxyCommand in 'ssh -G'"
 _EXPIRED_PASSWORD = "log in there once by hand and change the password, or have it not expire: 'chage -M -1 USER' there"
 _EXPIRED_ACCOUNT = "have the account there not expire: 'chage -E -1 USER'"
 LOGIN_REFUSED = "the machine refused the key; ssh runs as the user of the Nix daemon, without questions"
@@ -66,6 +67,9 @@ NOT_FOUND_STATUS = 127
 SIGNS = (
     (("Host key verification failed", "HOST IDENTIFICATION HAS CHANGED"), Diagnosis(Trouble.HOST_KEY, OTHER_HOST_KEY)),
     (("Host key verification failed",), Diagnosis(Trouble.HOST_KEY, _NO_HOST_KEY)),
+    # Through ProxyJump or ProxyCommand, the end of that is no word of the machine itself.
+    (("Connection closed by UNKNOWN", "Could not resolve hostname"), Diagnosis(Trouble.UNRESOLVED, _ON_THE_WAY)),
+    (("Connection closed by UNKNOWN",), Diagnosis(Trouble.REFUSED, _ON_THE_WAY)),
     (("Could not resolve hostname",), Diagnosis(Trouble.UNRESOLVED)),
     (("Connection refused",), Diagnosis(Trouble.REFUSED)),
     (("No route to host",), Diagnosis(Trouble.UNREACHABLE)),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hook.cli.check import Level
-from hook.cli.hostchecks import check_broker, check_files, check_machines, unreachable_daemon
+from hook.cli.hostchecks import check_broker, check_files, check_machines, no_nix, unreachable_daemon
+from hook.cli.nix import NixError
 from hook.schedule import Host
 from hook.settings import Settings
 from tests.standing import broker_socket
@@ -76,6 +77,17 @@ def test_files_that_count_for_nothing_are_found(tmp_path: Path, builders: str, s
     found = list(check_files(Settings({"builders": builders.format(**names)})))
     assert [check.text for check in found] == [text.format(**names) for text in said]
     assert all(check.fix for check in found)
+
+
+def test_files_that_a_comma_separates_are_separated_by_the_advice(tmp_path: Path) -> None:
+    (check,) = check_files(Settings({"builders": f"@{tmp_path}/a, @{tmp_path}/b"}))
+    assert check.fix == f"put a ';' between them: '@{tmp_path}/a ; @{tmp_path}/b'"
+
+
+def test_a_file_that_nix_conf_includes_and_that_is_gone_is_a_mistake_there() -> None:
+    """Nix is there, and says which file it misses."""
+    said = '\'nix --version\' failed: file "/etc/nix/none" included from "/etc/nix/nix.conf" not found'
+    assert no_nix(NixError(said)).fix.startswith("correct that in the file")
 
 
 def test_without_machines_the_way_to_one_is_told() -> None:

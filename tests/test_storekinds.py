@@ -6,7 +6,9 @@ from hook.cli.storekinds import is_for_stock, unknown
 from hook.storeuri import parse_store_uri
 
 
-@pytest.mark.parametrize(("scheme", "guess"), [("sshng", "ssh-ng"), ("shh", "ssh"), ("htps", "https")])
+@pytest.mark.parametrize(
+    ("scheme", "guess"), [("sshng", "ssh-ng"), ("SSH-NG", "ssh-ng"), ("shh", "ssh"), ("htps", "https")]
+)
 def test_a_mistyped_kind_is_guessed(scheme: str, guess: str) -> None:
     text = f"no Nix knows stores of the kind '{scheme}': did you mean '{guess}'?"
     assert unknown(parse_store_uri(f"{scheme}://host", (2, 34))) == text

@@ -57,6 +57,8 @@ REFUSED = "root@b1: Permission denied (publickey)."
         ("No ED25519 host key is known.\nHost key verification failed.", "add the machine's host key"),
         ("kex_exchange_identification: read: reset\nConnection reset by 10.0.0.1 port 22", "turns connections away"),
         ("Connection closed by 10.0.0.1 port 22", "its log there says why"),
+        ("ssh: Could not resolve hostname jump: gone\nConnection closed by UNKNOWN port 65535", "ssh -G"),
+        ("kex_exchange_identification: closed\nConnection closed by UNKNOWN port 65535", "ssh -G"),
         ("Your password has expired.", "chage -M -1 USER"),
         ("Your account has expired.\nConnection closed by 10.0.0.1 port 22", "chage -E -1 USER"),
         ("cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Permission denied", "nix-users"),

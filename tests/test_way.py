@@ -8,6 +8,7 @@ import pytest
 
 from hook.cli import way
 from hook.cli.way import Way, look, resolver
+from hook.machines import parse_machines
 
 
 @pytest.fixture
@@ -53,6 +54,19 @@ def test_what_goes_through_another_machine_is_not_tried_from_here(name: str, tit
     assert look(options(hostname="nowhere.invalid", **{name: "bastion"})) == Way(
         "nowhere.invalid", 22, "root", through=title
     )
+
+
+@pytest.mark.parametrize("name", ["directory", "key.pub"])
+def test_what_cannot_be_a_key_is_not_to_be_closed_to_others(tmp_path: Path, name: str) -> None:
+    """To be told so of a directory would do harm."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOoQhHD72FWl me\n")
+    line = f"ssh-ng://b1 - {tmp_path / name}"
+    (machine,), _ = parse_machines(line, default_system="x86_64-linux", release=(2, 34), read_file=str)
+    text, fix = way._key(machine, Way("b1", 22, "root", ()))
+    assert text.startswith(f"the key '{tmp_path / name}' is a ")
+    assert fix.endswith("name another key in the 3rd column (builders)")
+    assert "chmod" not in fix
 
 
 def test_a_port_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,8 @@ def check_files(settings: Settings) -> Iterator[Check]:
         words = item.partition("#")[0].split()
         if len(words) > 1 and all(word.startswith("@") for word in words):
             text = f"'{' '.join(words)}' names one file with blanks in its name, which is not there"
-            yield Check("builders", Level.WRONG, text, f"put a ';' between them: '{' ; '.join(words)}'")
+            between = " ; ".join(word.rstrip(",") for word in words)
+            yield Check("builders", Level.WRONG, text, f"put a ';' between them: '{between}'")
         elif len(words) == 1 and words[0].startswith("@") and not os.path.exists(words[0][1:]):
             path = words[0][1:]
             if path != MACHINES:

@@ -32,6 +32,7 @@ STEP_OF = {
 
 NOISE = "expected the Nix protocol but got"
 OTHER_STORE = "is not in the Nix store"
+NO_KEY = "the public host key is"
 SUMMARY = ("nix", "sharing", "systems", "disk")
 """The checks that say more than that all is well."""
 
@@ -119,6 +120,8 @@ def _failed_step(found: Findings) -> str:
         return ""
     if found.way is not None and found.way.error:
         return "dns"
+    if NO_KEY in error:
+        return "host-key"
     if _runs_nothing(found):
         return "login"
     if NOISE in error:
@@ -192,6 +195,8 @@ def _known(step: str, found: Findings) -> tuple[str, str]:
         )
     if step == "login" and way is not None and way.key and advice != CLOSED:
         return way.key, way.key_fix
+    if NO_KEY in found.pong.error:
+        return "", f"put what 'base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub' prints there into the column ({origin})"
     if found.machine.public_host_key and step == "host-key":
         return "the last column of the line pins another key", (
             f"if the machine is meant to have another one, put it there ({origin}): 'base64 -w0 "

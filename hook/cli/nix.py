@@ -17,7 +17,7 @@ SHOW_SETTINGS = (("config", "show"), ("show-config",))
 
 FEATURES = ("--extra-experimental-features", "nix-command flakes")
 
-MISTAKES = ("configuration line", "configuration setting")
+MISTAKES = ("configuration line", "configuration setting", "included from")
 """What Nix says of a configuration file that it cannot read; then no command of it does anything."""
 
 UNKNOWN = re.compile(r"^warning: unknown setting '([^'\n]+)'$", re.MULTILINE)

@@ -23,6 +23,6 @@ def unknown(uri: StoreUri) -> str:
     """What is wrong with the kind of an address, in words; empty if some Nix knows it."""
     if uri.scheme in (*OURS, *STOCK):
         return ""
-    close = difflib.get_close_matches(uri.scheme, (*OURS, *STOCK), n=1)
+    close = difflib.get_close_matches(uri.scheme.lower(), (*OURS, *STOCK), n=1)
     guess = f": did you mean '{close[0]}'?" if close else ""
     return f"no Nix knows stores of the kind '{uri.scheme}'{guess}"

@@ -25,6 +25,9 @@ SSH_PORT = 22
 KNOWN_HOSTS = "~/.ssh/known_hosts"
 RESOLV_CONF = "/etc/resolv.conf"
 
+PUBLIC = (b"ssh-", b"ecds", b"sk-s", b"sk-e")
+"""How public keys begin, as ssh-keygen writes them; a private one begins with dashes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -98,8 +101,13 @@ def _key(machine: Machine, way: Way) -> tuple[str, str]:
 def _wrong_with(key: str, otherwise: str) -> tuple[str, str]:
     if not os.path.exists(key):
         return f"the key '{key}' is not there", f"make it, or {otherwise}"
+    if os.path.isdir(key):
+        return f"the key '{key}' is a directory", otherwise
     if not os.access(key, os.R_OK):
         return f"the key '{key}' is not for this user to read", f"make it readable, or {otherwise}"
+    with open(key, "rb") as file:
+        if file.read(len(PUBLIC[0])) in PUBLIC:
+            return f"the key '{key}' is a public one", f"name the private one, or {otherwise}"
     try:
         public_key(key)
     except FerryError as error:

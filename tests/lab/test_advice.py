@@ -267,6 +267,16 @@ def test_a_host_key_that_is_not_the_pinned_one(client: Host, box: Host) -> None:
     assert is_well(client, line + box.run(["base64", "-w0", "/etc/ssh/host_key.pub"]).stdout)
 
 
+def test_a_host_key_column_that_holds_none(client: Host, box: Host) -> None:
+    """The address has nothing to do with it."""
+    line = f"{plain(box)} - - 4 1 - - "
+    text, fix = advice(client, line + "cnViYmlzaA==", f"{plain(box)} host-key")
+    assert "the public host key is base64 of 'rubbish'" in text
+    assert "'base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub'" in fix
+    assert "address" not in fix
+    assert is_well(client, line + box.run(["base64", "-w0", "/etc/ssh/host_key.pub"]).stdout)
+
+
 def test_a_host_key_that_has_changed(client: Host, box: Host) -> None:
     """Its machine was set up anew, say."""
     known = f"/root/.ssh/known_hosts.{box.name}"
