@@ -59,7 +59,8 @@ def find_store(uri: str, environ: Mapping[str, str]) -> StoreLocation:
     for name in parameters.keys() - _HARMLESS:
         raise StockOnly(f"the local store has the parameter '{name}'")
     if base in ("", "auto") and not os.access(location.state_dir, os.R_OK | os.W_OK):
-        raise StockOnly(f"'{location.state_dir}' is not ours: the store is that of a daemon")
+        where = "the store is that of a daemon, or in the home directory"
+        raise StockOnly(f"this user may not write to '{location.state_dir}': {where}")
     return location
 
 
