@@ -190,11 +190,14 @@ def test_nobody_waits_long_for_ssh(command: Callable[..., Command], tmp_path: Pa
     impatient = Configurations(clock)
     assert impatient.wait(command(), lambda seconds: pytest.fail("it waited")) is None
     # A reader is there when this returns; the other one reads what is left, or the next line.
-    threads = [threading.Thread(target=gate.write_text, args=("\n" * 9,), daemon=True) for _ in range(2)]
+    threads = [threading.Thread(target=gate.write_text, args=("\n" * 9,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     assert known.renew(command(), GUARD_S) is not None
     assert asked(tmp_path) <= 3
+    with open(os.open(gate, os.O_RDONLY | os.O_NONBLOCK), "rb"):
+        for thread in threads:
+            thread.join()
 
 
 def test_an_ssh_that_cannot_say_is_taken_to_look_at_everything(command: Callable[..., Command], tmp_path: Path) -> None:
