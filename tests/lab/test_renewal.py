@@ -93,8 +93,9 @@ def test_a_collection_frees_what_was_built_while_builds_come(site: Site, scheme:
         assert time.monotonic() - begun < MINUTE_S / 2
         more = len(site.built()) + 3
         wait_until(lambda: len(site.built()) >= more, "more builds")
-    assert "error" not in site.said()
-    assert "warning" not in site.said()
+    # Two Nixes that meet in a database: the one that says so asks again.
+    said = [line for line in site.said().splitlines() if not line.endswith("db.sqlite' is busy")]
+    assert [line for line in said if "error" in line or "warning" in line] == []
 
 
 SMALL_BYTES = 300 << 20
