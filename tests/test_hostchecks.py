@@ -67,6 +67,7 @@ def test_where_there_is_no_place_for_a_broker_nobody_is_sent_away(state: Path, m
         ("@/etc/nix/machines", []),
         ("@{here} ; @{gone}", ["it names '{gone}', which is not there"]),
         ("@{here} @{gone}", ["'@{here} @{gone}' names one file with blanks in its name, which is not there"]),
+        ("{here} ; /", ["'{here}' is taken for the directory of a store, but is a file"]),
         ("@{gone}\n@{gone}2", ["it names '{gone}', which is not there", "it names '{gone}2', which is not there"]),
     ],
 )
@@ -84,10 +85,16 @@ def test_files_that_a_comma_separates_are_separated_by_the_advice(tmp_path: Path
     assert check.fix == f"put a ';' between them: '@{tmp_path}/a ; @{tmp_path}/b'"
 
 
-def test_a_file_that_nix_conf_includes_and_that_is_gone_is_a_mistake_there() -> None:
-    """Nix is there, and says which file it misses."""
-    said = '\'nix --version\' failed: file "/etc/nix/none" included from "/etc/nix/nix.conf" not found'
-    assert no_nix(NixError(said)).fix.startswith("correct that in the file")
+@pytest.mark.parametrize(
+    "said",
+    [
+        'error: file "/etc/nix/none" included from "/etc/nix/nix.conf" not found',
+        "error: [json.exception.type_error.316] invalid UTF-8 byte at index 9: 0xFF",
+    ],
+)
+def test_where_nix_is_there_and_its_configuration_is_wrong_nobody_is_to_install_it(said: str) -> None:
+    """It says which file it misses, or that it cannot show what is in one."""
+    assert no_nix(NixError(f"'nix show-config --json' failed: {said}")).fix.startswith("correct that in the file")
 
 
 def test_without_machines_the_way_to_one_is_told() -> None:

@@ -188,7 +188,7 @@ def check_machines(machines: list[Machine], host: Host, settings: Settings) -> C
 
 
 def check_files(settings: Settings) -> Iterator[Check]:
-    """A check for each file that `builders` names and that is not there, which counts for no machines."""
+    """A check for each file that `builders` names and that counts for no machines."""
     for item in re.split("[\n;]", settings.text("builders")):
         words = item.partition("#")[0].split()
         if len(words) > 1 and all(word.startswith("@") for word in words):
@@ -200,6 +200,9 @@ def check_files(settings: Settings) -> Iterator[Check]:
             if path != MACHINES:
                 text = f"it names '{path}', which is not there"
                 yield Check("builders", Level.NOTE, text, "make that file, or take its name out of 'builders'")
+        elif len(words) == 1 and words[0].startswith("/") and os.path.isfile(words[0]):
+            text = f"'{words[0]}' is taken for the directory of a store, but is a file"
+            yield Check("builders", Level.WRONG, text, f"if it describes machines, write '@{words[0]}'")
 
 
 def _no_machines(source: str, text: str) -> tuple[str, str]:

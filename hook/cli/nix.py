@@ -17,8 +17,8 @@ SHOW_SETTINGS = (("config", "show"), ("show-config",))
 
 FEATURES = ("--extra-experimental-features", "nix-command flakes")
 
-MISTAKES = ("configuration line", "configuration setting", "included from")
-"""What Nix says of a configuration file that it cannot read; then no command of it does anything."""
+MISTAKES = ("configuration line", "configuration setting", "included from", "invalid UTF-8 byte")
+"""What Nix says of a configuration file that it cannot read, or not show; then no command of it tells anything."""
 
 UNKNOWN = re.compile(r"^warning: unknown setting '([^'\n]+)'$", re.MULTILINE)
 
