@@ -1,5 +1,6 @@
 """Where ssh would go, as far as an open port."""
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,15 +57,16 @@ def test_what_goes_through_another_machine_is_not_tried_from_here(name: str, tit
     )
 
 
-@pytest.mark.parametrize("name", ["directory", "key.pub"])
+@pytest.mark.parametrize("name", ["directory", "pipe", "key.pub"])
 def test_what_cannot_be_a_key_is_not_to_be_closed_to_others(tmp_path: Path, name: str) -> None:
-    """To be told so of a directory would do harm."""
+    """To be told so of a directory would do harm; and nobody waits for a pipe."""
     (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "key.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOoQhHD72FWl me\n")
     line = f"ssh-ng://b1 - {tmp_path / name}"
     (machine,), _ = parse_machines(line, default_system="x86_64-linux", release=(2, 34), read_file=str)
     text, fix = way._key(machine, Way("b1", 22, "root", ()))
-    assert text.startswith(f"the key '{tmp_path / name}' is a ")
+    assert text == f"the key '{tmp_path / name}' is {'a public one' if name == 'key.pub' else 'no file'}"
     assert fix.endswith("name another key in the 3rd column (builders)")
     assert "chmod" not in fix
 

@@ -101,8 +101,9 @@ def _key(machine: Machine, way: Way) -> tuple[str, str]:
 def _wrong_with(key: str, otherwise: str) -> tuple[str, str]:
     if not os.path.exists(key):
         return f"the key '{key}' is not there", f"make it, or {otherwise}"
-    if os.path.isdir(key):
-        return f"the key '{key}' is a directory", otherwise
+    if not os.path.isfile(key):
+        # To read a pipe would have us wait.
+        return f"the key '{key}' is no file", otherwise
     if not os.access(key, os.R_OK):
         return f"the key '{key}' is not for this user to read", f"make it readable, or {otherwise}"
     with open(key, "rb") as file:
