@@ -133,7 +133,7 @@ class Configurations:
         if files.momentary or "-F" in environ.get("NIX_SSHOPTS", ""):
             return stamps, digest(meaningful(environ))
         # A key, an agent or a way there by a variable, or a token that is sent: who has another one fails alone.
-        names = files.variables | _matching(environ, files.sent)
+        names = files.variables | (_matching(environ, files.sent) - NOISE)
         return stamps, tuple((name, environ.get(name)) for name in sorted(names))
 
     def _files(self, argv: Sequence[str]) -> SshFiles:

@@ -254,6 +254,8 @@ def test_health_is_told_apart_only_where_something_of_the_caller_decides(tmp_pat
     files.sent.add("TOKEN_*")
     assert Configurations().scope({"TOKEN_1": "a"}) != Configurations().scope({"TOKEN_1": "b"})
     assert Configurations().scope({"TERM": "a"}) == Configurations().scope({"TERM": "b"})
+    files.sent.add("*")
+    assert Configurations().scope({"PWD": "a"}) == Configurations().scope({"PWD": "b"})
     files.momentary = True
     assert Configurations().scope({"TERM": "a"}) != Configurations().scope({"TERM": "b"})
     assert Configurations().scope({"PWD": "a"}) == Configurations().scope({"PWD": "b"})
