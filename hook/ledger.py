@@ -250,10 +250,10 @@ class Conversation:
         """Nix asked again, and is answered as before, for the same reasons."""
         self._ledger.answered(answer)
 
-    def begin(self, drv_path: str, machine: str, able: Sequence[str] = ()) -> None:
-        """A build that may be promised to Nix; `machine` is the likely one of those that are `able`."""
+    def begin(self, drv_path: str, machine: str) -> None:
+        """A build that may be promised to Nix; `machine` is the likely one."""
         now = self._clock()
-        self._build = Build(drv_path, machine, now, Phase.CONNECTING, now, able)
+        self._build = Build(drv_path, machine, now, Phase.CONNECTING, now)
         self._counted_bytes = self._copied_bytes()
         self._ledger.began(self)
 
@@ -263,9 +263,11 @@ class Conversation:
         self._promised = False
         self._ledger.dropped(self)
 
-    def promise(self) -> None:
-        """It was promised: its end will be remembered."""
+    def promise(self, able: Sequence[str] = ()) -> None:
+        """It was promised, and any of the machines that are `able` may have it: its end will be remembered."""
         self._promised = True
+        if self._build is not None:
+            self._build.able = able
 
     def enter(self, phase: Phase, machine: str | None = None) -> None:
         """The build has come to `phase`, on `machine` from now on."""

@@ -7,7 +7,8 @@ Reads what others keep, slots included; changes nothing.  The answer is what `ni
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import hook
@@ -93,25 +94,25 @@ def _slots_used(machine: MachineInUse, locked: set[str]) -> int | None:
     return None
 
 
-def _builds(builds: Collection[Build], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+def _builds(builds: Iterable[Build], reasons: Mapping[str, str]) -> list[dict[str, Any]]:
     """The oldest first; those that wait with their place in the line, or why their machine gives them no slot.
 
     `reasons` are why machines cannot be used now; empty for one that can.
     """
-    machines = {id(build): _machine_of(build, reasons) for build in builds}
+    builds = [replace(build, machine=_machine_of(build, reasons)) for build in builds]
     lines: Counter[str] = Counter()
     positions: dict[int, int] = {}
     for build in sorted(builds, key=lambda build: build.phase_since):
         if build.phase is Phase.WAITING:
-            lines[machines[id(build)]] += 1
-            positions[id(build)] = lines[machines[id(build)]]
+            lines[build.machine] += 1
+            positions[id(build)] = lines[build.machine]
     return [
         {
             "derivation": build.drv_path,
-            "machine": machines[id(build)],
+            "machine": build.machine,
             "phase": build.phase.value,
             "position": positions.get(id(build)),
-            "obstacle": reasons.get(machines[id(build)], "") if id(build) in positions else "",
+            "obstacle": reasons.get(build.machine, "") if id(build) in positions else "",
             "since": build.since,
             "phase_since": build.phase_since,
             "sent_bytes": build.sent_bytes,

@@ -167,8 +167,7 @@ class Session:
 
     def _prepare(self, request: Request, name: str, place: Place | None) -> Accepted:
         """Everything that may still end in a refusal; gives up `place` on any error."""
-        able = [self._dispatcher.name(machine) for machine in self._dispatcher.able(request)]
-        self._told.begin(request.drv_path, name, able)
+        self._told.begin(request.drv_path, name)
         with ExitStack() as held:
             held.callback(self._told.drop)
             if place is not None:
@@ -275,7 +274,7 @@ class Session:
     def _carry_out(self, build: Accepted) -> int:
         """Build what was accepted, moving to another machine when one is lost."""
         lost: MachineError | None = None
-        self._told.promise()
+        self._told.promise([self._dispatcher.name(machine) for machine in self._dispatcher.able(build.request)])
         try:
             job = self._front.read_job()
             while True:
