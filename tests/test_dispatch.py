@@ -1550,36 +1550,33 @@ def test_who_has_waited_too_long_for_a_connection_to_share_makes_one(
     assert len({each.login_at for each in momentary.remotes}) == 2
 
 
-@pytest.mark.usefixtures("ssh")
-def test_a_changed_configuration_is_noticed_at_once(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ssh_config(ssh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one file of configuration that ssh reads."""
+    path = tmp_path / "config"
+    path.write_text("")
+    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles({str(path): sshfiles._stamp(str(path))}))
+    return path
+
+
+def test_a_changed_configuration_is_noticed_at_once(desk: Desk, ssh_config: Path) -> None:
     """Also if ssh says the same of it: a machine on the way may be another one."""
-    config = tmp_path / "config"
-    config.write_text("")
-    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles({str(config): sshfiles._stamp(str(config))}))
     first = desk.dispatcher("ssh-ng://b1 - - 9")
     remote = connect(first)
     first.give_back(remote)
-    config.write_text("Host jump\n  HostName elsewhere\n")
+    ssh_config.write_text("Host jump\n  HostName elsewhere\n")
     assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is not remote
 
 
-@pytest.mark.usefixtures("ssh")
-def test_what_comes_from_where_ssh_led_before_is_no_proof(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_from_where_ssh_led_before_is_no_proof(desk: Desk, ssh_config: Path) -> None:
     """A build goes on there, and says something all the time; the next one goes where ssh leads now."""
-    config = tmp_path / "config"
-    config.write_text("")
-    monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles({str(config): sshfiles._stamp(str(config))}))
     desk.max_jobs = 1
     line = "ssh-ng://b1 - - 9"
     first = desk.dispatcher(line)
     remote = connect(first)
     second = desk.dispatcher(line)
     assert second.promises.may_accept_first(REQUEST, place_of(second))
-    config.write_text("Host b1\n  HostName elsewhere\n")
+    ssh_config.write_text("Host b1\n  HostName elsewhere\n")
     remote.client.query_valid_paths([], substitute=False)
     third = desk.dispatcher(line)
     assert not third.promises.may_accept_first(REQUEST, place_of(third))

@@ -249,13 +249,19 @@ def test_another_one_is_opened_before_it_is_needed(remotes: list[Remote], use: s
     assert pool.take("there") is new
 
 
-def test_one_that_is_in_use_when_another_has_come_is_closed_afterwards(remotes: list[Remote]) -> None:
-    """The build on it goes on to its end."""
+def renewing(old: Remote, new: Remote) -> tuple[Pool, Deferred]:
+    """A pool that has `old`, which is worn, and is to open `new` in its place."""
     later = Deferred()
     pool = Pool(run=later)
-    old, new = remotes
     wear(old, begun_at=time.monotonic() - RENEW_S - 1)
     pool.give("there", old, lambda: new)
+    return pool, later
+
+
+def test_one_that_is_in_use_when_another_has_come_is_closed_afterwards(remotes: list[Remote]) -> None:
+    """The build on it goes on to its end."""
+    old, new = remotes
+    pool, later = renewing(old, new)
     assert pool.take("there") is old
     later.do()
     assert not old.stream.closed
@@ -343,11 +349,8 @@ def test_where_none_could_be_opened_it_is_tried_again_a_little_later(
 @pytest.mark.parametrize("idle", [True, False])
 def test_what_is_being_opened_to_a_machine_that_is_dropped_is_not_kept(remotes: list[Remote], idle: bool) -> None:
     """It may have the same fault, whether or not another one leads there."""
-    later = Deferred()
-    pool = Pool(run=later)
     old, new = remotes
-    wear(old, begun_at=time.monotonic() - RENEW_S - 1)
-    pool.give("there", old, lambda: new)
+    pool, later = renewing(old, new)
     if not idle:
         assert pool.take("there") is old
     pool.drop_machine("a")
@@ -394,10 +397,7 @@ def test_those_that_much_went_over_do_not_wait_but_not_many_at_once() -> None:
 @pytest.mark.parametrize("drop", ["drop", "drop_machine"])
 def test_what_was_being_opened_when_all_were_dropped_is_closed(remotes: list[Remote], drop: str) -> None:
     """It may have what the others had."""
-    later = Deferred()
-    pool = Pool(run=later)
-    wear(remotes[0], begun_at=time.monotonic() - RENEW_S - 1)
-    pool.give("there", remotes[0], lambda: remotes[1])
+    pool, later = renewing(*remotes)
     getattr(pool, drop)("there" if drop == "drop" else "a")
     assert remotes[0].stream.closed
     later.do()
@@ -408,11 +408,8 @@ def test_what_was_being_opened_when_all_were_dropped_is_closed(remotes: list[Rem
 @pytest.mark.parametrize("drop", ["drop", "drop_machine"])
 def test_what_is_dropped_elsewhere_is_no_fault_of_one_that_is_being_opened(remotes: list[Remote], drop: str) -> None:
     """A machine that comes and goes must not keep the connections to all others from being renewed."""
-    later = Deferred()
-    pool = Pool(run=later)
     old, new = remotes
-    wear(old, begun_at=time.monotonic() - RENEW_S - 1)
-    pool.give("there", old, lambda: new)
+    pool, later = renewing(old, new)
     getattr(pool, drop)("elsewhere")
     later.do()
     assert pool.take("there") is new

@@ -6,7 +6,8 @@ A real ssh reads real configurations; what is remembered of them is tested in te
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -87,26 +88,32 @@ def test_a_variable_leads_each_caller_to_its_own_machine(site: Site) -> None:
     assert (site.logins(site.one), site.logins(site.two)) == before
 
 
+@contextmanager
+def listening(site: Site, names: str, script: str) -> Iterator[None]:
+    """The first builder accepts variables of these names, and runs `script` where it would run `nix-daemon`."""
+    site.one.stop_sshd()
+    site.one.start_sshd(f"AcceptEnv {names}")
+    try:
+        site.one.write_file("/root/nix", f"#!/bin/sh\n{script}\n", 0o755)
+        site.know()
+        site.client.configure(hook=HOOK, builders="ssh-ng://b?remote-program=/root/nix")
+        yield
+    finally:
+        site.one.run(["rm", "-f", "/root/settings", "/root/nix"])
+        site.one.stop_sshd()
+        site.one.start_sshd()
+
+
 @pytest.mark.parametrize("how", ["SendEnv SETTING_*", "SetEnv SETTING_ONE={}"])
 def test_each_build_has_what_its_own_caller_sends(site: Site, how: str) -> None:
     """Some services are set up by it."""
-    site.one.stop_sshd()
-    site.one.start_sshd("AcceptEnv SETTING_*")
-    try:
-        script = '#!/bin/sh\necho "$SETTING_ONE" >> /root/settings\nexec nix-daemon "$@"\n'
-        site.one.write_file("/root/nix", script, 0o755)
-        site.know()
-        site.client.configure(hook=HOOK, builders="ssh-ng://b?remote-program=/root/nix")
+    with listening(site, "SETTING_*", 'echo "$SETTING_ONE" >> /root/settings\nexec nix-daemon "$@"'):
         for value in ("first", "second", "first"):
             if "{}" in how or value == "first":
                 site.config("Host b", site.leads_to(site.one), f"  {how.format(value)}")
             site.build(SETTING_ONE=value)
         # After any change of a file another connection is made.
         assert site.one.read_file("/root/settings").split() == ["first", "second", "first"]
-    finally:
-        site.one.run(["rm", "-f", "/root/settings", "/root/nix"])
-        site.one.stop_sshd()
-        site.one.start_sshd()
 
 
 def test_who_names_a_wrong_key_fails_alone(site: Site) -> None:
@@ -124,23 +131,13 @@ def test_who_names_a_wrong_key_fails_alone(site: Site) -> None:
 
 def test_who_sends_something_wrong_fails_alone(site: Site) -> None:
     """A machine may want a token."""
-    site.one.stop_sshd()
-    site.one.start_sshd("AcceptEnv TOKEN")
-    try:
-        script = '#!/bin/sh\ntest "$TOKEN" = right && exec nix-daemon "$@"\n'
-        site.one.write_file("/root/nix", script, 0o755)
-        site.know()
-        site.client.configure(hook=HOOK, builders="ssh-ng://b?remote-program=/root/nix")
+    with listening(site, "TOKEN", 'test "$TOKEN" = right && exec nix-daemon "$@"'):
         site.config("Host b", site.leads_to(site.one), "  SendEnv TOKEN")
         site.build(TOKEN="right")
         wrong = site.client.run(nix_build("from-source", seed="wrong"), env={"TOKEN": "wrong"}, check=False)
         assert wrong.returncode != 0
         right = site.client.run([*nix_build("from-source", seed="right"), "-v"], env={"TOKEN": "right"})
         assert "next try in" not in right.stderr
-    finally:
-        site.one.run(["rm", "-f", "/root/nix"])
-        site.one.stop_sshd()
-        site.one.start_sshd()
 
 
 @pytest.mark.parametrize("mistake", ["Port 1", "User nobody"])
