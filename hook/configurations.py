@@ -120,10 +120,11 @@ class Configurations:
     def renew(self, command: Command, seconds: float) -> Configuration | None:
         """An answer that speaks of a connection begun now; None if there is none after so many seconds."""
         answer = self.look(command)
-        if answer is None or not answer.speaks_of(self._clock()):
+        if answer is not None:
+            if answer.speaks_of(self._clock()):
+                return answer
             self._ask(_question(command), command)
-            answer = self._wait(command, time.sleep, seconds)
-        return answer
+        return self._wait(command, time.sleep, seconds)
 
     def scope(self, environ: Mapping[str, str]) -> Hashable:
         """Callers with equal ones are led to the same machines by one address, as far as can be told without asking."""

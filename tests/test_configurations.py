@@ -171,6 +171,15 @@ def test_where_names_are_made_canonical_the_moment_decides(command: Callable[...
     assert answer(Configurations(), command()).momentary
 
 
+def test_an_answer_that_comes_at_once_is_not_asked_for_again(
+    command: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anybody could wait for it."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
+    answer(Configurations(), command())
+    assert asked(tmp_path) == 1
+
+
 def test_nobody_waits_long_for_ssh(command: Callable[..., Command], tmp_path: Path, files: SshFiles) -> None:
     """Not at all where something is known to keep it, otherwise a moment, and one asks for all."""
     gate = tmp_path / "gate"
@@ -189,15 +198,12 @@ def test_nobody_waits_long_for_ssh(command: Callable[..., Command], tmp_path: Pa
     files.momentary = True
     impatient = Configurations(clock)
     assert impatient.wait(command(), lambda seconds: pytest.fail("it waited")) is None
-    # A reader is there when this returns; the other one reads what is left, or the next line.
-    threads = [threading.Thread(target=gate.write_text, args=("\n" * 9,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    assert known.renew(command(), GUARD_S) is not None
-    assert asked(tmp_path) <= 3
-    with open(os.open(gate, os.O_RDONLY | os.O_NONBLOCK), "rb"):
-        for thread in threads:
-            thread.join()
+    # Open at both ends, so that it makes no difference who comes first.
+    with open(os.open(gate, os.O_RDWR), "wb", buffering=0) as lines:
+        lines.write(b"\n" * 9)
+        for each in (known, impatient):
+            assert answer(each, command())
+        assert asked(tmp_path) <= 3
 
 
 def test_an_ssh_that_cannot_say_is_taken_to_look_at_everything(command: Callable[..., Command], tmp_path: Path) -> None:
