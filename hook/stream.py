@@ -108,10 +108,14 @@ class Stream:
     def available(self) -> memoryview:
         """At least one received byte, waiting for it if need be; valid until the next call on this object.
 
-        Whatever was written is sent first: the peer may be waiting for it.
+        Whatever was written is sent first: the peer may be waiting for it.  If it has gone, what it said before counts.
         """
-        if self._pending:
+        try:
             self.flush()
+        except ConnectionLost as error:
+            if error.trouble is not Trouble.LOST or not self.has_input():
+                raise
+            self._eof = True
         while self._start == self._end:
             if self._eof:
                 raise ConnectionLost("unexpected end of file")

@@ -130,6 +130,17 @@ def test_a_peer_that_closes_while_we_write_is_a_lost_connection(peer: Peer) -> N
         peer.stream.flush()
 
 
+def test_what_a_peer_said_before_it_went_is_read_though_our_words_do_not_reach_it(peer: Peer) -> None:
+    """It may say why; whether it goes before or after our first words is a matter of chance."""
+    os.write(peer.to_us, b"go away")
+    peer.shut("from_us")
+    peer.stream.write(b"hello")
+    assert peer.stream.read(7) == b"go away"
+    # Nor is the end of what it says waited for.
+    with pytest.raises(ConnectionLost, match="unexpected end of file"):
+        peer.stream.read(1)
+
+
 def test_the_end_of_standard_error_is_kept(peer: Peer) -> None:
     """ssh explains itself there; a flood of it must not cost memory."""
     os.write(peer.stderr, b"first\r\n\nroot@b1: Permission denied (publickey).\n")
