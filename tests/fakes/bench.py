@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -168,19 +169,34 @@ class Bench:
         w.strings(wanted)
         return w.take()
 
-    def hook(self, data: bytes, argument: str = "4", **environ: str) -> Outcome:
-        """Run the real executable on `data`, then end of file."""
-        done = subprocess.run(
+    def hook(self, data: bytes, argument: str = "4", *, job: bytes = b"", **environ: str) -> Outcome:
+        """Run the real executable on `data`, and on `job` once it has accepted, as Nix does; then end of file."""
+        hook = subprocess.Popen(
             [self.program, argument],
-            check=False,
-            input=data,
-            capture_output=True,
-            timeout=60,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
             cwd="/",
             env=self.environ() | environ,
         )
+        with hook:
+            assert hook.stdin is not None
+            assert hook.stderr is not None
+            lines: list[bytes] = []
+            # A hook that is gone has said why.
+            with suppress(BrokenPipeError):
+                hook.stdin.write(data)
+                hook.stdin.flush()
+                while job and (line := hook.stderr.readline()):
+                    lines.append(line)
+                    if line.startswith(b"# "):
+                        if line == b"# accept\n":
+                            hook.stdin.write(job)
+                        break
+            _, rest = hook.communicate(timeout=60)
         assert self.held_slots() == []
-        return Outcome(done.returncode, done.stderr.decode().splitlines())
+        return Outcome(hook.returncode, (b"".join(lines) + rest).decode().splitlines())
 
     def start(self, data: bytes, **environ: str) -> subprocess.Popen[bytes]:
         """Start the executable and give it `data`; its standard input stays open."""
@@ -216,7 +232,7 @@ class Bench:
 
     def build(self, *machines: str, drv_path: str = "", argument: str = "4", **settings: str) -> Outcome:
         """One whole conversation about one derivation, by default the store's."""
-        return self.hook(self.preamble(machines, **settings) + self.request(drv_path) + self.job(), argument)
+        return self.hook(self.preamble(machines, **settings) + self.request(drv_path), argument, job=self.job())
 
     def ask(self, *machines: str) -> Outcome:
         """The same conversation up to the request, for answers other than accept."""
