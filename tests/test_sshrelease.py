@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from hook import transport
 from hook.transport import ssh_program, ssh_release
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this host is."""
+    monkeypatch.setattr(transport, "RELEASE_TIMEOUT_S", 60.0)
 
 
 def install(directory: Path, said: str) -> dict[str, str]:
