@@ -216,7 +216,7 @@ WORN = {
     "login": {"login_at": -RENEW_LOGIN_S - 1},
     "builds": {"builds": RENEW_BUILDS},
     "bytes": {"bytes_in": RENEW_BYTES},
-    "own age": {"longest_s": 2.0, "begun_at": -1.5},
+    "own age": {"longest_s": 18.0, "begun_at": -9.5},
 }
 WORN_OUT = {
     "age": {"begun_at": -LONGEST_S},
@@ -330,6 +330,7 @@ def test_where_none_could_be_opened_it_is_tried_again_a_little_later(
     remotes: list[Remote], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old one still serves builds, each of which would otherwise have its machine tried."""
+    monkeypatch.setattr(pool_module, "LONGEST_REST_S", 3600.0)
     later = Deferred()
     pool = Pool(run=later)
     old, new = remotes
@@ -369,6 +370,7 @@ def test_they_are_opened_one_after_the_other_with_a_rest_between(monkeypatch: py
         pool.give("there", remote, refuse)
     assert len(later.work) == 1
     monkeypatch.setattr(pool_module, "REST", 1e9)
+    monkeypatch.setattr(pool_module, "LONGEST_REST_S", 3600.0)
     later.do()
     pool._failed.clear()
     assert pool.take("there") is old[2]
