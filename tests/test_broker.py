@@ -506,6 +506,8 @@ def test_who_cannot_be_seen_is_not_served(tmp_path: Path) -> None:
 def test_without_descriptors_hooks_wait_for_one(started: Callable[..., Running], logged: "queue.Queue[str]") -> None:
     """A broker that ended would take all builds along."""
     running = started()
+    # Only at its beginning it opens files by itself: then the descriptor that is free here would not be the only one.
+    running.wait_for_ticks()
     address = str(broker_socket(running.directory))
     with socket.socket(socket.AF_UNIX) as connection:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
