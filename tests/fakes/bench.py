@@ -111,8 +111,10 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.broker_pid():
-            self.kill_broker()
+        if (pid := self.broker_pid()) is not None:
+            # One that has made room ends by itself.
+            with suppress(ProcessLookupError):
+                _kill(pid)
         shutil.rmtree(self.hook_state, ignore_errors=True)
 
     def broker_pid(self) -> int | None:
@@ -128,13 +130,7 @@ class Bench:
         """As the kernel does when memory is short; afterwards it holds nothing any more."""
         pid = self.broker_pid()
         assert pid is not None
-        broker = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(broker, signal.SIGKILL)
-            # Readable when it has ended, whoever its parent is.
-            select.select([broker], [], [])
-        finally:
-            os.close(broker)
+        _kill(pid)
 
     def machine(self, behaviour: str, name: str = "", speed: int = 1, scheme: str = "ssh-ng", jobs: int = 2) -> str:
         # The name makes the URI, and with it the machine, distinct.
@@ -267,3 +263,14 @@ class Bench:
         registered = set(self.store.outputs.values()) & self.store.valid()
         assert registered in (set(), set(self.store.outputs.values()))
         return bool(registered)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process, whoever its parent is, and wait for its end."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        # Readable when it has ended.
+        select.select([process], [], [])
+    finally:
+        os.close(process)
