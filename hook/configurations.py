@@ -94,13 +94,13 @@ class Configurations:
             answer = self._answers.get(question)
         now = self._clock()
         if answer is None or not answer.holds(now):
-            self._ask(question, command)
+            self._ask(question, command, answer)
             return None
         with self._lock:
             if question in self._answers:
                 self._answers.move_to_end(question)
         if answer.momentary and now - answer.asked_at > AGAIN_S:
-            self._ask(question, command)
+            self._ask(question, command, answer)
         return answer
 
     def wait(self, command: Command, pause: Callable[[float], object]) -> Configuration | None:
@@ -111,7 +111,7 @@ class Configurations:
         answer = self.look(command)
         if answer is not None:
             if not answer.speaks_of(self._clock()):
-                self._ask(_question(command), command)
+                self._ask(_question(command), command, answer)
             return answer
         if self._files(command.argv).momentary:
             return None
@@ -123,7 +123,7 @@ class Configurations:
         if answer is not None:
             if answer.speaks_of(self._clock()):
                 return answer
-            self._ask(_question(command), command)
+            self._ask(_question(command), command, answer)
         return self._wait(command, time.sleep, seconds)
 
     def scope(self, environ: Mapping[str, str]) -> Hashable:
@@ -157,9 +157,10 @@ class Configurations:
             answer = self._answers.get(question)
         return answer if answer is not None and answer.holds(self._clock()) else None
 
-    def _ask(self, question: Hashable, command: Command) -> None:
+    def _ask(self, question: Hashable, command: Command, known: Configuration | None) -> None:
+        """Unless somebody does, or has heard meanwhile: then there is another answer than the one that is `known`."""
         with self._lock:
-            if question in self._asking or len(self._asking) >= MOST_ASKED:
+            if question in self._asking or self._answers.get(question) is not known or len(self._asking) >= MOST_ASKED:
                 return
             done = self._asking[question] = threading.Event()
         thread = threading.Thread(target=self._hear, args=(question, command, done), daemon=True)

@@ -87,8 +87,11 @@ def asked(tmp_path: Path) -> int:
     return len((tmp_path / "asked").read_text().splitlines())
 
 
-def test_an_answer_is_remembered(command: Callable[..., Command], tmp_path: Path) -> None:
+def test_an_answer_is_remembered(
+    command: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the first one is not waited for by whoever only looks."""
+    monkeypatch.setattr(configurations, "PATIENCE_S", GUARD_S)
     known = Configurations()
     assert known.look(command()) is None
     first = known.wait(command(), threading.Event().wait)
@@ -177,6 +180,23 @@ def test_an_answer_that_comes_at_once_is_not_asked_for_again(
     """Before anybody could wait for it."""
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
     answer(Configurations(), command())
+    assert asked(tmp_path) == 1
+
+
+def test_an_answer_that_has_come_meanwhile_is_not_asked_for_again(
+    command: Callable[..., Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has asked and heard while another one looked."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
+    others = [lambda: answer(known, command())]
+
+    def clock() -> float:
+        if others:
+            others.pop()()
+        return 1000.0
+
+    known = Configurations(clock)
+    known.look(command())
     assert asked(tmp_path) == 1
 
 
