@@ -217,7 +217,7 @@ class Ledger:
                 "outcome": outcome.value,
                 "detail": detail,
                 "began": round(build.since, 3),
-                "ended": round(self._clock(), 3),
+                "ended": round(build.phase_since, 3),
                 "seconds": {phase.value: round(seconds, 4) for phase, seconds in build.seconds.items()},
                 "sent_bytes": build.sent_bytes,
                 "received_bytes": build.received_bytes,

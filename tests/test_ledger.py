@@ -1,5 +1,6 @@
 """What is told of builds: as they go on, when they are over, and never more than a bounded number."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_a_build_that_is_over_is_kept_with_the_time_of_each_phase(world: World) 
     assert totals["ssh://b2"].builds == {Outcome.BUILT: 1}
     assert totals["ssh://b2"].seconds[Phase.FETCHING] == 5
     assert (totals["ssh://b2"].sent_bytes, totals["ssh://b2"].received_bytes) == (60, 1000)
+
+
+def test_phases_add_up_to_the_whole_build(tmp_path: Path) -> None:
+    """However long it takes to write that down."""
+    clock = itertools.count(1000.0)
+    ledger = Ledger(lambda: next(clock))
+    told = ledger.conversation(lambda: 0)
+    told.begin(DRV, "ssh://b1")
+    told.promise()
+    told.enter(Phase.BUILDING)
+    told.end(Outcome.BUILT)
+    ledger.flush(str(tmp_path))
+    (over,) = BUILDS.read(str(tmp_path))
+    assert over["ended"] - over["began"] == sum(over["seconds"].values()) == 2
 
 
 def test_a_build_whose_end_nobody_told_was_cancelled(world: World) -> None:
