@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hook import configurations, proof, slotqueue, sshfiles
+from hook import configurations, proof, slotqueue, sshfiles, transport
 from hook import dispatch as dispatch_module
 from hook import pool as pool_module
 from hook import sharing as sharing_module
@@ -170,6 +170,10 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr(slotqueue, "LOOK_S", 0.005)
+    # However slow this host is.
+    monkeypatch.setattr(proof, "ANSWER_S", HOUR_S)
+    monkeypatch.setattr(configurations, "PATIENCE_S", HOUR_S)
+    monkeypatch.setattr(transport, "RELEASE_TIMEOUT_S", HOUR_S)
     desk = Desk(tmp_path)
     yield desk
     desk.close()
