@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from hook import inputs, remote, session, transport
+from hook.build import Builder
 from hook.caller import Caller
 from hook.conversation import serve
+from hook.front import Job
 from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
+from hook.remote import Remote
 from tests.fakes.bench import Bench, Outcome
 from tests.fakes.shim import writes_to
 
 SHORT_S = 0.3
-QUIET_S = 2.0
-"""More than a daemon that is at work is kept waiting by a busy machine."""
+HOUR_S = 3600.0
 
 LARGE = b"x" * (8 << 20)
 """More than the pipes on the way take."""
@@ -106,11 +108,11 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
     assert bench.held_slots() == []
 
 
-class Known(Health):
+class Known(Watched):
     """Has heard of one machine a short while ago."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(time.monotonic)
+    def __init__(self, name: str, given_up: Callable[[], None]) -> None:
+        super().__init__(given_up)
         self._name = name
 
     def is_fresh(self, machine: Hashable) -> bool:
@@ -123,19 +125,39 @@ def test_many_machines_do_not_keep_nix_waiting_one_after_the_other(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, known: str, answer: str
 ) -> None:
     """Only one that is known to work is asked then; the others are next time, when those that kept silent pause."""
-    monkeypatch.setattr(transport, "HANDSHAKE_S", QUIET_S)
-    monkeypatch.setattr(session, "ANSWER_S", QUIET_S * 1.5)
     silent = [bench.machine("silent", name, speed=9) for name in ("first", "second")]
-    outcome = converse(bench, *silent, bench.machine("ok", "third"), health=Known(known))
+    left = len(silent)
+
+    def given_up() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            # That was long enough.  Who is asked now has all the time it takes.
+            monkeypatch.undo()
+            monkeypatch.setattr(session, "ANSWER_S", -1.0)
+
+    monkeypatch.setattr(transport, "HANDSHAKE_S", SHORT_S)
+    monkeypatch.setattr(session, "ANSWER_S", HOUR_S)
+    outcome = converse(bench, *silent, bench.machine("ok", "third"), health=Known(known, given_up))
     assert outcome.answers == [f"# {answer}"]
     assert outcome.messages.count("cannot build on") == 2
 
 
 def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is silent for longer than it took to give up another machine, which was asked something."""
-    for module, name in STEPS.values():
-        if module is not transport:
-            monkeypatch.setattr(module, name, QUIET_S)
+    run = Builder.run
+
+    def run_in_a_hurry(builder: Builder, machine: Remote, job: Job, over: Callable[[bool], object]) -> None:
+        """The limit on its silence is short until the build is over."""
+
+        def relax(is_built: bool) -> None:
+            machine.stream.silence_s = HOUR_S
+            over(is_built)
+
+        machine.stream.silence_s = SHORT_S
+        run(builder, machine, job, relax)
+
+    monkeypatch.setattr(Builder, "run", run_in_a_hurry)
     life, gate = tmp_path / "life", tmp_path / "gate"
     for pipe in (life, gate):
         os.mkfifo(pipe)
@@ -151,6 +173,8 @@ def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
         thread.start()
         with life.open() as daemon:
             assert daemon.readline() == "waiting\n"
+            monkeypatch.setattr(Builder, "run", run)
+            monkeypatch.setattr(remote, "QUERY_SILENCE_S", SHORT_S)
             machines = other.machine("hang-query_valid_paths", speed=9), other.machine("ok")
             lost = converse(other, *machines, given_up=monkeypatch.undo)
             assert "no sign of life" in lost.messages
