@@ -46,7 +46,10 @@ def start(nix: Path) -> Iterator[Start]:
         running.append(child)
         assert child.stdout is not None
         assert child.stdout.readline() == "\n"
-        wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text().strip() != "sh", "the daemon")
+        process = Path(f"/proc/{child.pid}")
+        wait_until(lambda: (process / "comm").read_text().strip() != "sh", "the daemon")
+        # The last thing that it gets.
+        wait_until(lambda: (process / "environ").read_bytes() != b"", "its environment")
         return child
 
     yield start
