@@ -4,11 +4,47 @@ Whole sessions against scripted machines, as in test_session.py; real daemons fo
 """
 
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.bench import Bench, Outcome
+from tests.fakes.bench import HOOK, Bench, Outcome
+
+PATIENT = f"""#!{sys.executable}
+import sys
+from hook import proof
+from hook.cli.%s import main
+
+proof.ANSWER_S = 60.0
+sys.exit(main())
+"""
+"""A program that lets machines take their time for a proof that they are there, however slow this host is."""
+
+
+def patient(root: Path) -> str:
+    """The hook, with such programs beside it."""
+    directory = root / "patient"
+    directory.mkdir()
+    for name in ("broker", "standalone"):
+        program = directory / f"nix-ferry-{name}"
+        program.write_text(PATIENT % name)
+        program.chmod(0o755)
+    return str(shutil.copy2(HOOK, directory))
+
+
+@pytest.fixture(params=["standalone", "broker"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=request.param == "broker", program=patient(tmp_path)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def brokered(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path, broker=True, program=patient(tmp_path)) as bench:
+        yield bench
 
 
 def uploaded(texts: list[str]) -> list[str]:
