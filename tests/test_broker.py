@@ -728,8 +728,10 @@ def test_a_broker_that_nobody_can_find_ends(started: Callable[..., Running], tmp
 def test_a_broker_leaves_the_socket_of_another_one_alone(started: Callable[..., Running], tmp_path: Path) -> None:
     """Somebody has removed the whole directory, and a hook has started another broker."""
     running = started()
-    broker_socket(tmp_path).unlink()
+    running.wait_for_ticks()
+    # In this order: without its socket it ends, and removes its lock.
     broker_lock(tmp_path).unlink()
+    broker_socket(tmp_path).unlink()
     successor = started()
     running.join()
     with successor.shim() as shim:
