@@ -33,9 +33,11 @@ def nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(nix: Path) -> Iterator[Start]:
-    """Start the daemon of this host, or what looks like it."""
-    running = []
+def start(nix: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start the daemon of this host, or what looks like it; those of other tests that run now are none."""
+    running: list[subprocess.Popen[str]] = []
+    candidates = daemon._candidates
+    monkeypatch.setattr(daemon, "_candidates", lambda: {each.pid for each in running}.intersection(candidates()))
 
     def start(*prefix: str, program: Path | None = None, **variables: str) -> subprocess.Popen[str]:
         shown = program or nix.with_name("nix-daemon")
