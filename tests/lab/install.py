@@ -3,9 +3,12 @@
 Built from a copy of the sources, so that neither leftovers of earlier builds get in nor new ones get out.
 """
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -59,3 +62,42 @@ def install(tree: Path, host: Host) -> None:
     """Copy a built tree into `host`, whose Python then finds the hook's modules compiled."""
     shutil.copytree(tree, host.path(PREFIX))
     host.run(["python3", "-m", "compileall", "-q", f"{PREFIX}/lib"])
+
+
+@contextmanager
+def altered(host: Host, module: str, **constants: float) -> Iterator[None]:
+    """Constants of a module have other values meanwhile, for whatever starts from now on."""
+    path = f"{PREFIX}/lib/hook/{module}.py"
+    before = after = host.read_file(path)
+    for name, value in constants.items():
+        after, count = re.subn(rf"(?m)^{name} = .*", f"{name} = {value}", after)
+        assert count == 1, name
+    _replace(host, path, after)
+    try:
+        yield
+    finally:
+        _replace(host, path, before)
+
+
+def _replace(host: Host, path: str, text: str) -> None:
+    host.write_file(path, text)
+    # Compiled within the same second, it could be taken for this one's.
+    host.run(["sh", "-c", 'rm -f "${1%/*}/__pycache__/$(basename "$1" .py)".*', "sh", path])
+
+
+EVER_S = 3600.0
+LASTING = {
+    "configurations": {"HOLDS_S": EVER_S, "TOGETHER_S": EVER_S, "PATIENCE_S": EVER_S},
+    "pool": {"IDLE_S": EVER_S},
+    "remote": {"LONGEST_S": EVER_S, "RENEW_S": EVER_S, "RENEW_LOGIN_S": EVER_S},
+    "sharing": {"JOIN_S": EVER_S},
+}
+
+
+@contextmanager
+def lasting(host: Host) -> Iterator[None]:
+    """No connection is too old to be used or joined, however slow this machine is."""
+    with ExitStack() as held:
+        for module, constants in LASTING.items():
+            held.enter_context(altered(host, module, **constants))
+        yield

@@ -15,7 +15,7 @@ from hook.trouble import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import HOST_KEY, Host, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import HOOK, lasting
 from tests.lab.lab import Lab
 from tests.lab.midway import WARM, is_clean, running
 from tests.lab.offload import nix_build
@@ -58,10 +58,11 @@ class Site:
 
 
 @pytest.fixture(params=[roots.SUITES[0], roots.SUITES[-1]], ids=roots.label)
-def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Site:
+def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Iterator[Site]:
     lab.standalone(False)
     client = fresh(lab.client(request.param))
-    return Site(client, fresh(lab.builder(roots.SUITES[0])), fresh(lab.builder(roots.SUITES[-1])))
+    with lasting(client):
+        yield Site(client, fresh(lab.builder(roots.SUITES[0])), fresh(lab.builder(roots.SUITES[-1])))
 
 
 def built(builder: Host) -> int:

@@ -5,11 +5,12 @@ there; and it remembers what was not there.
 """
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import HOOK, lasting
 from tests.lab.midway import WARM
 from tests.lab.offload import nix_build
 
@@ -24,6 +25,12 @@ BUILD = f"""
   args = [ "-c" "read -r line < ${{{SOURCE}}}; echo $line > $out" ];
 }}
 """
+
+
+@pytest.fixture(autouse=True)
+def _lasting(client: Host) -> Iterator[None]:
+    with lasting(client):
+        yield
 
 
 @pytest.mark.parametrize("scheme", ["ssh-ng", "ssh"])

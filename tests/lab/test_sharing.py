@@ -6,7 +6,7 @@ A real ssh and sshd, the oldest and the newest; how it is decided is in tests/te
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from hook.cipher import FIRST, host_has_aes
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import HOOK, lasting
 from tests.lab.lab import Lab
 from tests.lab.midway import WARM, is_clean, kill, running
 from tests.lab.offload import nix_build
@@ -49,11 +49,12 @@ class Site:
 
 
 @pytest.fixture(params=[roots.SUITES[0], roots.SUITES[-1]], ids=roots.label)
-def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Site:
+def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Iterator[Site]:
     # A hook without one shares nothing.
     lab.standalone(False)
     client, builder = fresh(lab.client(request.param)), fresh(lab.builder(request.param))
-    return Site(client, builder)
+    with lasting(client):
+        yield Site(client, builder)
 
 
 def test_many_builds_log_in_once(site: Site) -> None:
