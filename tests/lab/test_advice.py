@@ -3,10 +3,12 @@
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from tests.lab.host import Host
+from tests.lab.container import GUARD_S
+from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK, OUTSIDE, PREFIX
 from tests.lab.offload import plain
 from tests.lab.test_command import ferry
@@ -99,9 +101,18 @@ def test_a_machine_whose_disk_is_full(client: Host, box: Host) -> None:
 @pytest.mark.parametrize("option", ["MaxStartups 1:100:1", "PerSourceMaxStartups 1"])
 def test_an_sshd_that_turns_connections_away(client: Host, box: Host, option: str) -> None:
     """Because others are about to log in; how far it lets ssh come before is a matter of chance."""
-    serve(client, box, option)
-    waiting = [socket.create_connection(("127.0.0.1", box.port)) for _ in range(4)]
+    serve(client, box, option, "LoginGraceTime 0")
+    waiting: list[socket.socket] = []
+
+    def greeted() -> bool:
+        """Whether one of them is let in at last: whoever looked whether sshd listens may be there still."""
+        waiting.append(socket.create_connection(("127.0.0.1", box.port), timeout=GUARD_S))
+        with suppress(ConnectionResetError):
+            return waiting[-1].recv(4) == b"SSH-"
+        return False
+
     try:
+        wait_until(greeted, "a connection")
         found = examine(client, "--option", "builders", plain(box))
     finally:
         for connection in waiting:
