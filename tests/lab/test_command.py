@@ -17,6 +17,9 @@ from tests.lab.offload import big, connect, instantiate, nix_build, plain
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook]
 
 NIX_FERRY = f"{PREFIX}/bin/nix-ferry"
+LOGIN_S = 1
+"""How long a login may take at least."""
+
 ELSEWHERE_ONLY = ("--option", "max-jobs", "0")
 
 
@@ -120,11 +123,12 @@ def test_programs_get_json(client: Host, twin: Host, hook: str | None) -> None:
     assert (paths > 0, size > 0, told["inputs"]["unbuilt"]) == (True, True, 0)
     assert [machine["lacks"] for machine in told["machines"]] == [{"paths": paths, "bytes": size}, None]
     assert (told["answer"], told["features"], told["system"]) == ("accept", [], "x86_64-linux")
+    twin.write_file("/root/.bashrc", f"sleep {LOGIN_S}\n")
     began = time.monotonic()
     pongs = json.loads(ferry(client, "ping", "--json").stdout)
     elapsed_s = time.monotonic() - began
     assert [pong["machine"] for pong in pongs] == [plain(twin), big(twin)]
-    assert all(0 <= pong["request_s"] < pong["connect_s"] for pong in pongs)
+    assert all(pong["request_s"] >= 0 and pong["connect_s"] > LOGIN_S for pong in pongs)
     assert all(0 < pong["connect_s"] < pong["connect_s"] + pong["request_s"] < elapsed_s for pong in pongs)
 
 
