@@ -98,7 +98,7 @@ def test_hooks_of_another_build_arrive_in_the_middle(here: Host, there: Host, up
         here.hook = upgraded
         new = builds.enter_context(running(here, build_gated("c", "d", seed="new")))
         gates.wait_inside(4)
-        assert (brokers(here, PREFIX), brokers(here, UPGRADED)) == (1, 1)
+        wait_until(lambda: (brokers(here, PREFIX), brokers(here, UPGRADED)) == (1, 1), "one broker of each build")
         for name in "ab":
             gates.let_through(name)
         _, stderr = old.communicate(timeout=60)
