@@ -7,7 +7,9 @@ import pytest
 from tests.lab import roots
 from tests.lab.booted import Booted
 from tests.lab.conftest import fresh
+from tests.lab.container import GUARD_S
 from tests.lab.host import Host
+from tests.lab.install import altered
 from tests.lab.lab import Lab
 
 __all__ = ["fresh"]
@@ -22,7 +24,11 @@ def there(lab: Lab, fresh: Callable[[Host], Host]) -> Host:
 @pytest.fixture(scope="session")
 def machine(lab: Lab) -> Iterator[Booted]:
     """One that systemd has booted."""
-    with Booted("booted", roots.root(roots.BOOTED), lab.tree()) as host:
+    with (
+        Booted("booted", roots.root(roots.BOOTED), lab.tree()) as host,
+        # Without an answer a broker would do without a unit.
+        altered(host, "cli/unit", START_S=GUARD_S, SCOPE_S=GUARD_S),
+    ):
         yield host
 
 

@@ -120,11 +120,13 @@ def test_a_confined_unit_has_a_broker_of_its_own(
     done = booted.run(build, check=False)
     reaches = properties[0].startswith(("NoNew", "System"))
     assert (done.returncode == 0) == reaches, done.stderr
-    assert re.fullmatch(SCOPE, only_broker(booted))
+    ((confined, own),) = booted.brokers().items()
+    assert re.fullmatch(SCOPE, own)
     booted.run(nix_build("from-source", seed="usual"))
-    first, second = booted.brokers().values()
-    assert re.fullmatch(SCOPE, first)
-    assert re.fullmatch(unit, second)
+    units = booted.brokers()
+    assert units.pop(confined) == own
+    (usual,) = units.values()
+    assert re.fullmatch(unit, usual)
 
 
 def test_what_a_unit_has_set_for_itself_holds_for_nobody_else(booted: Booted, there: Host) -> None:
