@@ -15,7 +15,7 @@ from hook.trouble import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until
-from tests.lab.install import HOOK
+from tests.lab.install import EVER_S, HOOK, altered
 from tests.lab.lab import Lab
 from tests.lab.midway import HOOK_PROCESS, held_slots, is_clean, kill, running
 from tests.lab.offload import nix_build
@@ -115,7 +115,8 @@ def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
     client.configure(hook=HOOK, builders=" ; ".join([f"{good} - - 1 1", *(f"{uri} - - 1 9" for uri in bad)]))
     if daemon:
         client.start_daemon()
-    result = client.run(nix_build("from-source", seed="bad"))
+    with altered(client, "session", ANSWER_S=EVER_S):
+        result = client.run(nix_build("from-source", seed="bad"))
     assert re.findall(r"^building '\S+' on '(\S+)'", result.stderr, re.MULTILINE) == [good]
     for line, (uri, expected) in zip(errors(result), bad.items(), strict=True):
         assert re.fullmatch(f"error: cannot build on '{uri}': {expected}", line)
@@ -127,7 +128,8 @@ def test_what_a_profile_prints_before_the_protocol_is_skipped_and_told(client: H
     client.trust(strict)
     client.configure(hook=HOOK, builders=f"{scheme}://talker@{strict.name} - - 4")
     client.write_file("/root/some.nix", SOME)
-    result = client.run(["nix-build", "/root/some.nix", "-j0", "--no-out-link"])
+    with altered(client, "protocol/handshake", NEXT_NOISE_S=EVER_S):
+        result = client.run(["nix-build", "/root/some.nix", "-j0", "--no-out-link"])
     warnings = [line for line in result.stderr.splitlines() if "Welcome" in line]
     (warning,) = warnings
     assert f"'{scheme}://talker@{strict.name}' prints 'Welcome to the builder, talker\\n" in warning
