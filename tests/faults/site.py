@@ -29,9 +29,9 @@ ROOM = "32m"
 """For the stores of the client and of the first machine, so that they can be filled quickly."""
 
 LIMITS = {
-    "remote.py": ("QUERY_SILENCE_S", 10.0),
-    "transfer.py": ("UPLOAD_SILENCE_S", 10.0),
-    "transport.py": ("HANDSHAKE_S", 15.0),
+    "remote.py": ("QUERY_SILENCE_S", 3.0),
+    "transfer.py": ("UPLOAD_SILENCE_S", 3.0),
+    "transport.py": ("HANDSHAKE_S", 5.0),
 }
 """Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""
 
@@ -67,7 +67,7 @@ PATIENT = "PerSourcePenalties no"
 DATABASE = {"db.sqlite": 100, "db.sqlite-wal": 32}
 """Its files, and how long their headers are."""
 
-BOUND_S = 60.0
+BOUND_S = 30.0
 """Within this time a build ends, whatever goes wrong; many times what it takes, for machines with much to do."""
 
 

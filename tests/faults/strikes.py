@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.faults.site import PRELOAD, TAP, Site
 from tests.lab.midway import BROKER, HOOK_PROCESS, REMOTE_NIX, SSH, SSHD_SESSION, kill
 
-QUICK = {"NIX_SSHOPTS": "-oServerAliveInterval=1 -oServerAliveCountMax=5"}
+QUICK = {"NIX_SSHOPTS": "-oServerAliveInterval=1 -oServerAliveCountMax=2"}
 PRELOADED = {"LD_PRELOAD": PRELOAD}
 
 Action = Callable[[Site], object]
@@ -49,7 +49,7 @@ STRIKES = {
     "machine rebooted": Strike(Site.shut_down, afterwards=Site.boot),
     "connection reset": Strike(_on_client(rf"\S+ -IS {TAP} ", signal.SIGUSR2)),
     "packets dropped": Strike(_on_client(rf"\S+ -IS {TAP} ", signal.SIGUSR1), environ=QUICK),
-    "machine stops reading": Strike(act="deaf", options=("--max-silent-time", "5")),
+    "machine stops reading": Strike(act="deaf", options=("--max-silent-time", "1")),
     "machine sends garbage": Strike(act="garbage"),
     "machine sends half a word": Strike(act="truncated"),
     "machine sends huge lengths": Strike(act="oversized"),
