@@ -32,8 +32,8 @@ GUARD_S = 60
 """When something is taken to hang: far more than it takes, however busy the machine is."""
 
 
-IDLE_S = 20
-"""In which whatever a build has started must have ended after it: what is kept for the next one stays for a minute."""
+IDLE_S = 5
+"""In which whatever a build has started must have ended after it."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = GUARD_S) -> None:
