@@ -48,13 +48,13 @@ def findable(client: Host) -> Iterator[Host]:
 def test_the_own_store_is_left_out_with_one_line_whatever_it_is_called(findable: Host, twin: Host) -> None:
     """Then the host builds itself, or another machine does."""
     findable.configure(hook=HOOK, builders=" ; ".join(ITSELF))
-    result = findable.run(nix_build("from-source", seed="own", options=["-j1"]))
+    result = findable.run(nix_build("from-source", seed="own", options=["-j1"]), timeout=30)
     refused = re.findall(REFUSED, result.stderr, re.MULTILINE)
     assert len(refused) == len(set(refused)) == len(ITSELF), result.stderr
     assert findable.read_file(f"{result.stdout.strip()}/greeting") == "hello, own\n"
     findable.trust(twin)
     findable.configure(hook=HOOK, builders=f"local - - 1 9 ; ssh-ng://{twin.name} - - 1 1 big-parallel")
-    result = findable.run(nix_build("featured", seed="own"))
+    result = findable.run(nix_build("featured", seed="own"), timeout=30)
     assert findable.read_file(result.stdout.strip()) == f"{twin.name}\n"
 
 
