@@ -5,11 +5,13 @@ A real ssh reads real configurations; what is remembered of them is tested in te
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from hook.trouble import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import HOST_KEY, Host, wait_until
@@ -123,7 +125,9 @@ def test_who_names_a_wrong_key_fails_alone(site: Site) -> None:
     site.build(KEYNAME="id_ed25519")
     wrong = site.client.run(nix_build("from-source", seed="wrong"), env={"KEYNAME": "another"}, check=False)
     assert wrong.returncode != 0
+    began = time.monotonic()
     right = site.client.run([*nix_build("from-source", seed="right"), "-v"], env={"KEYNAME": "id_ed25519"})
+    assert time.monotonic() - began < Trouble.AUTHENTICATION.pause_s / 2
     assert "next try in" not in right.stderr
 
 
