@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab import roots
-from tests.lab.container import GUARD_S
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK
 from tests.lab.lab import Lab
@@ -84,7 +83,7 @@ def test_a_collection_frees_what_was_built_while_builds_come(site: Site, scheme:
     """As with stock, but for the last seconds; and no build fails for it."""
     site.client.configure(hook=HOOK, builders=f"{scheme}://{site.machine.name}")
     with site.building():
-        wait_until(lambda: len(site.built()) >= ENOUGH, f"{ENOUGH} builds", timeout_s=5 * GUARD_S)
+        wait_until(lambda: len(site.built()) >= ENOUGH, f"{ENOUGH} builds", timeout_s=120)
         first = site.built()[:ENOUGH]
         begun = time.monotonic()
 
@@ -93,7 +92,7 @@ def test_a_collection_frees_what_was_built_while_builds_come(site: Site, scheme:
             return [path for path in first if site.machine.path(path).exists()]
 
         wait_until(lambda: not left(), "the end of what was built", timeout_s=MINUTE_S)
-        assert time.monotonic() - begun < MINUTE_S * 3 / 4
+        assert time.monotonic() - begun < MINUTE_S / 2
         more = len(site.built()) + 3
         wait_until(lambda: len(site.built()) >= more, "more builds")
     # Two Nixes that meet in a database: the one that says so asks again.
@@ -137,6 +136,6 @@ def test_a_key_that_is_not_let_in_any_more_is_noticed_within_a_minute(site: Site
         wait_until(lambda: len(site.built()) > 3, "the first builds")
         site.machine.write_file("/etc/ssh/authorized_keys", "")
         removed = time.clock_gettime(time.CLOCK_BOOTTIME)
-        wait_until(lambda: "it refused the login" in site.said(), "the refusal", timeout_s=MINUTE_S + GUARD_S)
+        wait_until(lambda: "it refused the login" in site.said(), "the refusal", timeout_s=MINUTE_S)
     *_, last_success, _ = map(float, site.client.read_file("/root/begun").split())
     assert last_success < removed + MINUTE_S
