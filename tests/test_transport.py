@@ -525,7 +525,7 @@ def test_a_greeting_that_nothing_follows_is_explained_soon(monkeypatch: pytest.M
         pytest.raises(ProtocolError, match=r"got 'Welcome, stranger\\n'"),
     ):
         handshake.skip_noise(connection.stream, handshake.SERVER_MAGIC)
-    assert time.monotonic() - begun < transport.HANDSHAKE_S / 2
+    assert time.monotonic() - begun < 5
 
 
 def test_text_on_standard_output_is_explained_at_once() -> None:
