@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError
+from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError, Trouble
 from hook.front import Job
 from hook.inputs import Inputs, missing_there
 from hook.limits import Watch
@@ -27,7 +27,7 @@ from hook.release import Release
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
-from hook.trouble import Trouble, is_disk_full, trouble_of
+from hook.trouble import is_disk_full, trouble_of
 from hook.trust import NOT_PRIVILEGED
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads

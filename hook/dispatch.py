@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hook.connections import Connections
 from hook.disabled import Disabled
-from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError, Trouble
 from hook.hub import Hub
 from hook.ledger import MachineInUse
 from hook.log import Log
@@ -24,7 +24,6 @@ from hook.routes import is_handled, ssh_looks_at
 from hook.schedule import Answer, Candidate, Decision, Request, Verdict, decide, suitable
 from hook.services import Services
 from hook.slots import BusyError, Slot
-from hook.trouble import Trouble
 
 Value = TypeVar("Value")
 

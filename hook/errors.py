@@ -6,8 +6,7 @@ trouble, never from the text.
 """
 
 import re
-
-from hook.trouble import Trouble
+from enum import Enum
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -34,6 +33,32 @@ def printable(text: str) -> str:
     """
     text = COLOUR.sub("", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+SOON_S = 5.0
+LATER_S = 30.0
+
+
+class Trouble(Enum):
+    """A kind of failure, in words for the user.  `pause_s` is how long to leave the machine alone at first."""
+
+    def __init__(self, words: str, pause_s: float) -> None:
+        self.words = words
+        self.pause_s = pause_s
+
+    UNRESOLVED = "its name cannot be resolved", SOON_S
+    UNREACHABLE = "no network leads there", SOON_S
+    REFUSED = "it refused the connection", SOON_S
+    TIMED_OUT = "it did not answer in time", SOON_S
+    LOST = "the connection was lost", SOON_S
+    OTHER = "it failed", SOON_S
+    # Somebody has to do something about these.
+    HOST_KEY = "its host key was not accepted", LATER_S
+    AUTHENTICATION = "it refused the login", LATER_S
+    NO_NIX = "it has no Nix", LATER_S
+    PROTOCOL = "it does not speak Nix's protocol", LATER_S
+    DISK_FULL = "its disk is full", LATER_S
+    OWN_STORE = "it is the store that is built for", LATER_S
 
 
 class FerryError(Exception):

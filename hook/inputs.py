@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 
 from hook.closure import references_first
-from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError
+from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
 from hook.log import Log, step
 from hook.nar import nar_hash
 from hook.remote import Remote
@@ -22,7 +22,7 @@ from hook.services import Services
 from hook.store.info import PathInfo
 from hook.transfer import UPLOAD_SILENCE_S, Copier, modified
 from hook.transport import SETTLE_S
-from hook.trouble import Trouble, trouble_of
+from hook.trouble import trouble_of
 from hook.uploads import Uploads
 
 REFUSED = re.compile(r"hash mismatch importing path '(?:\x1b\[[0-9;]*m)*(/[^'\x1b]+)")

@@ -8,10 +8,10 @@ Tested in test_ownstore.py, and with real stores in the lab.
 import os
 from typing import TYPE_CHECKING
 
-from hook.errors import MachineError, RemoteError
+from hook.errors import MachineError, RemoteError, Trouble
 from hook.store.path import encode_base32
 from hook.store.temproots import is_rooted
-from hook.trouble import Trouble, trouble_of
+from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
     from hook.remote import Remote

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from hook.errors import ConnectionLost, MachineError, RemoteError
+from hook.errors import ConnectionLost, MachineError, RemoteError, Trouble
 from hook.stream import Deadline
-from hook.trouble import Trouble
 
 if TYPE_CHECKING:
     from hook.remote import Remote

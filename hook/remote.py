@@ -7,13 +7,13 @@ import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from hook.errors import MachineError, RemoteError
+from hook.errors import MachineError, RemoteError, Trouble
 from hook.known import KnownPaths
 from hook.log import Log
 from hook.protocol.activity import LogEvent, Verbosity
 from hook.routes import Route
 from hook.transport import Command
-from hook.trouble import Trouble, trouble_of
+from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
     from hook.connections import Opening

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hook.errors import Cancelled, ConnectionLost
+from hook.errors import Cancelled, ConnectionLost, Trouble
 from hook.log import write_all
-from hook.trouble import Trouble
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError, Trouble
 from hook.machines import Machine
 from hook.release import Release
 from hook.stream import Deadline, Stream
-from hook.trouble import Trouble, diagnose
+from hook.trouble import diagnose
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options

@@ -24,7 +24,7 @@ from hook.configurations import Configuration, Configurations
 from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
-from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError
+from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError, Trouble
 from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
@@ -47,7 +47,6 @@ from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.stream import Deadline
 from hook.transport import Command
-from hook.trouble import Trouble
 from hook.uploads import Uploads
 from tests.fakes import DAEMON, DAEMON_IN_URI
 from tests.leaks import children

@@ -9,7 +9,7 @@ from hook.cli.condition import Condition, Shell
 from hook.cli.machinechecks import Findings, check_machine, shown
 from hook.cli.ping import Pong
 from hook.cli.way import Way
-from hook.trouble import Trouble
+from hook.errors import Trouble
 from tests.test_schedule import machine
 
 NAME = "ssh-ng://box"

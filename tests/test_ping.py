@@ -7,11 +7,11 @@ import pytest
 
 from hook import transport
 from hook.cli.ping import ping
+from hook.errors import Trouble
 from hook.machines import parse_machines
 from hook.routes import Routes
 from hook.settings import Settings
 from hook.store.location import find_store
-from hook.trouble import Trouble
 from tests.fakes import DAEMON_IN_URI
 
 RELEASE = (2, 34)

@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 
 from hook import transport
-from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError
+from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError, Trouble
 from hook.machines import Machine, parse_machines
 from hook.protocol import handshake
 from hook.scratch import scratch_directory
 from hook.transport import Command, Connection, command_for, ssh_release
-from hook.trouble import Trouble
 from tests.leaks import no_leaks
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"

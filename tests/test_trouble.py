@@ -2,7 +2,8 @@
 
 import pytest
 
-from hook.trouble import LOGIN_REFUSED, Trouble, diagnose, is_disk_full, trouble_of
+from hook.errors import Trouble
+from hook.trouble import LOGIN_REFUSED, diagnose, is_disk_full, trouble_of
 
 SAID = {
     "ssh: Could not resolve hostname b1: Name or service not known": Trouble.UNRESOLVED,

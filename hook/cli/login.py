@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hook.cli.shell import MOST_SAID, SSH_FAILED, run
-from hook.errors import ConfigurationError, FerryError, MachineError
+from hook.errors import ConfigurationError, FerryError, MachineError, Trouble
 from hook.hostkey import AUTHORITY, known_hosts_lines
 from hook.machines import Machine
 from hook.transport import known_hosts_option, options_first, ssh_arguments
-from hook.trouble import Trouble, diagnose
+from hook.trouble import diagnose
 
 TIMEOUT_S = 120.0
 """For everything that a machine does without being asked for a password."""

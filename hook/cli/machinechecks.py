@@ -11,10 +11,11 @@ from hook.cli.check import Check, Level
 from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
 from hook.cli.ping import Pong
 from hook.cli.way import Way
+from hook.errors import Trouble
 from hook.machines import Machine
 from hook.protocol.handshake import NO_SHELL
 from hook.transport import REMOTE_PROGRAMS
-from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY, Trouble
+from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY
 
 STEPS = ("dns", "tcp", "host-key", "login", "stdout", "nix", "store")
 """What must go well before a machine is of any use, in this order."""

@@ -10,7 +10,7 @@ from hook.cli import storekinds
 from hook.cli.asking import say_they_work
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
-from hook.errors import FerryError, MachineError, StockOnly
+from hook.errors import FerryError, MachineError, StockOnly, Trouble
 from hook.machines import Machine
 from hook.ownstore import refuse_own
 from hook.protocol.handshake import quoted
@@ -20,7 +20,6 @@ from hook.remote import Remote
 from hook.routes import Routes
 from hook.settings import Settings
 from hook.store.location import StoreLocation, find_store
-from hook.trouble import Trouble
 from hook.trust import with_advice
 
 TRUST = {True: "yes", False: "no", None: "unknown"}

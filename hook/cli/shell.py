@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from hook.errors import MachineError
+from hook.errors import MachineError, Trouble
 from hook.machines import Machine
 from hook.routes import Routes
 from hook.transport import Command
-from hook.trouble import Trouble
 
 MOST_BYTES = 1 << 20
 """More than any script here has a machine print."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hook.trouble import Trouble
+from hook.errors import Trouble
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until
