@@ -27,8 +27,7 @@ from hook.release import Release
 from hook.remote import Remote
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
-from hook.trouble import is_disk_full, trouble_of
-from hook.trust import NOT_PRIVILEGED
+from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
 

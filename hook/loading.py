@@ -11,7 +11,7 @@ from hook.errors import StockOnly
 
 FOR_A_BUILD = (
     *("hook.backlog", "hook.build", "hook.hostkey", "hook.ownstore", "hook.program", "hook.proof", "hook.record"),
-    *("hook.scratch", "hook.trust", "hook.unixsocket", "hook.unsigned"),
+    *("hook.scratch", "hook.unixsocket", "hook.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),
     *("hook.store.pathlocks", "hook.store.remove", "atexit", "base64", "encodings.ascii", "fcntl", "hashlib", "json"),

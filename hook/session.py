@@ -408,7 +408,7 @@ class Session:
 def _explained(remote: "Remote", error: MachineError) -> MachineError:
     """`error` with what ssh had to say about it, and with advice."""
     # Loaded when something has gone wrong.
-    from hook.trust import with_advice
+    from hook.trouble import with_advice
 
     return with_advice(remote.explain(error))
 

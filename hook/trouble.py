@@ -1,12 +1,12 @@
 """What can be wrong with a machine: recognised in what ssh, a shell or Nix said about it, and what helps.
 
-They say it in words only, so this goes by the words of OpenSSH and of the releases of Nix.  Pure; tested in
-test_trouble.py, and with a real ssh in the lab.
+They say it in words only, so this goes by the words of OpenSSH and of the releases of Nix.  The last part is about
+machines that refuse what only trusted users may do.  Pure; tested in test_trouble.py, and with a real ssh in the lab.
 """
 
 from dataclasses import dataclass
 
-from hook.errors import Trouble
+from hook.errors import MachineError, NotTrusted, Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +109,23 @@ def is_disk_full(said: str) -> bool:
 def trouble_of(said: str) -> Trouble:
     """What is wrong when an operation was refused with these words."""
     return Trouble.DISK_FULL if is_disk_full(said) else Trouble.OTHER
+
+
+TRUST_THE_USER = "add the user that logs in there to `trusted-users` in nix.conf of that machine"
+
+NOT_PRIVILEGED = "you are not privileged to build"
+"""What older daemons say, and all of them over ssh, to whoever asks for an input-addressed derivation."""
+
+ADVICE = (
+    ("lacks a signature by a trusted key", f"{TRUST_THE_USER}, or sign the path with one of its `trusted-public-keys`"),
+    ("lacks a valid signature", f"{TRUST_THE_USER}, or sign the path with one of its `trusted-public-keys`"),
+    (NOT_PRIVILEGED, TRUST_THE_USER),
+)
+"""What daemons say, and what helps."""
+
+
+def with_advice(error: MachineError) -> MachineError:
+    """`error`, as NotTrusted and with advice if that is what it is about."""
+    text = error.one_line
+    advice = next((advice for words, advice in ADVICE if words in text), None)
+    return error if advice is None else NotTrusted(text, error.trouble, advice)

@@ -13,10 +13,7 @@ MODULES = sorted(path for path in HOOK.rglob("*.py"))
 PURE = [
     *sorted((HOOK / "protocol").glob("*.py")),
     *(HOOK / "store" / f"{name}.py" for name in ("path", "derivation", "info", "realisation", "requirements")),
-    *(
-        HOOK / f"{name}.py"
-        for name in ("schedule", "closure", "machines", "storeuri", "release", "trouble", "trust", "recent")
-    ),
+    *(HOOK / f"{name}.py" for name in ("schedule", "closure", "machines", "storeuri", "release", "trouble", "recent")),
 ]
 IO_MODULES = {"os", "socket", "subprocess", "time", "pathlib", "select", "fcntl", "tempfile", "shutil"}
 
@@ -42,7 +39,7 @@ LAYERS = [
     {"log", "caller", "journal", "places", "record", "ledger"},
     {"slots", "schedule", "health", "known", "limits", "uploads", "disabled", "hostkey", "sshfiles", "backlog"},
     {"machines"},
-    {"storeuri", "trust"},
+    {"storeuri"},
     {"protocol", "closure"},
     {"store"},
     {"nar", "settings", "config", "release", "scratch", "standing"},

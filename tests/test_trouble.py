@@ -2,8 +2,8 @@
 
 import pytest
 
-from hook.errors import Trouble
-from hook.trouble import LOGIN_REFUSED, diagnose, is_disk_full, trouble_of
+from hook.errors import ConnectionLost, MachineError, NotTrusted, Trouble
+from hook.trouble import LOGIN_REFUSED, diagnose, is_disk_full, trouble_of, with_advice
 
 SAID = {
     "ssh: Could not resolve hostname b1: Name or service not known": Trouble.UNRESOLVED,
@@ -108,3 +108,35 @@ def test_the_log_of_a_build_says_nothing_about_the_machine() -> None:
 
 def test_each_kind_has_words_of_its_own() -> None:
     assert len({trouble.words for trouble in Trouble}) == len(Trouble.__members__)
+
+
+PATH = "/nix/store/0c0zrkwjnlrhzdhmjhqsprjf8ia1p9ns-input"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"it refused an input: cannot add path '{PATH}' because it lacks a signature by a trusted key",
+        f"it refused an input: cannot add path '{PATH}' because it lacks a valid signature",
+    ],
+)
+def test_a_missing_signature_can_be_mended_in_two_ways(text: str) -> None:
+    error = with_advice(MachineError(text))
+    assert isinstance(error, NotTrusted)
+    assert str(error).startswith(text)
+    assert "`trusted-users`" in str(error)
+    assert "`trusted-public-keys`" in str(error)
+
+
+def test_signatures_are_no_advice_where_they_do_not_help() -> None:
+    """Older daemons build input-addressed derivations for trusted users only, whatever is signed."""
+    lost = ConnectionLost("unexpected end of file: error: you are not privileged\nto build input-addressed derivations")
+    text = str(with_advice(lost))
+    assert "`trusted-users`" in text
+    assert "sign" not in text
+    assert "\n" not in text
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    error = ConnectionLost("unexpected end of file")
+    assert with_advice(error) is error

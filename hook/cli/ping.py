@@ -20,7 +20,7 @@ from hook.remote import Remote
 from hook.routes import Routes
 from hook.settings import Settings
 from hook.store.location import StoreLocation, find_store
-from hook.trust import with_advice
+from hook.trouble import with_advice
 
 TRUST = {True: "yes", False: "no", None: "unknown"}
 
