@@ -16,7 +16,7 @@ import pytest
 from bench.conftest import Compare
 from hook.front import format_request, format_settings
 from hook.protocol.wire import Writer
-from hook.schedule import Request
+from hook.request import Request
 from hook.settings import Settings
 from tests.lab import install
 from tests.lab.host import Host

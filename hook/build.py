@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError, Trouble
-from hook.front import Job
 from hook.inputs import Inputs, missing_there
-from hook.limits import Watch
 from hook.log import Log
 from hook.outputs import outputs_of
 from hook.proof import soon
@@ -25,11 +23,13 @@ from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
 from hook.release import Release
 from hook.remote import Remote
+from hook.request import Job
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
 from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
+from hook.watch import Watch
 
 KEPT: Release = (2, 30)
 """From here on stock says where the directory of a failed build is."""

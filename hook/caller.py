@@ -113,3 +113,20 @@ class Caller:
         if self.hangup_fd is not None and ready.get(self.hangup_fd, 0) & ~select.POLLIN:
             raise Cancelled("Nix has given up this build")
         return bool(ready)
+
+
+def wait_for_room(fd: int) -> None:
+    """Wait until something can be written to `fd`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
+def write_all(fd: int, data: bytes | memoryview, wait: Callable[[int], object] = wait_for_room) -> None:
+    """Write everything, however the kernel splits it; `wait` until `fd`, if it does not wait itself, takes more."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            wait(fd)

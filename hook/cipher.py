@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+from hook.child import Command
 from hook.errors import MachineError
-from hook.transport import Command, ssh_configuration
+from hook.transport import ssh_configuration
 
 FIRST = "aes256-gcm@openssh.com"
 

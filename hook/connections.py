@@ -6,123 +6,27 @@ is over.  What a failure means for a machine is not decided here.  Tested in tes
 
 import time
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from hook.child import HANDSHAKE_S, Command
 from hook.errors import MachineError
 from hook.hub import Hub
 from hook.log import Log, step
 from hook.machines import Machine
+from hook.opening import Opening
 from hook.protocol.activity import Verbosity
 from hook.remote import LONGEST_S, Remote
-from hook.routes import Route, Routes, destination_of, is_ssh
+from hook.routes import Route, Routes, is_ssh
 from hook.services import Services
-from hook.stream import Deadline
-from hook.transport import HANDSHAKE_S, Command, time_to_get_ready
-from hook.trouble import blames_sharing
+from hook.transport import NOISE
 
 if TYPE_CHECKING:
     from hook.configurations import Configuration
-    from hook.sharing import Seat
 
 Value = TypeVar("Value")
 
 LEAST_S = 2.0
 """A connection that may not grow even that old is replaced when somebody needs one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """All that decides how a connection to the machine `name` is made, and which store it must not lead to."""
-
-    hub: Hub
-    route: Route
-    scheme: str
-    name: str
-    store_dir: str
-    state_dir: str
-    private_dir: str
-    longest_s: float
-    jobs: int
-
-    def open(
-        self,
-        destination: Hashable | None,
-        configuration: "Configuration | None",
-        pause: Callable[[float], object],
-        meanwhile: Callable[[], Value],
-        log: Log | None = None,
-        hangup_fd: int | None = None,
-    ) -> tuple[Remote, Value]:
-        """A handshaken connection, and what `meanwhile` returns, which is called while ssh logs in, once or twice.
-
-        It is of `destination` if `configuration` speaks of the moment at which it was begun; otherwise nobody else
-        knows or shares it.  `pause` does nothing for as many seconds.  MachineError, after which nothing depends on a
-        shared connection that may be dead.
-        """
-        seat = self._seat(destination, configuration)
-        deadline = time_to_get_ready()
-        try:
-            with nullcontext() if seat is None else seat.opening(pause, deadline):
-                return self._shake_hands(destination, configuration, seat, deadline, meanwhile, log, hangup_fd)
-        except MachineError as error:
-            if self.hub.sharing is not None:
-                self.hub.sharing.renew(destination)
-            if seat is None or not blames_sharing(error.one_line):
-                raise
-            return self._shake_hands(destination, configuration, None, deadline, meanwhile, log, hangup_fd)
-
-    def again(self, destination: Hashable, configuration: "Configuration | None") -> Remote:
-        """Another connection to the same `destination`, for nobody yet; MachineError if there is none to be had."""
-        remote, _ = self.open(destination, configuration, time.sleep, lambda: None)
-        if remote.destination is None:
-            remote.close()
-            raise MachineError("ssh may lead elsewhere by now")
-        remote.detach()
-        return remote
-
-    def _seat(self, destination: Hashable, configuration: "Configuration | None") -> "Seat | None":
-        """Room on a shared connection, if this is one of ssh that leads to `destination` and there may be others."""
-        if self.hub.sharing is None or configuration is None or configuration.options is None:
-            return None
-        if not configuration.speaks_of(time.monotonic()):
-            return None
-        return self.hub.sharing.join(destination, configuration.options, self.private_dir)
-
-    def _shake_hands(
-        self,
-        destination: Hashable | None,
-        configuration: "Configuration | None",
-        seat: "Seat | None",
-        deadline: Deadline,
-        meanwhile: Callable[[], Value],
-        log: Log | None,
-        hangup_fd: int | None,
-    ) -> tuple[Remote, Value]:
-        if configuration is not None and not configuration.speaks_of(time.monotonic()):
-            destination = None
-            if seat is not None:
-                # It has waited for somebody else's login.  Where that is gone, ssh makes a connection of its own.
-                seat.leave()
-                seat = None
-        known = None if destination is None else self.hub.pool.known(destination)
-        with ExitStack() as held:
-            remote = Remote(self.route, self.scheme, self.name, seat, known, self.longest_s, self.jobs)
-            held.callback(remote.close)
-            remote.destination = destination
-            remote.stream.watch = deadline
-            remote.opening = self
-            if log is not None:
-                remote.attach(log, hangup_fd)
-            value = meanwhile()
-            remote.shake_hands()
-            from hook.ownstore import refuse_own
-
-            refuse_own(remote, self.store_dir, self.state_dir)
-            remote.be_ready()
-            held.pop_all()
-            return remote, value
 
 
 class Connections:
@@ -255,7 +159,8 @@ class Connections:
     def _opening(self, machine: Machine, name: str, route: Route) -> Opening:
         store, private_dir = self._services.store, self._services.private_dir
         return Opening(
-            hub=self._hub,
+            pool=self._hub.pool,
+            sharing=self._hub.sharing,
             route=route,
             scheme=machine.uri.scheme,
             name=name,
@@ -292,3 +197,20 @@ class Connections:
 def _longest_s(machine: Machine) -> float:
     """The greatest age at which a build may begin with a connection; ConfigurationError if the line has no number."""
     return min(LONGEST_S, machine.uri.number("max-connection-age", int(LONGEST_S)))
+
+
+def destination_of(route: Route, services: Services, identity: Hashable, longest_s: float) -> Hashable:
+    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not.
+
+    `identity` stands for what ssh makes of its configuration.  Nobody has use for one that may grow older than
+    `longest_s`.
+    """
+    s = services
+    rest = s.machines_substitute, s.store.state_dir, longest_s
+    if not isinstance(route, Command):
+        return route.path, tuple(s.settings.items()), rest
+    if not is_ssh(route):
+        others = tuple(route.options.others.items()) if route.options else ()
+        environ = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
+        return route.argv, environ, others, s.limits, rest
+    return route.argv, identity, s.limits, rest

@@ -12,16 +12,16 @@ from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError, Trouble
 from hook.hub import Hub
-from hook.ledger import MachineInUse
 from hook.log import Log
+from hook.machineidentity import MachineInUse, is_handled, ssh_looks_at
 from hook.machines import Machine
 from hook.places import Place
 from hook.promises import Promises
 from hook.protocol.activity import Verbosity
 from hook.recent import Recent
 from hook.remote import Remote
-from hook.routes import is_handled, ssh_looks_at
-from hook.schedule import Answer, Candidate, Decision, Request, Verdict, decide, suitable
+from hook.request import Request
+from hook.schedule import Answer, Candidate, Decision, Verdict, decide, suitable
 from hook.services import Services
 from hook.slots import BusyError, Slot
 

@@ -6,31 +6,19 @@ Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with reco
 """
 
 import struct
-from dataclasses import dataclass
 
 from hook.caller import Caller, Word
 from hook.errors import RequestError
 from hook.log import Log
 from hook.protocol.activity import Verbosity
 from hook.protocol.wire import Reader, Writer
-from hook.schedule import Request
+from hook.request import Job, Request
 from hook.settings import Settings
 
 MAX_SETTINGS = 10_000
 READ_BYTES = 64 << 10
 LENGTH = struct.Struct("<I")
 PLACE = struct.Struct("<II")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What the parent sends after it heard `# accept`.
-
-    `inputs` is the closure of everything the build reads, a path once; `wanted` names the outputs not yet valid here.
-    """
-
-    inputs: tuple[str, ...]
-    wanted: frozenset[str]
 
 
 class _Input:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from hook.child import SETTLE_S
 from hook.closure import references_first
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
 from hook.log import Log, step
@@ -21,7 +22,6 @@ from hook.remote import Remote
 from hook.services import Services
 from hook.store.info import PathInfo
 from hook.transfer import UPLOAD_SILENCE_S, Copier, modified
-from hook.transport import SETTLE_S
 from hook.trouble import trouble_of
 from hook.uploads import Uploads
 

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 
 from hook.errors import printable
+from hook.record import open_bounded
 
 LOG_NAME = "broker.log"
 LOG_BYTES = 1 << 20
@@ -34,17 +35,3 @@ def rotate_log(directory: str, log_bytes: int = LOG_BYTES) -> None:
     """Begin another file if the log has grown too large."""
     if os.fstat(2).st_size > log_bytes:
         open_log(directory, log_bytes)
-
-
-def open_bounded(path: str, most_bytes: int) -> int:
-    """Open a file of ours to append to it; one that has grown too large is set aside as `path.1` before."""
-    fd = _open(path)
-    if os.fstat(fd).st_size > most_bytes:
-        os.close(fd)
-        os.replace(path, path + ".1")
-        fd = _open(path)
-    return fd
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -7,13 +7,13 @@ and end with the process; builds that are over and decisions also go to two file
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
 
 from hook.errors import shortened
-from hook.machines import Machine
+from hook.machineidentity import MachineInUse
 from hook.recent import Recent
 
 UNWRITTEN = 20_000
@@ -55,22 +55,6 @@ class Outcome(Enum):
     """Nix gave it up."""
     MOVED = "moved"
     """For this machine only: it was lost, and the build went on elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineInUse:
-    """A line of `builders`, by what the services of a broker know it."""
-
-    name: str
-    machine: Machine
-    health: Hashable
-    """As Health knows it."""
-    at: Hashable
-    """As LookAhead knows its slots."""
-    lock_stem: str
-    """Of its lock files below `state_dir`."""
-    state_dir: str
-    private_dir: str
 
 
 @dataclass(slots=True, eq=False)

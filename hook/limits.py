@@ -1,51 +1,25 @@
-"""The limits that the user sets for a build, kept here if the machine does not keep them.
+"""The limits that the user sets for a build.  Pure."""
 
-It is told about them and ends the build itself, which is better: it knows when the build began and hears half a line,
-too.  But it may ignore them, pass the build on to one that does, or hang.  Tested in test_limits.py.
-"""
+from dataclasses import dataclass
 
-import time
-from collections.abc import Callable
-
-from hook.errors import BuildFailed
-from hook.protocol.building import Limits
-
-GRACE_S = 5.0
-GRACE_BYTES = 64 << 10
-"""By how much a build may exceed its limits before it is ended here: for the machine to do it, and to say so."""
+from hook.settings import Settings
 
 
-class Watch:
-    """One build under `limits` that begins now; `output` returns how many bytes of its log have come so far.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the user allows a build; 0 stands for no limit."""
 
-    Call it whenever there is a chance.
-    """
+    max_silent_time_s: int = 0
+    timeout_s: int = 0
+    max_log_bytes: int = 0
+    keep_failed: bool = False
 
-    def __init__(
-        self, name: str, limits: Limits, output: Callable[[], int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._name = name
-        self._limits = limits
-        self._output = output
-        self._clock = clock
-        self._start = self._last = clock()
-        self._before = self._seen = output()
 
-    def __call__(self) -> float | None:
-        """After how many seconds the build must be looked at again; BuildFailed, in stock's words, if it is over."""
-        limits, now, seen = self._limits, self._clock(), self._output()
-        if seen != self._seen:
-            self._last, self._seen = now, seen
-        if limits.max_log_bytes and seen - self._before > limits.max_log_bytes + GRACE_BYTES:
-            text = f"killed after writing more than {limits.max_log_bytes} bytes of log output"
-            raise BuildFailed(f"{self._name} {text}")
-        left = []
-        for allowed_s, since, what in (
-            (limits.max_silent_time_s, self._last, " of silence"),
-            (limits.timeout_s, self._start, ""),
-        ):
-            if allowed_s:
-                left.append(since + allowed_s + GRACE_S - now)
-                if left[-1] <= 0:
-                    raise BuildFailed(f"{self._name} timed out after {allowed_s} seconds{what}")
-        return min(left, default=None)
+def limits_of(settings: Settings) -> Limits:
+    """What the user allows a build.  The parent does not enforce it on a hook; the builder does."""
+    return Limits(
+        max_silent_time_s=settings.number("max-silent-time", 0),
+        timeout_s=settings.number("timeout", 0),
+        max_log_bytes=settings.number("max-build-log-size", 0),
+        keep_failed=settings.flag("keep-failed", False),
+    )

@@ -20,7 +20,7 @@ FOR_A_BUILD = (
 """What a build may need after its accept."""
 
 FOR_OTHERS = (
-    *("hook.cipher", "hook.configurations", "hook.sharing"),
+    *("hook.cipher", "hook.configurations", "hook.journal", "hook.sharing"),
     *("ctypes", "difflib", "ipaddress", "tomllib", "traceback"),
 )
 """What only a process may need that serves further hooks, as well."""

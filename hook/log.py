@@ -6,10 +6,10 @@ and non-negative integers: Nix aborts the user's command on anything else.  Sour
 
 import json
 import os
-import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hook.caller import wait_for_room, write_all
 from hook.protocol.activity import (
     ActivityResult,
     ActivityType,
@@ -31,13 +31,6 @@ MAX_ACTIVITIES = 10_000
 _ID_MASK = (1 << 64) - 1
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def wait_for_room(fd: int) -> None:
-    """Wait until something can be written to `fd`."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    poll.poll()
 
 
 class Log:
@@ -175,13 +168,3 @@ def step(log: Log, text: str) -> Activity:
 
 def _plain(fields: tuple[Field, ...]) -> list[str | int]:
     return [field if isinstance(field, int) else field.decode(errors="replace") for field in fields]
-
-
-def write_all(fd: int, data: bytes | memoryview, wait: Callable[[int], object] = wait_for_room) -> None:
-    """Write everything, however the kernel splits it; `wait` until `fd`, if it does not wait itself, takes more."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            wait(fd)

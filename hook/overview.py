@@ -16,7 +16,8 @@ from hook.disabled import Disabled
 from hook.errors import ConfigurationError
 from hook.hub import Hub
 from hook.identity import IDENTITY
-from hook.ledger import Build, MachineInUse, Outcome, Phase, Total
+from hook.ledger import Build, Outcome, Phase, Total
+from hook.machineidentity import MachineInUse
 from hook.slots import BusyError, SlotTable
 
 SLOTS_PATIENCE_S = 2.0

@@ -9,11 +9,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from hook.hub import Hub
+from hook.machineidentity import is_handled
 from hook.machines import Machine
 from hook.places import Place
 from hook.release import Release
-from hook.routes import is_handled
-from hook.schedule import Answer, Decision, Request
+from hook.request import Request
+from hook.schedule import Answer, Decision
 from hook.services import Services
 
 WOKEN_BY_OWN_SLOTS: Release = (2, 35)

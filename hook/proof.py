@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from hook.errors import ConnectionLost, MachineError, RemoteError, Trouble
-from hook.stream import Deadline
+from hook.watch import Deadline
 
 if TYPE_CHECKING:
     from hook.remote import Remote

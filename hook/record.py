@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
 
-from hook.journal import open_bounded
-
 RECORD_BYTES = 4 << 20
 """A file that would grow larger than this is set aside as `NAME.1`, in place of the one before."""
 
@@ -86,3 +84,17 @@ BUILDS = Record(
     },
 )
 DECISIONS = Record("decisions.jsonl", {"at": int | float, "derivation": str, "answer": str, "machines": list})
+
+
+def open_bounded(path: str, most_bytes: int) -> int:
+    """Open a file of ours to append to it; one that has grown too large is set aside as `path.1` before."""
+    fd = _open(path)
+    if os.fstat(fd).st_size > most_bytes:
+        os.close(fd)
+        os.replace(path, path + ".1")
+        fd = _open(path)
+    return fd
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -7,16 +7,16 @@ import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from hook.child import Command
 from hook.errors import MachineError, RemoteError, Trouble
 from hook.known import KnownPaths
 from hook.log import Log
 from hook.protocol.activity import LogEvent, Verbosity
 from hook.routes import Route
-from hook.transport import Command
 from hook.trouble import trouble_of
 
 if TYPE_CHECKING:
-    from hook.connections import Opening
+    from hook.opening import Opening
     from hook.protocol.client import StoreClient
     from hook.sharing import Seat
 

@@ -5,28 +5,25 @@ own process with them; a daemon behind a socket is sent them.  Source: machines.
 """
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
+from hook.machineidentity import REMOTE_PROGRAMS, is_handled
 from hook.machines import Machine
 from hook.release import Release
 from hook.settings import Settings
 from hook.storeuri import StoreUri, format_parameters
-from hook.transport import NOISE, REMOTE_PROGRAMS, Command, command_for
+from hook.transport import command_for
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options
-    from hook.services import Services
     from hook.unixsocket import UnixSocket
 
 Route: TypeAlias = "Command | UnixSocket"
 
-SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
-"""The variables by which two callers may mean different machines with one address, whatever ssh is configured to do."""
-
-LOCAL_SCHEMES = ("local", "auto", "daemon", "unix")
 
 NOT_FOR_MACHINES = ("build-hook", "builders", "store")
 """Settings of whoever gives builds away; a machine gives none away."""
@@ -135,36 +132,9 @@ class Routes:
         )
 
 
-def destination_of(route: Route, services: "Services", identity: Hashable, longest_s: float) -> Hashable:
-    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not.
-
-    `identity` stands for what ssh makes of its configuration.  Nobody has use for one that may grow older than
-    `longest_s`.
-    """
-    s = services
-    rest = s.machines_substitute, s.store.state_dir, longest_s
-    if not isinstance(route, Command):
-        return route.path, tuple(s.settings.items()), rest
-    if not is_ssh(route):
-        others = tuple(route.options.others.items()) if route.options else ()
-        environ = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
-        return route.argv, environ, others, s.limits, rest
-    return route.argv, identity, s.limits, rest
-
-
 def is_ssh(route: Route) -> bool:
     """Whether ssh leads there."""
     return isinstance(route, Command) and route.argv[0] == "ssh"
-
-
-def ssh_looks_at(environ: Mapping[str, str]) -> Hashable:
-    """What ssh sees of `environ` that may lead it elsewhere, as far as is known without asking it."""
-    return tuple((name, environ.get(name)) for name in SSH_LOOKS_AT)
-
-
-def is_handled(machine: Machine) -> bool:
-    """Whether there is a way to `machine` other than the stock hook."""
-    return machine.uri.scheme in REMOTE_PROGRAMS or machine.uri.scheme in LOCAL_SCHEMES
 
 
 def store_address(machine: Machine, release: Release) -> str:

@@ -15,6 +15,7 @@ from enum import Enum
 
 from hook.machines import Machine
 from hook.release import Release
+from hook.request import Request
 
 FLOAT_LOAD: Release = (2, 20)
 """From here on loads are compared as single-precision numbers; before, the division drops the remainder."""
@@ -37,16 +38,6 @@ class Answer(Enum):
     DECLINE = "decline"
     DECLINE_PERMANENTLY = "decline-permanently"
     POSTPONE = "postpone"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One `try`: what is to be built, and whether Nix has a free slot of its own."""
-
-    system: str
-    drv_path: str
-    features: frozenset[str]
-    am_willing: bool
 
 
 @dataclass(frozen=True, slots=True)

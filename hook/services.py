@@ -7,23 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hook.caller import Caller
-from hook.config import Config, find_config, read_small
+from hook.config import Config, find_config
+from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.errors import AloneOnly
+from hook.limits import Limits, limits_of
 from hook.log import Log
-from hook.machines import Machine, format_machine, parse_machines
+from hook.machines import Machine, format_machine
 from hook.notices import Notices
 from hook.protocol.activity import Verbosity
-from hook.protocol.building import Limits
-from hook.release import release_of
 from hook.schedule import Host
 from hook.settings import Settings
 from hook.slots import SlotTable
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
-
-MOST_MACHINES_BYTES = 16 << 20
-"""Of one file of `builders`: a hundred thousand machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,38 +123,3 @@ def _private_directory(path: str) -> tuple[str, str]:
     # That root builds in the store of a user is nobody's mistake.
     reason = f"'{path}' is not used, because other users could change what is in it" if changeable else ""
     return scratch_directory(), reason
-
-
-def host_of(settings: Settings) -> Host:
-    """What this host could build itself."""
-    return Host(
-        system=settings.text("system"),
-        extra_platforms=frozenset(settings.words("extra-platforms")),
-        features=frozenset(settings.words("system-features")),
-        max_jobs=settings.number("max-jobs", 1),
-        release=release_of(settings),
-    )
-
-
-def machines_of(settings: Settings, host: Host) -> tuple[list[Machine], list[str]]:
-    """The machines of `builders`, and a warning for every line that cannot be used."""
-    return parse_machines(
-        settings.text("builders", "@/etc/nix/machines"),
-        default_system=host.system,
-        release=host.release,
-        read_file=_read_file,
-    )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """What the user allows a build.  The parent does not enforce it on a hook; the builder does."""
-    return Limits(
-        max_silent_time_s=settings.number("max-silent-time", 0),
-        timeout_s=settings.number("timeout", 0),
-        max_log_bytes=settings.number("max-build-log-size", 0),
-        keep_failed=settings.flag("keep-failed", False),
-    )
-
-
-def _read_file(path: str) -> str:
-    return read_small(path, MOST_MACHINES_BYTES).decode(errors="surrogateescape")

@@ -31,12 +31,13 @@ from hook.errors import (
     StockOnly,
     StoreError,
 )
-from hook.front import Front, Job
+from hook.front import Front
 from hook.hub import Hub
 from hook.ledger import Outcome, Phase
 from hook.places import Place
 from hook.protocol.activity import Verbosity
-from hook.schedule import Answer, Decision, Request, no_machine_message
+from hook.request import Job, Request
+from hook.schedule import Answer, Decision, no_machine_message
 from hook.services import open_services
 
 if TYPE_CHECKING:

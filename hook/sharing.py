@@ -17,11 +17,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from hook.child import Command
 from hook.cipher import cipher_option
 from hook.errors import MachineError
-from hook.stream import Deadline
-from hook.transport import CONFIGURATION_TIMEOUT_S, Command, options_first
+from hook.transport import CONFIGURATION_TIMEOUT_S, options_first
 from hook.trouble import blames_sharing
+from hook.watch import Deadline
 
 SESSIONS_EACH = 10
 """What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""

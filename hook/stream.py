@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from hook.caller import write_all
 from hook.errors import Cancelled, ConnectionLost, Trouble
-from hook.log import write_all
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10
@@ -28,21 +28,6 @@ GIVEN_UP = "Nix has given up this build"
 
 COLOURS = "\x1b[0123456789;m"
 """What may stand before `error:` where Nix writes for a terminal."""
-
-
-class Deadline:
-    """A machine has `seconds` from now on to get ready, whatever it says meanwhile; to be the `watch` of a Stream."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def __call__(self) -> float:
-        """How many seconds are left; ConnectionLost if none are."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise ConnectionLost(f"not ready after {self._seconds:g} s", Trouble.TIMED_OUT)
-        return left
 
 
 class Stream:

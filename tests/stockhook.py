@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hook.front import format_request, format_settings
 from hook.release import Release
-from hook.schedule import Request
+from hook.request import Request
 from hook.settings import Settings
 from tests.lab.host import Host
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hook import configurations, sshfiles
+from hook.child import Command
 from hook.configurations import (
     AGAIN_S,
     HOLDS_S,
@@ -23,7 +24,6 @@ from hook.configurations import (
     meaningful,
 )
 from hook.sshfiles import SshFiles
-from hook.transport import Command
 
 GUARD_S = 60.0
 

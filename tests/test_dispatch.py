@@ -19,6 +19,7 @@ from hook import pool as pool_module
 from hook import sharing as sharing_module
 from hook.backlog import Backlog
 from hook.caller import Caller
+from hook.child import Command
 from hook.config import Config
 from hook.configurations import Configuration, Configurations
 from hook.connections import Connections
@@ -28,6 +29,7 @@ from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, Sto
 from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
+from hook.limits import limits_of
 from hook.log import Log
 from hook.machines import Machine, parse_machines
 from hook.notices import Notices
@@ -35,8 +37,9 @@ from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
 from hook.remote import RENEW_BUILDS, Remote
-from hook.schedule import Answer, Host, Request
-from hook.services import Services, limits_of
+from hook.request import Request
+from hook.schedule import Answer, Host
+from hook.services import Services
 from hook.settings import Settings
 from hook.sharing import SESSIONS_EACH, Sharing
 from hook.slotqueue import SlotQueue
@@ -45,9 +48,8 @@ from hook.sshfiles import SshFiles
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
-from hook.stream import Deadline
-from hook.transport import Command
 from hook.uploads import Uploads
+from hook.watch import Deadline
 from tests.fakes import DAEMON, DAEMON_IN_URI
 from tests.leaks import children
 

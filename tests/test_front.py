@@ -12,7 +12,7 @@ import pytest
 from hook.caller import Caller, Word
 from hook.errors import RequestError
 from hook.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
-from hook.schedule import Request
+from hook.request import Request
 from hook.settings import Settings
 from tests.fakes.shim import writes_to
 

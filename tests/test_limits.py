@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hook.errors import BuildFailed
-from hook.limits import GRACE_BYTES, GRACE_S, Watch
-from hook.protocol.building import Limits
+from hook.limits import Limits
+from hook.watch import GRACE_BYTES, GRACE_S, Watch
 from tests.fakes.bench import Bench
 
 NAME = "building of 'x'"

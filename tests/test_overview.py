@@ -12,7 +12,8 @@ from hook.cli.asking import overview_of
 from hook.disabled import Disabled
 from hook.health import Health
 from hook.hub import new_hub
-from hook.ledger import MachineInUse, Phase
+from hook.ledger import Phase
+from hook.machineidentity import MachineInUse
 from hook.machines import parse_machines
 from hook.overview import overview
 from hook.record import BUILDS, DECISIONS

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
 from hook.log import Log
 from hook.ownstore import THE_SAME, refuse_own
 from hook.remote import Remote
 from hook.store.temproots import TempRoots, is_rooted
-from hook.transport import Command
 from tests.fakes import DAEMON
 
 STORE_DIR = "/nix/store"

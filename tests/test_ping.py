@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook import transport
+from hook import child
 from hook.cli.ping import ping
 from hook.errors import Trouble
 from hook.machines import parse_machines
@@ -24,7 +24,7 @@ def test_a_machine_has_a_limited_time_whatever_it_says(
     behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One deadline for all questions: lines of a log do not put it off."""
-    monkeypatch.setattr(transport, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(child, "HANDSHAKE_S", 1.0)
     line = f"ssh-ng://localhost?remote-program={DAEMON_IN_URI}%20{behaviour}"
     machines, _ = parse_machines(line, default_system="x86_64-linux", release=RELEASE, read_file=str)
     routes = Routes(Settings({}), RELEASE, os.environ, str(tmp_path), os.getpid(), 5)

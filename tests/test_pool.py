@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from hook import pool as pool_module
+from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
 from hook.log import Log
 from hook.pool import MOST_OPENED, TOGETHER_S, Pool
@@ -23,7 +24,6 @@ from hook.remote import (
     RENEW_S,
     Remote,
 )
-from hook.transport import Command
 
 
 def connected(program: str, name: str) -> Remote:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
+from hook.machineidentity import is_handled
 from hook.machines import Machine, parse_machines
-from hook.routes import Route, Routes, is_handled
+from hook.routes import Route, Routes
 from hook.settings import Settings
-from hook.transport import Command
 from hook.unixsocket import UnixSocket
 
 SETTINGS = {

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hook.machines import Machine, parse_machines
 from hook.release import Release
-from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, no_machine_message, suitable
+from hook.request import Request
+from hook.schedule import Answer, Candidate, Decision, Host, decide, no_machine_message, suitable
 from tests import stockhook
 from tests.lab.host import Host as LabHost
 

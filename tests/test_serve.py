@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hook.errors import ProtocolError
-from hook.protocol.building import BuildResult, BuiltPath, Limits
+from hook.limits import Limits
+from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.serve import CLIENT_MAGIC, SERVER_MAGIC, Command, ServeClient
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation, DerivationOutput

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hook.front import format_request, format_settings
-from hook.schedule import Request
+from hook.request import Request
 from hook.settings import Settings
 from tests.fakes.shims import (
     READY,

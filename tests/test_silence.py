@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from hook import inputs, remote, session, transport
+from hook import child, inputs, remote, session
 from hook.build import Builder
 from hook.caller import Caller
 from hook.conversation import serve
-from hook.front import Job
+from hook.request import Job
 from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
 from hook.remote import Remote
@@ -32,11 +32,11 @@ LARGE = b"x" * (8 << 20)
 """More than the pipes on the way take."""
 
 STEPS = {
-    "silent": (transport, "HANDSHAKE_S"),
-    "murmurs": (transport, "HANDSHAKE_S"),
-    "hang-add_temp_root": (transport, "HANDSHAKE_S"),
-    "rant-add_temp_root": (transport, "HANDSHAKE_S"),
-    "dribble-add_temp_root": (transport, "HANDSHAKE_S"),
+    "silent": (child, "HANDSHAKE_S"),
+    "murmurs": (child, "HANDSHAKE_S"),
+    "hang-add_temp_root": (child, "HANDSHAKE_S"),
+    "rant-add_temp_root": (child, "HANDSHAKE_S"),
+    "dribble-add_temp_root": (child, "HANDSHAKE_S"),
     "hang-query_valid_paths": (remote, "QUERY_SILENCE_S"),
     "hang-add_multiple_to_store": (inputs, "UPLOAD_SILENCE_S"),
     "hang-query_path_info": (remote, "QUERY_SILENCE_S"),
@@ -102,7 +102,7 @@ def test_a_machine_that_does_nothing_more_is_left_for_another(
     # The other one has all the time it takes.
     outcome = converse(bench, bench.machine(step, speed=9), bench.machine("ok"), given_up=monkeypatch.undo)
     assert outcome.status == 0
-    expected = "not ready after" if STEPS[step][0] is transport else "no sign of life for"
+    expected = "not ready after" if STEPS[step][0] is child else "no sign of life for"
     assert f"{expected} {SHORT_S:g} s" in outcome.messages
     assert bench.outputs_valid()
     assert bench.held_slots() == []
@@ -136,7 +136,7 @@ def test_many_machines_do_not_keep_nix_waiting_one_after_the_other(
             monkeypatch.undo()
             monkeypatch.setattr(session, "ANSWER_S", -1.0)
 
-    monkeypatch.setattr(transport, "HANDSHAKE_S", SHORT_S)
+    monkeypatch.setattr(child, "HANDSHAKE_S", SHORT_S)
     monkeypatch.setattr(session, "ANSWER_S", HOUR_S)
     outcome = converse(bench, *silent, bench.machine("ok", "third"), health=Known(known, given_up))
     assert outcome.answers == [f"# {answer}"]

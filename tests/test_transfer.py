@@ -12,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 
+from hook.caller import write_all
 from hook.errors import ConnectionLost, ProtocolError, RemoteError, StoreError
-from hook.log import Log, write_all
+from hook.log import Log
 from hook.nar import Dumper
 from hook.protocol import serve, worker
 from hook.protocol.activity import Verbosity

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from hook import transport
+from hook import child, transport
+from hook.child import Command, Connection
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError, Trouble
 from hook.machines import Machine, parse_machines
 from hook.protocol import handshake
 from hook.scratch import scratch_directory
-from hook.transport import Command, Connection, command_for, ssh_release
+from hook.transport import command_for, ssh_release
 from tests.leaks import no_leaks
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
@@ -337,7 +338,7 @@ def test_close_leaves_neither_child_nor_descriptor(script: str, explained: bool)
 
 def test_close_lets_the_child_end_its_own_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ssh ends a ProxyCommand: killed at once it could not, and some of these never notice."""
-    monkeypatch.setattr(transport, "GRACE_S", GUARD_S)
+    monkeypatch.setattr(child, "GRACE_S", GUARD_S)
     with connected("tail -f /dev/null & trap 'kill $!; wait $!; exit' TERM; echo $!; wait") as connection:
         helper = b""
         while not helper.endswith(b"\n"):
@@ -446,7 +447,7 @@ SAID = {
 @pytest.fixture
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that is ending has all the time it takes."""
-    monkeypatch.setattr(transport, "SETTLE_S", GUARD_S)
+    monkeypatch.setattr(child, "SETTLE_S", GUARD_S)
 
 
 @pytest.mark.usefixtures("no_hurry")
@@ -501,7 +502,7 @@ def test_the_log_of_a_build_explains_nothing() -> None:
 
 def test_the_rest_of_a_log_is_taken_from_who_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shared connection is another process's, and ends a build there only when it is rid of the log."""
-    monkeypatch.setattr(transport, "LAST_WORDS_S", GUARD_S)
+    monkeypatch.setattr(child, "LAST_WORDS_S", GUARD_S)
     rid = tmp_path / "rid"
     os.mkfifo(rid)
     script = f"read line; setsid sh -c 'head -c 3000000 /dev/zero >&2 && echo of it' >{rid} & wait"

@@ -29,9 +29,9 @@ from hook.cli.machinechecks import Findings, asks_for_shell, check_machine
 from hook.cli.ping import own_store, ping
 from hook.cli.way import resolver, ways
 from hook.config import find_config
+from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.routes import Routes
-from hook.services import host_of, machines_of
 
 
 def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:

@@ -13,12 +13,13 @@ from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
 from hook.cli.ping import own_store
 from hook.cli.words import size
 from hook.config import find_config
+from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, FerryError
 from hook.machines import Machine
+from hook.request import Request
 from hook.routes import Routes
-from hook.schedule import Answer, Candidate, Decision, Host, Request, decide, suitable
-from hook.services import host_of, machines_of
+from hook.schedule import Answer, Candidate, Decision, Host, decide, suitable
 from hook.settings import Settings
 from hook.slots import MOST_SLOTS, SlotTable
 from hook.store.requirements import prefers_local_build, required_features

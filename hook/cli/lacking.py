@@ -18,7 +18,7 @@ from hook.routes import Routes
 from hook.store.database import Database
 from hook.store.derivation import Derivation, parse_derivation
 from hook.store.location import StoreLocation
-from hook.stream import Deadline
+from hook.watch import Deadline
 
 ANSWER_S = 20.0
 """What a machine has to answer, once it is connected."""

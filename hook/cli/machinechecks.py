@@ -12,9 +12,9 @@ from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.errors import Trouble
+from hook.machineidentity import REMOTE_PROGRAMS
 from hook.machines import Machine
 from hook.protocol.handshake import NO_SHELL
-from hook.transport import REMOTE_PROGRAMS
 from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY
 
 STEPS = ("dns", "tcp", "host-key", "login", "stdout", "nix", "store")

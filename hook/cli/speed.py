@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hook.child import Command
 from hook.cli.shell import shell_command
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.routes import Routes
 from hook.sharing import session_options
-from hook.transport import Command, options_first, ssh_configuration
+from hook.transport import options_first, ssh_configuration
 
 MOST_BYTES = 128 << 20
 MOST_S = 3.0

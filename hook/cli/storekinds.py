@@ -5,9 +5,8 @@ Pure; tested in test_storekinds.py.
 
 import difflib
 
-from hook.routes import LOCAL_SCHEMES
+from hook.machineidentity import LOCAL_SCHEMES, REMOTE_PROGRAMS
 from hook.storeuri import StoreUri
-from hook.transport import REMOTE_PROGRAMS
 
 OURS = (*REMOTE_PROGRAMS, *LOCAL_SCHEMES)
 STOCK = ("dummy", "file", "ftp", "gs", "http", "https", "local-binary-cache", "local-overlay", "mounted-ssh-ng", "s3")

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from hook.child import Command
 from hook.cli.login import public_key
 from hook.errors import FerryError, MachineError
 from hook.machines import Machine
 from hook.routes import Routes
 from hook.sharing import session_options
-from hook.transport import Command, ssh_configuration
+from hook.transport import ssh_configuration
 
 LONGEST_TRY_S = 30.0
 """For one address, if ssh is configured to try longer."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+from hook.limits import Limits
 from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation
 
@@ -40,16 +41,6 @@ SUCCESSES = frozenset(
         BuildStatus.RESOLVES_TO_ALREADY_VALID,
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the user allows a build; 0 stands for no limit."""
-
-    max_silent_time_s: int = 0
-    timeout_s: int = 0
-    max_log_bytes: int = 0
-    keep_failed: bool = False
 
 
 NO_LIMITS = Limits()

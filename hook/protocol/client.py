@@ -6,7 +6,8 @@ Implemented by WorkerClient and ServeClient; their docstrings say what each prot
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from hook.protocol.building import BuildResult, Limits
+from hook.limits import Limits
+from hook.protocol.building import BuildResult
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
 from hook.store.derivation import Derivation

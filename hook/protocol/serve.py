@@ -10,14 +10,8 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError
-from hook.protocol.building import (
-    NO_LIMITS,
-    BuildResult,
-    BuiltPath,
-    Limits,
-    read_built_outputs,
-    write_basic_derivation,
-)
+from hook.limits import Limits
+from hook.protocol.building import NO_LIMITS, BuildResult, BuiltPath, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, skip_noise
 from hook.protocol.pipeline import Answer, Pipeline
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info

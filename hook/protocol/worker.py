@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError, RemoteError
+from hook.limits import Limits
 from hook.protocol.activity import (
     ActivityResult,
     Field,
@@ -22,14 +23,7 @@ from hook.protocol.activity import (
     StopActivity,
     Verbosity,
 )
-from hook.protocol.building import (
-    NO_LIMITS,
-    BuildResult,
-    BuiltPath,
-    Limits,
-    read_built_outputs,
-    write_basic_derivation,
-)
+from hook.protocol.building import NO_LIMITS, BuildResult, BuiltPath, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import OUTPUTS_AS_PATHS, Channel, Hello, shake_hands
 from hook.protocol.options import Options, write_options
 from hook.protocol.pipeline import Answer, Pipeline, answered

@@ -19,7 +19,7 @@ from typing import IO, Self
 from hook.front import format_request, format_settings
 from hook.machines import parse_machines
 from hook.protocol.wire import Writer
-from hook.schedule import Request
+from hook.request import Request
 from hook.settings import Settings
 from tests.fakes import DAEMON_IN_URI
 from tests.fakes.store import FakeStore

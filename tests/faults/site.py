@@ -31,7 +31,7 @@ ROOM = "32m"
 LIMITS = {
     "remote.py": ("QUERY_SILENCE_S", 3.0),
     "transfer.py": ("UPLOAD_SILENCE_S", 3.0),
-    "transport.py": ("HANDSHAKE_S", 5.0),
+    "child.py": ("HANDSHAKE_S", 5.0),
 }
 """Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""
 

@@ -12,14 +12,15 @@ from contextlib import contextmanager, suppress
 from hook.broker import Greeting
 from hook.caller import Caller
 from hook.config import read_config
+from hook.configured import host_of
 from hook.errors import ConfigurationError, FerryError, MachineError, RemoteError, StockOnly, StoreError
 from hook.front import Front
+from hook.limits import limits_of
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.protocol.client import StoreClient
 from hook.protocol.serve import ServeClient
 from hook.protocol.worker import WorkerClient
-from hook.services import host_of, limits_of
 from hook.store.derivation import Derivation, DerivationOutput, format_derivation, parse_derivation
 from hook.store.info import PathInfo
 from hook.store.realisation import format_realisation, parse_realisation
