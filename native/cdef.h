@@ -54,14 +54,6 @@ int64_t wire_join_strings(const uint8_t *in, size_t len, size_t max_each, size_t
                           size_t *joined);
 int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
 
-struct frame_source {
-    uint64_t left;
-    uint8_t head[8];
-    uint8_t held;
-    uint8_t done;
-};
-size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen);
-
 /* loglines.h */
 struct logline_frame {
     const char *before, *after;
@@ -74,7 +66,6 @@ size_t loglines_take(const uint8_t *in, size_t len, uint64_t activity, const str
                      size_t room, struct logline_sizes *sizes);
 
 /* process.h */
-int set_pdeathsig(int signal);
 void return_large_blocks(void);
 void make_neutral(void);
 

@@ -20,11 +20,6 @@ enum { MAX_CPU_BYTES = 8192, TIMER_SLACK_NS = 50000, LARGE_BYTES = 4 << 20 };
 /* Of ioprio_set(), which has no header of its own in every release. */
 enum { WHO_PROCESS = 1, NO_CLASS = 0 };
 
-int set_pdeathsig(int signal)
-{
-    return prctl(PR_SET_PDEATHSIG, (unsigned long)signal, 0, 0, 0) < 0 ? errno : 0;
-}
-
 static void write_file(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -67,7 +62,7 @@ void make_neutral(void)
     personality(PER_LINUX);
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
     prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
-    set_pdeathsig(0);
+    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
     umask(022);
     reset_signals();
     write_file("/proc/self/oom_score_adj", "0");

@@ -2,9 +2,6 @@
 #ifndef FERRY_PROCESS_H
 #define FERRY_PROCESS_H
 
-/* Ask the kernel for `signal` when the thread that is our parent dies; 0 asks for none.  Returns 0 or an errno. */
-int set_pdeathsig(int signal);
-
 /* Have large blocks of memory go back to the system as soon as they are freed.  By default, glibc keeps up to 32 MiB for
  * each of its arenas once a block of that size was freed, and a broker with many threads uses many arenas. */
 void return_large_blocks(void);

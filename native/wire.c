@@ -93,24 +93,3 @@ int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t cou
     at += wire_put_string(at, joined, (size_t)(end - joined));
     return at - out;
 }
-
-size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen)
-{
-    size_t at = 0;
-    *out = in;
-    *outlen = 0;
-    while (!frame->left && !frame->done) {
-        while (frame->held < 8 && at < len)
-            frame->head[frame->held++] = in[at++];
-        if (frame->held < 8)
-            return at;
-        frame->left = wire_get_u64(frame->head);
-        frame->held = 0;
-        frame->done = frame->left == 0;
-    }
-    size_t size = len - at < frame->left ? len - at : (size_t)frame->left;
-    *out = in + at;
-    *outlen = size;
-    frame->left -= size;
-    return at + size;
-}

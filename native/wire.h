@@ -1,4 +1,4 @@
-/* The primitives of Nix's protocols: little-endian u64, strings padded to 8 bytes, lists of strings, frames.
+/* The primitives of Nix's protocols: little-endian u64, strings padded to 8 bytes, lists of strings.
  *
  * Nothing here allocates, copies input without being asked to, or does I/O.  Input that ends early and input that is
  * wrong are told apart by the negative results below; every limit is checked before arithmetic is done with a length.
@@ -39,17 +39,5 @@ int64_t wire_join_strings(const uint8_t *in, size_t len, size_t max_each, size_t
 /* Write a list (u64 count, strings) of the `count` > 0 strings in `joined` to `out`, which has room for len + 16 * (count + 1)
  * bytes.  Returns bytes written, or WIRE_NUL if `joined` holds another number of strings. */
 int64_t wire_put_joined(uint8_t *out, const char *joined, size_t len, size_t count);
-
-/* Where we are in a framed stream: u64 size > 0, that many bytes, again, until a size of 0.  All zero to begin with. */
-struct frame_source {
-    uint64_t left;   /* payload bytes still to come in this frame */
-    uint8_t head[8]; /* a size cut by the end of the input */
-    uint8_t held;    /* bytes of it that we have */
-    uint8_t done;    /* the terminator was read */
-};
-
-/* Take the next piece of payload.  Returns bytes consumed, never past the terminator; *out points into `in`.
- * *outlen is 0 only when all of `in` was consumed or the stream is done. */
-size_t frame_take(struct frame_source *frame, const uint8_t *in, size_t len, const uint8_t **out, size_t *outlen);
 
 #endif

@@ -1,12 +1,14 @@
-"""References for the C module, written to be read: trees, NARs, lists of strings, frames and log lines in plain Python.
+"""References, written to be read: trees, NARs, lists of strings, log lines and realisations in plain Python.
 
 A tree is a File, a Symlink, or a dict from names to trees.  Nothing here shares code with the package.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Invalid(Exception):
     """The bytes break a rule."""
 
 
-# Strings, lists, frames
+# Strings, lists
 
 
 def string(data: bytes) -> bytes:
@@ -37,11 +39,6 @@ def string(data: bytes) -> bytes:
 def strings(items: Iterable[bytes]) -> bytes:
     items = list(items)
     return len(items).to_bytes(8, "little") + b"".join(map(string, items))
-
-
-def frames(pieces: Iterable[bytes]) -> bytes:
-    """Every piece must be non-empty: an empty one would end the stream."""
-    return b"".join(len(piece).to_bytes(8, "little") + piece for piece in [*pieces, b""])
 
 
 def log_line(activity: int, text: bytes) -> bytes:
@@ -223,3 +220,17 @@ def harvest(path: bytes) -> Tree:
     assert mode in (0o444, 0o555)
     with open(path, "rb") as file:
         return File(file.read(), executable=mode == 0o555)
+
+
+# Realisations
+
+
+def realisation(known: Any) -> str:
+    """The JSON of one, as Nix writes it: full form, sorted keys, no spaces."""
+    values = {
+        "dependentRealisations": {"!".join(each): path.rpartition("/")[2] for each, path in known.dependencies.items()},
+        "id": "!".join(known.id),
+        "outPath": known.out_path.rpartition("/")[2],
+        "signatures": sorted(known.signatures),
+    }
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))

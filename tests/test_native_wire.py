@@ -1,18 +1,13 @@
 import itertools
 import os
-import select
-import signal
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import ProtocolError
-from hook.protocol.frames import FrameReader
 from hook.protocol.lists import ENCODED_AT_ONCE, append_strings, decode_texts
-from tests.oracles import Input, Invalid, frames, strings
+from tests.oracles import Input, Invalid, strings
 
 MANY = 1 << 20
 items = st.lists(st.binary(max_size=100))
@@ -99,45 +94,3 @@ def test_texts_that_are_no_text_are_refused():
     for bad in (b"\xff", b"a\0b"):
         with pytest.raises(ProtocolError, match="list with a"):
             decode_texts(strings([bad])[8:], 100, MANY)
-
-
-# Frames
-
-
-@given(st.lists(st.binary(min_size=1, max_size=50)), st.binary(max_size=9), st.lists(st.integers(0, 500)))
-def test_framed_bytes_survive_any_split(pieces, rest, cuts):
-    stream = frames(pieces) + rest
-    reader = FrameReader()
-    payload, consumed = b"", 0
-    for start, end in itertools.pairwise([0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]):
-        parts, size = reader.feed(stream[start:end])
-        payload += b"".join(parts)
-        consumed += size
-    assert (payload, consumed) == (b"".join(pieces), len(stream) - len(rest))
-    assert reader.done
-
-
-def test_an_unfinished_stream_is_not_done():
-    reader = FrameReader()
-    stream = frames([b"abc"])
-    assert reader.feed(stream[:-1]) == ([b"abc"], len(stream) - 1)
-    assert not reader.done
-    assert reader.feed(stream[-1:]) == ([], 1)
-    assert reader.done
-    assert reader.feed(b"next") == ([], 0)
-
-
-# Processes
-
-
-def test_a_child_that_asked_for_it_dies_with_its_parent():
-    """A killed hook must not leave ssh behind."""
-    grandchild = "from hook._native import lib; lib.set_pdeathsig(15); print(flush=True); import time; time.sleep(600)"
-    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
-    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"\n"
-        process.send_signal(signal.SIGKILL)
-        # The grandchild holds the other end of the pipe until it dies.
-        assert select.select([process.stdout], [], [], 30)[0]
-        assert process.stdout.read() == b""

@@ -19,7 +19,6 @@ from hook.store.info import (
     fingerprint,
     format_hash,
     format_hash_hex,
-    format_hash_sri,
     parse_content_address,
     parse_hash,
 )
@@ -35,13 +34,12 @@ def test_a_hash_reads_the_same_in_every_form(algorithm: str, data: st.DataObject
     """Databases hold hex, messages base 32, newer daemons send SRI."""
     size = HASH_SIZES[algorithm]
     digest = data.draw(st.binary(min_size=size, max_size=size))
-    assert format_hash_sri(digest, algorithm) == f"{algorithm}-{b64encode(digest).decode()}"
     for text in (
         format_hash_hex(digest),
         f"{algorithm}:{format_hash_hex(digest)}",
         format_hash(digest, algorithm),
         encode_base32(digest),
-        format_hash_sri(digest, algorithm),
+        f"{algorithm}-{b64encode(digest).decode()}",
         f"{algorithm}:{b64encode(digest).decode()}",
     ):
         assert parse_hash(text, algorithm) == digest

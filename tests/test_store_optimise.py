@@ -21,7 +21,7 @@ def test_links_are_those_that_nix_makes(tmp_path: Path) -> None:
     stock.run("nix", "copy", "--no-check-sigs", "--from", source.uri, "--to", stock.uri, *source.objects())
     opened, target = source.open(), ours.open()
     for path in source.objects():
-        info = opened.database.path_info(path)
+        info = opened.database.path_infos([path]).get(path)
         assert info
         copy(opened, target, [info])
     opened.close()

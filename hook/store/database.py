@@ -108,10 +108,6 @@ class Database:
 
     # Reading
 
-    def path_info(self, path: str) -> PathInfo | None:
-        """What is registered for `path`; None if it is not valid."""
-        return self.path_infos([path]).get(path)
-
     def path_infos(self, paths: Iterable[str]) -> dict[str, PathInfo]:
         """What is registered for those of `paths` that are valid."""
         batches = list(_batches(paths))

@@ -5,7 +5,7 @@ here only whether its path follows from the claim.  Tested in test_store_info.py
 """
 
 from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,11 +86,6 @@ def format_hash_hex(digest: bytes) -> str:
 def format_hash(digest: bytes, algorithm: str = "sha256") -> str:
     """`<algorithm>:<base 32>`, the form of messages, content addresses and fingerprints."""
     return f"{algorithm}:{encode_base32(digest)}"
-
-
-def format_hash_sri(digest: bytes, algorithm: str = "sha256") -> str:
-    """`<algorithm>-<base 64>`."""
-    return f"{algorithm}-{b2a_base64(digest, newline=False).decode('ascii')}"
 
 
 def check_path_info(info: PathInfo, store_dir: str) -> None:

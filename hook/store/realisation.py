@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hook.errors import StoreError
-from hook.store.path import base_name, check_store_path
+from hook.store.path import check_store_path
 
 QUOTED = 200
 """How much of a malformed text is shown."""
@@ -76,21 +76,6 @@ def parse_realisation(text: str | bytes, store_dir: str) -> Realisation:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise StoreError(f"{text[:QUOTED]!r} is not a realisation") from None
-
-
-def format_realisation(realisation: Realisation) -> str:
-    """The JSON of a realisation, as Nix writes it: full form, sorted keys, no spaces."""
-    import json
-
-    values = {
-        "dependentRealisations": {
-            format_output_id(output_id): base_name(path) for output_id, path in realisation.dependencies.items()
-        },
-        "id": format_output_id(realisation.id),
-        "outPath": base_name(realisation.out_path),
-        "signatures": sorted(realisation.signatures),
-    }
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def _full_path(name: str, store_dir: str) -> str:

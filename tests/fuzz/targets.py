@@ -23,8 +23,9 @@ from hook.protocol.serve import ServeClient
 from hook.protocol.worker import WorkerClient
 from hook.store.derivation import Derivation, DerivationOutput, format_derivation, parse_derivation
 from hook.store.info import PathInfo
-from hook.store.realisation import format_realisation, parse_realisation
+from hook.store.realisation import parse_realisation
 from hook.transport import command_for
+from tests import oracles
 from tests.fakes.source import RecordedChannel
 
 PATH = "/nix/store/00000000000000000000000000000001-tiny"
@@ -103,7 +104,7 @@ def realisation(data: bytes) -> None:
     with suppress(StoreError):
         parsed = parse_realisation(data, "/nix/store")
         assert parsed.out_path.startswith("/nix/store/")
-        assert parse_realisation(format_realisation(parsed), "/nix/store") == parsed
+        assert parse_realisation(oracles.realisation(parsed), "/nix/store") == parsed
 
 
 def machines(data: bytes) -> None:

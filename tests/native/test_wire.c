@@ -117,38 +117,6 @@ static void the_room_for_a_list_is_enough(void)
     }
 }
 
-static void frames_come_apart_at_any_cut(void)
-{
-    uint8_t wire[64], payload[16];
-    const uint8_t *out;
-    size_t outlen;
-    wire_put_u64(wire, 3);
-    memcpy(wire + 8, "abc", 3);
-    wire_put_u64(wire + 11, 1);
-    wire[19] = 'd';
-    wire_put_u64(wire + 20, 0);
-    memset(wire + 28, 'x', 8); /* belongs to the next message */
-    for (size_t piece = 1; piece <= 36; piece++) {
-        struct frame_source frame = {0};
-        size_t got = 0, at = 0;
-        while (!frame.done) {
-            size_t len = piece < 36 - at ? piece : 36 - at;
-            struct guarded in = guard(wire + at, len);
-            for (size_t used = 0; used < len && !frame.done;) {
-                size_t taken = frame_take(&frame, in.bytes + used, len - used, &out, &outlen);
-                CHECK(outlen || frame.done || taken == len - used);
-                memcpy(payload + got, out, outlen);
-                got += outlen;
-                used += taken;
-                at += taken;
-            }
-            unguard(in);
-        }
-        CHECK(at == 28 && got == 4 && memcmp(payload, "abcd", 4) == 0);
-        CHECK(frame_take(&frame, wire + 28, 8, &out, &outlen) == 0 && outlen == 0);
-    }
-}
-
 int main(void)
 {
     a_u64_is_little_endian();
@@ -158,6 +126,5 @@ int main(void)
     a_list_survives_the_round_trip();
     a_list_has_as_many_strings_as_it_says();
     the_room_for_a_list_is_enough();
-    frames_come_apart_at_any_cut();
     puts("wire: ok");
 }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.oracles import frames, log_line, strings
+from tests.oracles import log_line, strings
 
 HERE = Path(__file__).parent
 
@@ -11,9 +11,6 @@ SEEDS = {
     "wire/paths": strings([b"/nix/store/00000000000000000000000000000000-a", b"", b"12345678"]),
     "wire/nul": strings([b"a\0b"]),
     "wire/huge": b"\xff" * 16,
-    "frame/empty": frames([]),
-    "frame/several": frames([b"a", b"12345678", b"x" * 100]) + b"rest",
-    "frame/cut": frames([b"a" * 20])[:15],
     "loglines/several": log_line(1, b"plain") + log_line(1, b'"\\\t') + log_line(1, "é€😀".encode()) + b"rest",
     "loglines/invalid": log_line(1, b"plain") + log_line(1, b"\xe2\x82"),
 }
