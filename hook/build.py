@@ -26,6 +26,7 @@ from hook.remote import Remote
 from hook.request import Job
 from hook.services import Services
 from hook.store.derivation import Derivation, OutputKind
+from hook.transfer import LocalEnd
 from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
@@ -72,8 +73,9 @@ class Builder:
         self._derivation = derivation
         self._services = services
         self._uploads = uploads
-        self._inputs = Inputs(services, uploads, log)
-        self._outputs = outputs_of(drv_path, derivation, services, log, arrived)
+        here = LocalEnd(services.store, services.caller, log, services.host.release)
+        self._inputs = Inputs(here, uploads, services.slots, substitute=services.machines_substitute)
+        self._outputs = outputs_of(drv_path, derivation, here, services.settings, arrived)
         self._log = log
         self._doubted: set[str] = set()
         """Machines by whose failure the inputs there were doubted."""

@@ -16,12 +16,12 @@ from itertools import islice
 from hook.child import SETTLE_S
 from hook.closure import references_first
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
-from hook.log import Log, step
+from hook.log import step
 from hook.nar import nar_hash
 from hook.remote import Remote
-from hook.services import Services
+from hook.slots import SlotTable
 from hook.store.info import PathInfo
-from hook.transfer import UPLOAD_SILENCE_S, Copier, modified
+from hook.transfer import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
 from hook.trouble import trouble_of
 from hook.uploads import Uploads
 
@@ -38,14 +38,19 @@ ASKED_AT_ONCE = 16_000
 
 
 class Inputs:
-    """Uploads from the local store."""
+    """Uploads from the local store.
 
-    def __init__(self, services: Services, uploads: Uploads, log: Log) -> None:
-        self._services = services
-        self._store = services.store
+    `slots` has the locks that other hooks respect, too.  With `substitute` a machine first fetches what it can.
+    """
+
+    def __init__(self, here: LocalEnd, uploads: Uploads, slots: SlotTable, *, substitute: bool) -> None:
+        self._store = here.store
+        self._pause = here.caller.pause
+        self._log = here.log
+        self._release = here.release
         self._uploads = uploads
-        self._log = log
-        self._substitute = services.machines_substitute
+        self._slots = slots
+        self._substitute = substitute
 
     def upload(self, remote: Remote, paths: Collection[str], before: Callable[[], object]) -> None:
         """Make `paths`, which are closed under references, valid on the machine; calls `before` if any is missing."""
@@ -97,7 +102,7 @@ class Inputs:
         info = self._store.database.path_infos([refused[1]]).get(refused[1]) if refused else None
         if info is None:
             return
-        path, look = info.path, partial(self._services.caller.pause, 0)
+        path, look = info.path, partial(self._pause, 0)
         try:
             digest = nar_hash(self._store.real_path(path), bytearray(HASHED_BYTES), look)
         except (OSError, NarError) as error:
@@ -116,7 +121,7 @@ class Inputs:
 
         ordered = references_first(missing, references())
         with remote.stream.patience(UPLOAD_SILENCE_S):
-            copier = Copier(remote, self._store, self._log, self._services.host.release)
+            copier = Copier(remote, self._store, self._log, self._release)
             copier.upload(len(ordered), nar_bytes, self._infos(ordered))
 
     @contextmanager
@@ -132,12 +137,11 @@ class Inputs:
         def still_missing(paths: AbstractSet[str]) -> AbstractSet[str]:
             return missing_there(remote, paths, substitute=False)
 
-        pause = self._services.caller.pause
         if self._uploads.shared and not remote.client.breaks_batches:
-            with self._uploads.claimed(remote.name, missing, ended, still_missing, waiting(), pause) as claimed:
+            with self._uploads.claimed(remote.name, missing, ended, still_missing, waiting(), self._pause) as claimed:
                 yield claimed
         else:
-            with self._services.slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting(), pause):
+            with self._slots.upload_lock(remote.name, UPLOAD_LOCK_S, waiting(), self._pause):
                 # Whoever held the lock was most likely sending these very paths.
                 yield still_missing(missing)
             self._uploads.end(remote.name)

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 
 from hook.closure import references_first
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
-from hook.log import Log, step
+from hook.log import step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer
 from hook.remote import Remote
-from hook.services import Services
+from hook.settings import Settings
 from hook.store.derivation import Derivation, OutputKind, resolved_hash
 from hook.store.info import PathInfo, check_signatures
 from hook.store.path import check_store_path, name_of
 from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
-from hook.transfer import Copier
+from hook.transfer import Copier, LocalEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Ahead:
 class Outputs:
     """Outputs whose paths the derivation knows; `arrived` is called when all are here, and before they are valid."""
 
-    def __init__(self, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]) -> None:
+    def __init__(self, derivation: Derivation, here: LocalEnd, arrived: Callable[[], object]) -> None:
         self._paths = {output.path for _, output in derivation.outputs}
-        self._store = services.store
-        self._release = services.host.release
-        self._pause = services.caller.pause
-        self._log = log
+        self._store = here.store
+        self._release = here.release
+        self._pause = here.caller.pause
+        self._log = here.log
         self._arrived = arrived
 
     def check_machine(self, remote: Remote) -> None:
@@ -101,13 +101,11 @@ class FloatingOutputs(Outputs):
     StockOnly if the local store does not keep realisations in a way that is known here.
     """
 
-    def __init__(
-        self, drv_path: str, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]
-    ) -> None:
-        super().__init__(derivation, services, log, arrived)
+    def __init__(self, drv_path: str, derivation: Derivation, here: LocalEnd, arrived: Callable[[], object]) -> None:
+        super().__init__(derivation, here, arrived)
         self._drv_name = name_of(drv_path).removesuffix(".drv")
         self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
-        self._realisations = Realisations(services.store.database, drv_path, self._drv_hash)
+        self._realisations = Realisations(here.store.database, drv_path, self._drv_hash)
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if the machine's protocol is too old to say what was built."""
@@ -159,14 +157,14 @@ class FloatingOutputs(Outputs):
 
 
 def outputs_of(
-    drv_path: str, derivation: Derivation, services: Services, log: Log, arrived: Callable[[], object]
+    drv_path: str, derivation: Derivation, here: LocalEnd, settings: Settings, arrived: Callable[[], object]
 ) -> Outputs:
     """How the outputs of a derivation become valid; StockOnly if they are of a kind that is not handled here."""
     match derivation.kind:
         case OutputKind.INPUT_ADDRESSED | OutputKind.FIXED:
-            return Outputs(derivation, services, log, arrived)
+            return Outputs(derivation, here, arrived)
         # Nix asks for such builds only with the feature on, and after replacing input derivations by their outputs.
-        case OutputKind.FLOATING if "ca-derivations" in services.settings.words("experimental-features"):
+        case OutputKind.FLOATING if "ca-derivations" in settings.words("experimental-features"):
             if not derivation.input_drvs:
-                return FloatingOutputs(drv_path, derivation, services, log, arrived)
+                return FloatingOutputs(drv_path, derivation, here, arrived)
     raise StockOnly(f"its outputs are {derivation.kind.value}")

@@ -8,7 +8,9 @@ copy.  Tested in test_transfer.py and test_download.py against scripted peers, a
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from hook.caller import Caller
 from hook.errors import MachineError, NarError, RemoteError, StoreError
 from hook.log import Activity, Log
 from hook.nar import Dumper, Restorer
@@ -168,6 +170,16 @@ class _PathProgress:
             self._log.progress(self._activity, size, self._expected)
             self._log.copied_bytes += size - self._reported
             self._reported = size
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEnd:
+    """Our end of what is copied: the store, on whose behalf, who is told of it, and the release of the parent."""
+
+    store: LocalStore
+    caller: Caller
+    log: Log
+    release: Release
 
 
 class Copier:
