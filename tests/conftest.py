@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import REPOSITORY
 from tests.fakes.bench import Bench
-from tests.fakes.shims import INSTALLED, REPOSITORY, Bin, FakeBroker, Nix
+from tests.fakes.shims import INSTALLED, Bin, FakeBroker, Nix
 from tests.lab import install, roots
 from tests.lab.host import Host
 from tests.lab.lab import Lab

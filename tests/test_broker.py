@@ -25,11 +25,11 @@ from hook import broker as broker_module
 from hook.broker import Broker, check_peer
 from hook.caller import Caller, Word
 from hook.identity import IDENTITY
+from tests import REPOSITORY
 from tests.lab.container import wait_until
 from tests.leaks import descriptors
 from tests.standing import broker_lock, broker_socket, standing
 
-REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
 TIMEOUT_S = 30
 SOON_S = 0.01

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,10 @@ from hook.errors import RequestError
 from hook.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
 from hook.request import Request
 from hook.settings import Settings
+from tests import VECTORS
 from tests.fakes.shim import writes_to
 
-VECTORS = Path(__file__).parent / "vectors" / "hook"
+RECORDED = VECTORS / "hook"
 RELEASES = ["2.8", "2.26", "2.34", "2.35"]
 
 
@@ -44,7 +44,7 @@ def front_on(data: bytes) -> Iterator[tuple[Front, int]]:
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_recorded_conversation_is_read_to_its_end(release: str) -> None:
     """Settings, one request, inputs and wanted outputs as Nix really sends them."""
-    with front_on((VECTORS / f"{release}-ok.stdin").read_bytes()) as (front, _):
+    with front_on((RECORDED / f"{release}-ok.stdin").read_bytes()) as (front, _):
         settings = front.read_settings()
         assert settings.text("system") == "x86_64-linux"
         assert "remote-program=" in settings.text("builders")
@@ -60,7 +60,7 @@ def test_a_recorded_conversation_is_read_to_its_end(release: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_settings_that_come_again_are_not_parsed_again(release: str) -> None:
     """What follows them is read as ever; other settings are other settings, also after these."""
-    recorded, last = (VECTORS / f"{release}-ok.stdin").read_bytes(), Preamble()
+    recorded, last = (RECORDED / f"{release}-ok.stdin").read_bytes(), Preamble()
     with front_on(recorded) as (front, _):
         settings, request = front.read_settings(last), front.read_request()
     other = settings.replace(max_jobs="17")
@@ -77,7 +77,7 @@ def test_settings_that_come_again_are_not_parsed_again(release: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_postponed_request_comes_again(release: str) -> None:
     """The same process is asked until it accepts."""
-    with front_on((VECTORS / f"{release}-postpone-2.stdin").read_bytes()) as (front, _):
+    with front_on((RECORDED / f"{release}-postpone-2.stdin").read_bytes()) as (front, _):
         front.read_settings()
         first = front.read_request()
         assert front.read_request() == first
@@ -86,7 +86,7 @@ def test_a_postponed_request_comes_again(release: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_what_is_handed_to_the_stock_hook_is_what_nix_sent(release: str) -> None:
     """Re-encoded settings and request equal the recorded bytes, so the stock hook cannot tell the difference."""
-    data = (VECTORS / f"{release}-ok.stdin").read_bytes()
+    data = (RECORDED / f"{release}-ok.stdin").read_bytes()
     with front_on(data) as (front, _):
         settings = front.read_settings()
         assert data.startswith(format_settings(settings) + format_request(front.read_request()))

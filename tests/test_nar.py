@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from hook.errors import NarError
 from hook.nar import Restorer
+from tests import VECTORS
 from tests.leaks import no_leaks
 from tests.oracles import File, Invalid, Symlink, entry, harvest, nar, parse_nar, plant, string
 from tests.scratch import dump, node, restore, scratch
 from tests.trees import files, odd_names, symlinks, trees
 from tests.vectors.nar.make import NARS
 
-VECTORS = Path(__file__).parent / "vectors" / "nar"
+RECORDED = VECTORS / "nar"
 STOCK_DEPTH = 63
 
 
@@ -102,7 +103,7 @@ def test_changed_bytes_are_judged_as_by_the_reference(tree, data):
 # Fixtures
 
 
-@pytest.mark.parametrize("file", sorted(VECTORS.glob("ok-*.nar")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted(RECORDED.glob("ok-*.nar")), ids=lambda f: f.stem)
 def test_a_good_nar_is_accepted_and_dumps_to_itself(file, place):
     data = file.read_bytes()
     size = restore(data, f"{place}/x", max_depth=STOCK_DEPTH)
@@ -140,7 +141,7 @@ def test_a_good_nar_is_accepted_and_dumps_to_itself(file, place):
 )
 def test_a_bad_nar_is_refused(case, text, place):
     """For good: the restorer does not recover, and nothing but the destination was touched."""
-    data = (VECTORS / f"bad-{case}.nar").read_bytes()
+    data = (RECORDED / f"bad-{case}.nar").read_bytes()
     with Restorer(f"{place}/x", max_depth=STOCK_DEPTH) as restorer:
         for _ in range(2):
             with pytest.raises(NarError) as caught:
@@ -151,7 +152,7 @@ def test_a_bad_nar_is_refused(case, text, place):
 
 
 def test_a_truncated_nar_is_never_done(place):
-    data = (VECTORS / "bad-truncated.nar").read_bytes()
+    data = (RECORDED / "bad-truncated.nar").read_bytes()
     with Restorer(f"{place}/x") as restorer:
         assert restorer.feed(data) == len(data)
         assert not restorer.done
@@ -161,7 +162,7 @@ def test_a_truncated_nar_is_never_done(place):
 
 def test_the_fixtures_are_those_that_are_tested():
     """A fixture that nobody reads, or that no longer is what its description says, proves nothing."""
-    assert {file.stem: file.read_bytes() for file in VECTORS.glob("*.nar")} == NARS
+    assert {file.stem: file.read_bytes() for file in RECORDED.glob("*.nar")} == NARS
     tested = next(mark for mark in test_a_bad_nar_is_refused.pytestmark if mark.name == "parametrize").args[1]
     assert {f"bad-{case}" for case, _ in tested} | {"bad-truncated"} == {
         name for name in NARS if name.startswith("bad-")

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = Path(__file__).parent.parent / ".ci/packages"
+from tests import REPOSITORY
+
+PACKAGES = REPOSITORY / ".ci/packages"
 
 
 @pytest.mark.parametrize("there", [True, False])

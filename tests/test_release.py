@@ -1,13 +1,13 @@
 """Which Nix is asking, told from the names of its settings."""
 
 import struct
-from pathlib import Path
 
 import pytest
 
 from hook.release import FIRST_SEEN, OLDEST, Release, release_of
+from tests import VECTORS
 
-VECTORS = Path(__file__).parent / "vectors" / "hook"
+RECORDED = VECTORS / "hook"
 
 
 def names_in(preamble: bytes) -> set[str]:
@@ -33,7 +33,7 @@ def names_in(preamble: bytes) -> set[str]:
 )
 def test_a_recorded_parent_is_recognised(recording: str, release: Release) -> None:
     """What real releases sent, not what their sources say."""
-    names = names_in((VECTORS / f"{recording}-ok.stdin").read_bytes())
+    names = names_in((RECORDED / f"{recording}-ok.stdin").read_bytes())
     assert len(names) > 80
     assert release_of(names) == release
 

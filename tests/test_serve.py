@@ -3,8 +3,6 @@
 Every test reads the recording to its end: a word missed in one reply spoils the next one, not this one.
 """
 
-from pathlib import Path
-
 import pytest
 
 from hook.errors import ProtocolError
@@ -15,9 +13,10 @@ from hook.protocol.wire import Reader, Writer
 from hook.store.derivation import Derivation, DerivationOutput
 from hook.store.info import PathInfo, parse_hash
 from hook.store.realisation import parse_realisation
+from tests import VECTORS
 from tests.fakes.source import BytesSource, RecordedChannel
 
-VECTORS = Path(__file__).parent / "vectors" / "sp"
+RECORDED = VECTORS / "sp"
 PAIRS = [("2.34", "2.8"), ("2.34", "2.26"), ("2.34", "2.34"), ("2.35", "2.34"), ("2.35", "2.35"), ("2.36", "2.36")]
 """The stock client and the server of a recording."""
 
@@ -27,7 +26,7 @@ class Conversation:
 
     def __init__(self, case: str, client: str, server: str) -> None:
         name, _, connection = case.partition("-")
-        stem = VECTORS / f"{name}-client{client}-server{server}{'-' + connection if connection else ''}"
+        stem = RECORDED / f"{name}-client{client}-server{server}{'-' + connection if connection else ''}"
         source = BytesSource(stem.with_suffix(stem.suffix + ".c2s").read_bytes())
         self.channel = RecordedChannel(stem.with_suffix(stem.suffix + ".s2c").read_bytes())
         r = Reader(source)

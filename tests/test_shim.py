@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.shims import BROKER, IDENTITY, REPOSITORY, Bin, FakeBroker, Nix, message, went_alone
+from tests import REPOSITORY
+from tests.fakes.shims import BROKER, IDENTITY, Bin, FakeBroker, Nix, message, went_alone
 from tests.standing import LEFT, broker_socket
 
 NOBODY = 65534

@@ -20,9 +20,9 @@ import pytest
 from hook.front import format_request, format_settings
 from hook.request import Request
 from hook.settings import Settings
+from tests import REPOSITORY
 from tests.fakes.shims import (
     READY,
-    REPOSITORY,
     STANDALONE,
     TIMEOUT_S,
     Bin,

@@ -5,14 +5,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
 from hook.standing import same_namespaces, standing_of
+from tests import REPOSITORY
 from tests.standing import LEFT, standing
 
-REPOSITORY = Path(__file__).parent.parent
 NOBODY = 65534
 ASK = (sys.executable, "-c", "from hook.standing import standing_of; print(standing_of(0))")
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from hook.protocol.wire import (
     Reader,
     Writer,
 )
+from tests import REPOSITORY
 from tests.fakes.source import BytesSource
 
 VALUES = st.one_of(
@@ -237,9 +237,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_six_lists_at_once_take_bounded_memory() -> None:
     """Each from another machine, and each as long as it may be."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIX_LISTS], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
-    )
+    done = subprocess.run([sys.executable, "-c", SIX_LISTS], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert int(done.stdout) < 200 << 10
 
 

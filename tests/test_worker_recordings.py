@@ -4,7 +4,6 @@ Every test reads the recording to its end: a word missed in one reply spoils the
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,10 @@ from hook.protocol.worker import Op, Stderr, WorkerClient, read_path_info
 from hook.store.derivation import Derivation, DerivationOutput, resolved_hash
 from hook.store.info import PathInfo, check_content_address
 from hook.store.realisation import OutputId, parse_realisation
+from tests import VECTORS
 from tests.fakes.source import BytesSource, RecordedChannel
 
-VECTORS = Path(__file__).parent / "vectors" / "wp"
+RECORDED = VECTORS / "wp"
 SERVERS = ["2.8", "2.26", "2.34"]
 """Of recordings with the client of 2.34."""
 
@@ -88,7 +88,7 @@ class Script:
 
 
 def load(case: str, server: str, connection: str = "", client: str = "2.34") -> tuple[bytes, RecordedChannel, Script]:
-    stem = VECTORS / f"{case}-client{client}-server{server}{connection}"
+    stem = RECORDED / f"{case}-client{client}-server{server}{connection}"
     sent = stem.with_suffix(stem.suffix + ".c2s").read_bytes()
     received = stem.with_suffix(stem.suffix + ".s2c").read_bytes()
     return sent, RecordedChannel(received), Script(sent, PROTOCOLS[server])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.standing import broker_socket
 
-REPOSITORY = Path(__file__).parents[2]
 INSTALLED = Path(sys.executable).parent
 TIMEOUT_S = 60
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from tests import REPOSITORY
 from tests.faults.matrix import FAULTS, Fault
 
 RESULTS = Path(__file__).with_name("results.json")
-README = Path(__file__).parents[2] / "README.md"
+README = REPOSITORY / "README.md"
 RESULT = "cell"
 """The property of a test that tells its fault, its way, the outcome, and how many seconds it took."""
 

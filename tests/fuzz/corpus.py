@@ -6,7 +6,8 @@ Those are kept in one file for each target, hexadecimal, an input a line.
 from collections.abc import Iterable
 from pathlib import Path
 
-VECTORS = Path(__file__).parent.parent / "vectors"
+from tests import VECTORS
+
 CORPUS = Path(__file__).parent / "corpus"
 
 WHOLE_BUILD = {"worker": bytes([0, 7, 3, 2, 2, 5, 5, 0]), "serve": bytes([0, 7, 3, 6, 2, 2, 5, 5])}

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tests import REPOSITORY
 from tests.lab.host import Host
 
-SOURCES = Path(__file__).parents[2]
+SOURCES = REPOSITORY
 PREFIX = "/opt/nix-ferry"
 HOOK = f"{PREFIX}/bin/nix-ferry-hook"
 OUTSIDE = "/usr/local/libexec/nix-ferry"
