@@ -69,8 +69,8 @@ def lazy_imports() -> set[str]:
 @pytest.mark.parametrize("lasting", [True, False])
 def test_whatever_is_imported_late_can_be_loaded_early(lasting: bool) -> None:
     """A module that is missing in the list would be looked for during a build."""
-    program = "broker" if lasting else "standalone"
-    loaded = modules_after(f"import hook.cli.{program}, hook.loading; hook.loading.load(lasting={lasting})")
+    program = "hook.cli.broker" if lasting else "hook.cli.standalone"
+    loaded = modules_after(f"import {program}, hook.loading; hook.loading.load(lasting={lasting})")
     late = lazy_imports()
     assert {"hook.build", "hashlib"} <= late
     # A lone hook needs these before its accept, or not at all.
@@ -139,13 +139,14 @@ def test_an_upgrade_loses_no_build(installed: Installation, brokered: Bench, run
         assert "making room for build '0.1-second'" in log_of(bench)
 
 
-@pytest.mark.parametrize("module", ["session.py", "build.py", "protocol/lists.py", "_native.abi3.so"])
+@pytest.mark.parametrize("module", ["hook.session", "hook.build", "hook.protocol.lists", "hook._native"])
 @pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
 def test_a_module_that_does_not_load_leaves_builds_to_stock(
     tmp_path: Path, installed: Installation, module: str, broker: bool
 ) -> None:
     """A wrong Python, a disk with a bad block; also where it is not needed before the answer."""
-    (tmp_path / "installed/lib/hook" / module).write_text("1 +")
+    path = tmp_path / "installed/lib" / module.replace(".", "/")
+    path.with_suffix(".abi3.so" if module == "hook._native" else ".py").write_text("1 +")
     with Bench(tmp_path, broker=broker, program=str(installed.hook)) as bench:
         data = bench.preamble([bench.machine("ok")]) + bench.request()
         outcome = bench.hook(data)
@@ -158,7 +159,7 @@ def test_a_broker_that_was_mixed_from_two_builds_makes_room(tmp_path: Path, inst
     """The upgrade began after its first module was loaded, and was over before the last."""
     script = tmp_path / "installed/bin/nix-ferry-broker"
     identity = tmp_path / "installed/share/nix-ferry/identity"
-    script.write_text(script.read_text().replace("from hook.cli", f"{MEANWHILE.format(identity)}from hook.cli"))
+    script.write_text(script.read_text().replace("from hook.", f"{MEANWHILE.format(identity)}from hook."))
     with Bench(tmp_path, broker=True, program=str(installed.hook)) as bench:
         bench.ask()
         wait_until(lambda: "making room: what is installed has changed" in log_of(bench), "the broker")

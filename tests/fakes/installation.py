@@ -67,9 +67,9 @@ class Installation:
         (self._share / "identity").write_text(f"{identity}\n")
         yield "with identity"
         self._bin.mkdir()
-        for name in ("broker", "standalone"):
+        for name, module in (("broker", "hook.cli.broker"), ("standalone", "hook.cli.standalone")):
             script = self._bin / f"nix-ferry-{name}"
-            text = SCRIPT.format(python=sys.executable, lib=self._lib, imports=self.imports, module=f"hook.cli.{name}")
+            text = SCRIPT.format(python=sys.executable, lib=self._lib, imports=self.imports, module=module)
             script.write_text(text)
             script.chmod(0o755)
             yield f"with {name}"

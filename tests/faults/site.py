@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults import tap
 from tests.faults.matrix import SCHEMES
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK, PREFIX
+from tests.lab.install import HOOK, PREFIX, file_of
 from tests.lab.midway import WARM, is_clean, running
 
 TAP = "/usr/local/bin/fault-tap"
@@ -29,9 +29,9 @@ ROOM = "32m"
 """For the stores of the client and of the first machine, so that they can be filled quickly."""
 
 LIMITS = {
-    "remote.py": ("QUERY_SILENCE_S", 3.0),
-    "transfer.py": ("UPLOAD_SILENCE_S", 3.0),
-    "child.py": ("HANDSHAKE_S", 5.0),
+    "hook.remote": ("QUERY_SILENCE_S", 3.0),
+    "hook.transfer": ("UPLOAD_SILENCE_S", 3.0),
+    "hook.child": ("HANDSHAKE_S", 5.0),
 }
 """Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""
 
@@ -82,11 +82,11 @@ class Site:
         self._seed = 0
         self._holder: subprocess.Popen[str] | None = None
         self._sound: dict[str, bytes] = {}
-        self._modules = {name: client.read_file(f"{PREFIX}/lib/hook/{name}") for name in LIMITS}
+        self._modules = {name: client.read_file(file_of(name)) for name in LIMITS}
         for name, (limit, seconds) in LIMITS.items():
             text, count = re.subn(rf"(?m)^{limit} = .*", f"{limit} = {seconds}", self._modules[name])
             assert count == 1, name
-            client.write_file(f"{PREFIX}/lib/hook/{name}", text)
+            client.write_file(file_of(name), text)
         shutil.copy(library, client.path(PRELOAD))
         client.run(["mv", BROKER, f"{BROKER}.real"])
         client.write_file(BROKER, PRELOADING, 0o755)
@@ -262,7 +262,7 @@ class Site:
         """Leave the hosts as others expect them."""
         self.end_all()
         for name, text in self._modules.items():
-            self.client.write_file(f"{PREFIX}/lib/hook/{name}", text)
+            self.client.write_file(file_of(name), text)
         for host in (self.client, self.first, self.second):
             host.wait_idle()
         self.client.run(["mv", f"{BROKER}.real", BROKER])

@@ -65,10 +65,15 @@ def install(tree: Path, host: Host) -> None:
     host.run(["python3", "-m", "compileall", "-q", f"{PREFIX}/lib"])
 
 
+def file_of(module: str) -> str:
+    """Where a module is that is installed in a host."""
+    return f"{PREFIX}/lib/{module.replace('.', '/')}.py"
+
+
 @contextmanager
 def altered(host: Host, module: str, **constants: float) -> Iterator[None]:
     """Constants of a module have other values meanwhile, for whatever starts from now on."""
-    path = f"{PREFIX}/lib/hook/{module}.py"
+    path = file_of(module)
     before = after = host.read_file(path)
     for name, value in constants.items():
         after, count = re.subn(rf"(?m)^{name} = .*", f"{name} = {value}", after)
@@ -88,10 +93,10 @@ def _replace(host: Host, path: str, text: str) -> None:
 
 EVER_S = 3600.0
 LASTING = {
-    "configurations": {"HOLDS_S": EVER_S, "TOGETHER_S": EVER_S, "PATIENCE_S": EVER_S},
-    "pool": {"IDLE_S": EVER_S},
-    "remote": {"LONGEST_S": EVER_S, "RENEW_S": EVER_S, "RENEW_LOGIN_S": EVER_S},
-    "sharing": {"JOIN_S": EVER_S},
+    "hook.configurations": {"HOLDS_S": EVER_S, "TOGETHER_S": EVER_S, "PATIENCE_S": EVER_S},
+    "hook.pool": {"IDLE_S": EVER_S},
+    "hook.remote": {"LONGEST_S": EVER_S, "RENEW_S": EVER_S, "RENEW_LOGIN_S": EVER_S},
+    "hook.sharing": {"JOIN_S": EVER_S},
 }
 
 

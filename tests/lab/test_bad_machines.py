@@ -115,7 +115,7 @@ def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
     client.configure(hook=HOOK, builders=" ; ".join([f"{good} - - 1 1", *(f"{uri} - - 1 9" for uri in bad)]))
     if daemon:
         client.start_daemon()
-    with altered(client, "session", ANSWER_S=EVER_S):
+    with altered(client, "hook.session", ANSWER_S=EVER_S):
         result = client.run(nix_build("from-source", seed="bad"))
     assert re.findall(r"^building '\S+' on '(\S+)'", result.stderr, re.MULTILINE) == [good]
     for line, (uri, expected) in zip(errors(result), bad.items(), strict=True):
@@ -128,7 +128,7 @@ def test_what_a_profile_prints_before_the_protocol_is_skipped_and_told(client: H
     client.trust(strict)
     client.configure(hook=HOOK, builders=f"{scheme}://talker@{strict.name} - - 4")
     client.write_file("/root/some.nix", SOME)
-    with altered(client, "protocol/handshake", NEXT_NOISE_S=EVER_S):
+    with altered(client, "hook.protocol.handshake", NEXT_NOISE_S=EVER_S):
         result = client.run(["nix-build", "/root/some.nix", "-j0", "--no-out-link"])
     warnings = [line for line in result.stderr.splitlines() if "Welcome" in line]
     (warning,) = warnings

@@ -128,7 +128,7 @@ def test_what_this_host_can_build_is_not_given_to_a_machine_that_has_gone(
     lab.standalone(False)
     site.client.configure(hook=HOOK, builders=f"ssh-ng://{site.far.name} - - 2")
     # A machine that has failed is left alone until the end.
-    with altered(site.client, "errors", SOON_S=EVER_S):
+    with altered(site.client, "hook.errors", SOON_S=EVER_S):
         before = site.copy("first", ["-j1"], UNAWARE)
     assert "from 'ssh-ng://" in before.stderr
     go(site)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.lab.host import Host, wait_until
-from tests.lab.install import EVER_S, HOOK, OUTSIDE, PREFIX, altered
+from tests.lab.install import EVER_S, HOOK, OUTSIDE, altered, file_of
 from tests.lab.offload import nix_build, plain
 from tests.lab.test_command import ferry
 
@@ -146,10 +146,10 @@ def test_a_hook_whose_programs_are_gone_is_found(healthy: Host, twin: Host) -> N
 
 
 @one_release
-@pytest.mark.parametrize("name", ["build", "session"])
+@pytest.mark.parametrize("name", ["hook.build", "hook.session"])
 def test_an_installation_that_does_not_load_is_found(healthy: Host, name: str) -> None:
     """In a part that only builds, or only what hooks start, needs."""
-    module = f"{PREFIX}/lib/hook/{name}.py"
+    module = file_of(name)
     healthy.run(["mv", module, f"{module}.away"])
     try:
         level, text, fix = examine(healthy)["build-hook"]
@@ -246,7 +246,7 @@ def test_a_machine_whose_login_shell_talks_is_found(healthy: Host, twin: Host) -
         ("; sleep 8", 2.0, "wrong", "expected the Nix"),
     ):
         twin.write_file("/root/.bashrc", f"echo 'Welcome, stranger'{more}\n")
-        with altered(healthy, "protocol/handshake", NEXT_NOISE_S=soon_s):
+        with altered(healthy, "hook.protocol.handshake", NEXT_NOISE_S=soon_s):
             level, text, fix = examine(healthy)[f"{plain(twin)} stdout"]
         assert (level, "only on a terminal" in fix) == (expected, True)
         assert "'Welcome, stranger\\n'" in text

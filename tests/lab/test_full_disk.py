@@ -58,7 +58,7 @@ def test_a_build_moves_on_from_a_full_disk_and_others_do_not_go_there(
         return client.run(["nix-build", "/root/copy.nix", "--argstr", "seed", seed, "-j0", "--no-out-link"])
 
     # A machine that has failed is left alone until the end.
-    with altered(client, "errors", LATER_S=EVER_S):
+    with altered(client, "hook.errors", LATER_S=EVER_S):
         about = [line for line in copy("first").stderr.splitlines() if f"'{scheme}://{full.name}'" in line]
     assert any(is_disk_full(line) for line in about), about
     if not client.standalone:

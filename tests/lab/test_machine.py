@@ -451,7 +451,7 @@ def test_a_machine_that_was_seen_to_work_is_not_left_alone_any_more(
     keys = twin.read_file("/etc/ssh/authorized_keys")
     twin.write_file("/etc/ssh/authorized_keys", "")
     # It is left alone until the end.
-    with altered(client, "errors", LATER_S=EVER_S):
+    with altered(client, "hook.errors", LATER_S=EVER_S):
         assert client.run(nix_build("from-source", seed="left"), check=False).returncode != 0
 
     def state() -> str:

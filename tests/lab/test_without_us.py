@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.host import Host, wait_until
-from tests.lab.install import HOOK, OUTSIDE, PREFIX
+from tests.lab.install import HOOK, OUTSIDE, PREFIX, file_of
 from tests.lab.midway import BROKER, is_clean, kill, running
 from tests.lab.offload import connect, nix_build
 
@@ -41,9 +41,9 @@ def hook(client: Host) -> Iterator[str]:
 @contextmanager
 def taken_away(client: Host, what: str) -> Iterator[None]:
     """Something is missing or broken meanwhile."""
-    path = {"python": "/usr/bin/python3", "installation": PREFIX}.get(what, f"{PREFIX}/lib/hook/{what}")
+    path = {"python": "/usr/bin/python3", "installation": PREFIX}.get(what) or file_of(what)
     client.run(["mv", path, f"{path}.away"])
-    if what.endswith(".py"):
+    if what.startswith("hook."):
         client.write_file(path, "1 +\n")
     try:
         yield
@@ -58,7 +58,7 @@ def jobs(command: list[str], number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("what", ["python", "installation", "session.py", "build.py"])
+@pytest.mark.parametrize("what", ["python", "installation", "hook.session", "hook.build"])
 def test_the_stock_hook_builds_what_we_cannot(client: Host, twin: Host, hook: str, what: str, number: int) -> None:
     """Also what only another machine has the feature for; who asks is told in a line."""
     connect(client, twin, hook)
