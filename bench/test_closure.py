@@ -17,7 +17,7 @@ from bench.conftest import Compare
 from hook.front import format_request, format_settings
 from hook.protocol.wire import Writer
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests.lab import install
 from tests.lab.host import Host
 from tests.lab.lab import Lab
@@ -88,7 +88,7 @@ sys.path[0] = "{install.PREFIX}/lib"
 from hook.caller import Caller
 from hook.front import Front
 from hook.protocol.worker import WorkerClient
-from hook.store.derivation import parse_derivation
+from hook.values.derivation import parse_derivation
 from hook.stream import Stream
 
 caller = Caller(0, 2, 4, "4", os.environ, os.getppid(), tell=lambda word, data: os.write(2, data))

@@ -13,7 +13,7 @@ import pytest
 from bench.conftest import Compare
 from hook.front import format_request, format_settings
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests.lab import install
 from tests.lab.host import Host
 from tests.lab.lab import Lab

@@ -21,15 +21,15 @@ from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
-from hook.release import Release
 from hook.remote import Remote
 from hook.request import Job
 from hook.services import Services
-from hook.store.derivation import Derivation, OutputKind
 from hook.transfer import LocalEnd
 from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
+from hook.values.derivation import Derivation, OutputKind
+from hook.values.release import Release
 from hook.watch import Watch
 
 KEPT: Release = (2, 30)

@@ -2,9 +2,9 @@
 
 from hook.config import read_small
 from hook.machines import Machine, parse_machines
-from hook.release import release_of
 from hook.schedule import Host
-from hook.settings import Settings
+from hook.values.release import release_of
+from hook.values.settings import Settings
 
 MOST_MACHINES_BYTES = 16 << 20
 """Of one file of `builders`: a hundred thousand machines."""

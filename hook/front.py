@@ -13,7 +13,7 @@ from hook.log import Log
 from hook.protocol.activity import Verbosity
 from hook.protocol.wire import Reader, Writer
 from hook.request import Job, Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 MAX_SETTINGS = 10_000
 READ_BYTES = 64 << 10

@@ -14,16 +14,16 @@ from functools import partial
 from itertools import islice
 
 from hook.child import SETTLE_S
-from hook.closure import references_first
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
 from hook.log import step
 from hook.nar import nar_hash
 from hook.remote import Remote
 from hook.slots import SlotTable
-from hook.store.info import PathInfo
 from hook.transfer import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
 from hook.trouble import trouble_of
 from hook.uploads import Uploads
+from hook.values.closure import references_first
+from hook.values.info import PathInfo
 
 REFUSED = re.compile(r"hash mismatch importing path '(?:\x1b\[[0-9;]*m)*(/[^'\x1b]+)")
 """What every release says of a path that is not what it was announced as."""

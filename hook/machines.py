@@ -12,9 +12,9 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from hook.errors import ConfigurationError, printable
-from hook.release import Release
-from hook.settings import parse_number
-from hook.storeuri import StoreUri, parse_store_uri
+from hook.values.release import Release
+from hook.values.settings import parse_number
+from hook.values.storeuri import StoreUri, parse_store_uri
 
 BLANKS = " \t\r\n"
 

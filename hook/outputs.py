@@ -9,20 +9,20 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from hook.closure import references_first
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
 from hook.log import step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer
 from hook.remote import Remote
-from hook.settings import Settings
-from hook.store.derivation import Derivation, OutputKind, resolved_hash
-from hook.store.info import PathInfo, check_signatures
-from hook.store.path import check_store_path, name_of
-from hook.store.realisation import OutputId, Realisation, parse_realisation
 from hook.store.realisations import Realisations
 from hook.transfer import Copier, LocalEnd
+from hook.values.closure import references_first
+from hook.values.derivation import Derivation, OutputKind, resolved_hash
+from hook.values.info import PathInfo, check_signatures
+from hook.values.path import check_store_path, name_of
+from hook.values.realisation import OutputId, Realisation, parse_realisation
+from hook.values.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

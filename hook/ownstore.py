@@ -9,9 +9,9 @@ import os
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError, Trouble
-from hook.store.path import encode_base32
 from hook.store.temproots import is_rooted
 from hook.trouble import trouble_of
+from hook.values.path import encode_base32
 
 if TYPE_CHECKING:
     from hook.remote import Remote

@@ -12,10 +12,10 @@ from hook.hub import Hub
 from hook.machineidentity import is_handled
 from hook.machines import Machine
 from hook.places import Place
-from hook.release import Release
 from hook.request import Request
 from hook.schedule import Answer, Decision
 from hook.services import Services
+from hook.values.release import Release
 
 WOKEN_BY_OWN_SLOTS: Release = (2, 35)
 """From here on a declined build is asked about again only when a slot of Nix itself may be free."""

@@ -13,10 +13,10 @@ from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
 from hook.machineidentity import REMOTE_PROGRAMS, is_handled
 from hook.machines import Machine
-from hook.release import Release
-from hook.settings import Settings
-from hook.storeuri import StoreUri, format_parameters
 from hook.transport import command_for
+from hook.values.release import Release
+from hook.values.settings import Settings
+from hook.values.storeuri import StoreUri, format_parameters
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options

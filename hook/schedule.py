@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hook.machines import Machine
-from hook.release import Release
 from hook.request import Request
+from hook.values.release import Release
 
 FLOAT_LOAD: Release = (2, 20)
 """From here on loads are compared as single-precision numbers; before, the division drops the remainder."""

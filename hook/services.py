@@ -11,16 +11,16 @@ from hook.config import Config, find_config
 from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.errors import AloneOnly
-from hook.limits import Limits, limits_of
 from hook.log import Log
 from hook.machines import Machine, format_machine
 from hook.notices import Notices
 from hook.protocol.activity import Verbosity
 from hook.schedule import Host
-from hook.settings import Settings
 from hook.slots import SlotTable
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
+from hook.values.limits import Limits, limits_of
+from hook.values.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
-from hook.release import Release
 from hook.remote import Remote
-from hook.store.info import PathInfo
 from hook.store.local import LocalStore
 from hook.stream import Stream
+from hook.values.info import PathInfo
+from hook.values.release import Release
 
 CHUNK_BYTES = 64 << 10
 """What is sent at once, and the longest frame.  A daemon takes in a whole frame before it goes on with its bytes: with

@@ -13,7 +13,7 @@ from hook.child import HANDSHAKE_S, LINES_SHOWN, Command
 from hook.errors import ConfigurationError, MachineError
 from hook.machineidentity import REMOTE_PROGRAMS
 from hook.machines import Machine
-from hook.release import Release
+from hook.values.release import Release
 
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
 """A link that is dead for a minute ends the session, also while a silent build runs."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from hook.errors import FerryError
-from hook.store.derivation import Derivation
 from hook.store.local import LocalStore
+from hook.values.derivation import Derivation
 
 
 def unsigned_inputs(store: LocalStore, derivation: Derivation) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from hook.errors import BuildFailed, ConnectionLost, Trouble
-from hook.limits import Limits
+from hook.values.limits import Limits
 
 GRACE_S = 5.0
 GRACE_BYTES = 64 << 10

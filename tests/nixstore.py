@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hook.nar import Dumper, Restorer
-from hook.release import Release
-from hook.settings import Settings
-from hook.store.info import PathInfo
 from hook.store.local import LocalStore
+from hook.values.info import PathInfo
+from hook.values.release import Release
+from hook.values.settings import Settings
 
 CONFIG = """
 build-users-group =

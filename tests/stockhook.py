@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hook.front import format_request, format_settings
-from hook.release import Release
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.release import Release
+from hook.values.settings import Settings
 from tests.lab.host import Host
 
 STORE = "/tmp/stock-hook"

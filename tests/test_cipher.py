@@ -14,8 +14,8 @@ from hook.cipher import cipher_option, host_has_aes
 from hook.cli.speed import Speed, measure
 from hook.machines import Machine, parse_machines
 from hook.routes import Routes
-from hook.settings import Settings
 from hook.transport import ssh_configuration
+from hook.values.settings import Settings
 
 DEFAULT = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes128-ctr"
 QUICKEST = ("-oCiphers=aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes128-ctr",)

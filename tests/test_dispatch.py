@@ -29,7 +29,6 @@ from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, Sto
 from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
-from hook.limits import limits_of
 from hook.log import Log
 from hook.machines import Machine, parse_machines
 from hook.notices import Notices
@@ -40,7 +39,6 @@ from hook.remote import RENEW_BUILDS, Remote
 from hook.request import Request
 from hook.schedule import Answer, Host
 from hook.services import Services
-from hook.settings import Settings
 from hook.sharing import SESSIONS_EACH, Sharing
 from hook.slotqueue import SlotQueue
 from hook.slots import MOST_SLOTS, SlotTable
@@ -49,6 +47,8 @@ from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.uploads import Uploads
+from hook.values.limits import limits_of
+from hook.values.settings import Settings
 from hook.watch import Deadline
 from tests.fakes import DAEMON, DAEMON_IN_URI
 from tests.leaks import children

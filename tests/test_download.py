@@ -15,8 +15,8 @@ from hook.nar import Dumper
 from hook.protocol import serve
 from hook.protocol.activity import Verbosity
 from hook.protocol.pipeline import Answer
-from hook.store.info import PathInfo
 from hook.transfer import NARS_AHEAD, Copier
+from hook.values.info import PathInfo
 from tests import oracles
 from tests.test_transfer import Peer
 

@@ -12,7 +12,7 @@ from hook.caller import Caller, Word
 from hook.errors import RequestError
 from hook.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests import VECTORS
 from tests.fakes.shim import writes_to
 

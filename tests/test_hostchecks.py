@@ -11,7 +11,7 @@ from hook.cli.check import Level
 from hook.cli.hostchecks import check_broker, check_files, check_machines, no_nix, unreachable_daemon
 from hook.cli.nix import NixError
 from hook.schedule import Host
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests.standing import broker_socket
 
 NOBODY = 65534

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of
 from hook.routes import Routes
-from hook.settings import Settings
 from hook.store.location import StoreLocation
+from hook.values.settings import Settings
 from tests.fakes.store import FakeStore
 from tests.test_schedule import NEW, machine
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hook.errors import BuildFailed
-from hook.limits import Limits
+from hook.values.limits import Limits
 from hook.watch import GRACE_BYTES, GRACE_S, Watch
 from tests.fakes.bench import Bench
 

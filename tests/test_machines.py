@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from hook.errors import printable
 from hook.machines import Machine, format_machine, parse_machines
-from hook.release import Release
 from hook.request import Request
 from hook.schedule import Host as LocalHost
 from hook.schedule import no_machine_message
-from hook.storeuri import parse_store_uri
+from hook.values.release import Release
+from hook.values.storeuri import parse_store_uri
 from tests import stockhook
 from tests.lab.host import Host
 

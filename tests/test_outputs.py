@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.store.derivation import resolved_hash
-from hook.store.path import base_name
+from hook.values.derivation import resolved_hash
+from hook.values.path import base_name
 from tests.fakes.bench import Bench, Outcome
 
 FEATURE = {"experimental_features": "nix-command ca-derivations"}

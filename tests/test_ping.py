@@ -10,8 +10,8 @@ from hook.cli.ping import ping
 from hook.errors import Trouble
 from hook.machines import parse_machines
 from hook.routes import Routes
-from hook.settings import Settings
 from hook.store.location import find_store
+from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI
 
 RELEASE = (2, 34)

@@ -12,8 +12,8 @@ from hook.errors import ConfigurationError, StockOnly
 from hook.machineidentity import is_handled
 from hook.machines import Machine, parse_machines
 from hook.routes import Route, Routes
-from hook.settings import Settings
 from hook.unixsocket import UnixSocket
+from hook.values.settings import Settings
 
 SETTINGS = {
     "access-tokens": " example.org=secret",

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.machines import Machine, parse_machines
-from hook.release import Release
 from hook.request import Request
 from hook.schedule import Answer, Candidate, Decision, Host, decide, no_machine_message, suitable
+from hook.values.release import Release
 from tests import stockhook
 from tests.lab.host import Host as LabHost
 

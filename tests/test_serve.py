@@ -6,13 +6,13 @@ Every test reads the recording to its end: a word missed in one reply spoils the
 import pytest
 
 from hook.errors import ProtocolError
-from hook.limits import Limits
 from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.serve import CLIENT_MAGIC, SERVER_MAGIC, Command, ServeClient
 from hook.protocol.wire import Reader, Writer
-from hook.store.derivation import Derivation, DerivationOutput
-from hook.store.info import PathInfo, parse_hash
-from hook.store.realisation import parse_realisation
+from hook.values.derivation import Derivation, DerivationOutput
+from hook.values.info import PathInfo, parse_hash
+from hook.values.limits import Limits
+from hook.values.realisation import parse_realisation
 from tests import VECTORS
 from tests.fakes.source import BytesSource, RecordedChannel
 

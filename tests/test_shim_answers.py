@@ -19,7 +19,7 @@ import pytest
 
 from hook.front import format_request, format_settings
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests import REPOSITORY
 from tests.fakes.shims import (
     READY,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hook.errors import StoreError
 from hook.nar import Dumper
-from hook.release import Release
 from hook.store.content import check_content, counts_positions, hash_modulo
-from hook.store.info import ContentAddress, PathInfo, check_content_address, format_hash
+from hook.values.info import ContentAddress, PathInfo, check_content_address, format_hash
+from hook.values.release import Release
 from tests.nixstore import NixStore
 
 MODULUS = b"0c0zrkwjnlrhzdhmjhqsprjf8ia1p9ns"

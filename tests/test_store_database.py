@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from hook.errors import Cancelled, StockOnly, StoreError
 from hook.store.database import BATCH, Database
-from hook.store.info import PathInfo, parse_hash
-from hook.store.path import encode_base32
+from hook.values.info import PathInfo, parse_hash
+from hook.values.path import encode_base32
 from tests.leaks import no_leaks
 from tests.nixstore import NixStore
 

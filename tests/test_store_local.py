@@ -12,10 +12,10 @@ import pytest
 
 from hook.errors import NarError, StockOnly, StoreError
 from hook.nar import Dumper, Restorer
-from hook.settings import Settings
-from hook.store.info import PathInfo, format_hash
 from hook.store.local import LocalStore
-from hook.store.path import base_name
+from hook.values.info import PathInfo, format_hash
+from hook.values.path import base_name
+from hook.values.settings import Settings
 from tests.leaks import no_leaks
 from tests.nixstore import NixStore, copy, restore
 
@@ -261,7 +261,7 @@ def test_content_is_checked_against_its_address(built: NixStore, source: LocalSt
 IMPORT_AND_HANG = """
 import sys
 from hook.nar import Dumper, Restorer
-from hook.settings import Settings
+from hook.values.settings import Settings
 from hook.store.local import LocalStore
 source, target = (LocalStore.open(Settings({"store": uri}), {}) for uri in sys.argv[1:3])
 infos = list(source.database.path_infos(sys.argv[3:]).values())

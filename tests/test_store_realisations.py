@@ -8,10 +8,10 @@ import pytest
 
 from hook.errors import StockOnly
 from hook.store.database import Database
-from hook.store.derivation import resolved_hash
-from hook.store.path import base_name
-from hook.store.realisation import OutputId, Realisation
 from hook.store.realisations import Realisations
+from hook.values.derivation import resolved_hash
+from hook.values.path import base_name
+from hook.values.realisation import OutputId, Realisation
 from tests.fakes.store import REALISATIONS
 from tests.nixstore import NixStore
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hook.cli.storekinds import is_for_stock, unknown
-from hook.storeuri import parse_store_uri
+from hook.values.storeuri import parse_store_uri
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from hook.protocol.activity import Verbosity
 from hook.protocol.handshake import SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Stderr
-from hook.store.info import PathInfo
 from hook.stream import Stream
 from hook.transfer import CHUNK_BYTES, Copier
+from hook.values.info import PathInfo
 from tests import oracles
 from tests.fakes.source import BytesSource
 

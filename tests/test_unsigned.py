@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hook.settings import Settings
-from hook.store.derivation import DerivationOutput, format_derivation
 from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.unsigned import unsigned_inputs
+from hook.values.derivation import DerivationOutput, format_derivation
+from hook.values.settings import Settings
 from tests.fakes.store import FakeStore
 
 OUTPUT = f"/nix/store/{'0' * 31}3-lib"

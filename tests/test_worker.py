@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from hook.errors import ProtocolError, RemoteError
-from hook.limits import Limits
 from hook.protocol.activity import ActivityResult, LogEvent, LogMessage, StartActivity, StopActivity
 from hook.protocol.building import BuildResult
 from hook.protocol.handshake import SERVER_MAGIC, Hello
 from hook.protocol.wire import MAX_SHOWN_BYTES, Reader, Writer
 from hook.protocol.worker import Op, Stderr, WorkerClient
-from hook.store.derivation import Derivation, DerivationOutput
+from hook.values.derivation import Derivation, DerivationOutput
+from hook.values.limits import Limits
 from tests.fakes.source import BytesSource, RecordedChannel
 from tests.oracles import log_line
 

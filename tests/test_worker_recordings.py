@@ -14,9 +14,9 @@ from hook.protocol.building import BuiltPath
 from hook.protocol.handshake import CLIENT_MAGIC, OUTPUTS_AS_PATHS
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, WorkerClient, read_path_info
-from hook.store.derivation import Derivation, DerivationOutput, resolved_hash
-from hook.store.info import PathInfo, check_content_address
-from hook.store.realisation import OutputId, parse_realisation
+from hook.values.derivation import Derivation, DerivationOutput, resolved_hash
+from hook.values.info import PathInfo, check_content_address
+from hook.values.realisation import OutputId, parse_realisation
 from tests import VECTORS
 from tests.fakes.source import BytesSource, RecordedChannel
 

@@ -23,8 +23,8 @@ from hook.errors import FerryError, MachineError, printable
 from hook.machines import Machine, format_machine
 from hook.routes import Routes
 from hook.schedule import Host
-from hook.settings import Settings
-from hook.storeuri import SSH_SCHEMES, parse_store_uri
+from hook.values.settings import Settings
+from hook.values.storeuri import SSH_SCHEMES, parse_store_uri
 
 KEY = "~/.ssh/nix-ferry"
 """The key for all machines, if no other one is named."""

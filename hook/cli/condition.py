@@ -12,7 +12,7 @@ from hook.cli.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_comma
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.routes import Routes
-from hook.settings import MAX_NUMBER, parse_number
+from hook.values.settings import MAX_NUMBER, parse_number
 
 TIMEOUT_S = 30
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from hook.cli.rootonly import ROOT, only_root_changes
 from hook.errors import FerryError
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 STATE_DIR = "/nix/var/nix"
 

@@ -20,9 +20,9 @@ from hook.machines import Machine
 from hook.request import Request
 from hook.routes import Routes
 from hook.schedule import Answer, Candidate, Decision, Host, decide, suitable
-from hook.settings import Settings
 from hook.slots import MOST_SLOTS, SlotTable
-from hook.store.requirements import prefers_local_build, required_features
+from hook.values.requirements import prefers_local_build, required_features
+from hook.values.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from hook.settings import parse_number
+from hook.values.settings import parse_number
 
 
 def holders(directory: str) -> dict[str, str]:

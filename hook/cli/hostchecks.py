@@ -20,9 +20,9 @@ from hook.errors import FerryError, StockOnly
 from hook.loading import load_all
 from hook.machines import Machine
 from hook.schedule import Host
-from hook.settings import Settings
 from hook.store.database import Database
 from hook.store.location import find_store
+from hook.values.settings import Settings
 
 MACHINES = "/etc/nix/machines"
 

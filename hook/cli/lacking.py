@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from hook.cli.words import size
 from hook.errors import FerryError
 from hook.machines import Machine
-from hook.release import Release
 from hook.remote import Remote
 from hook.routes import Routes
 from hook.store.database import Database
-from hook.store.derivation import Derivation, parse_derivation
 from hook.store.location import StoreLocation
+from hook.values.derivation import Derivation, parse_derivation
+from hook.values.release import Release
 from hook.watch import Deadline
 
 ANSWER_S = 20.0

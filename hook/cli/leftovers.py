@@ -12,9 +12,9 @@ from hook.cli.check import Check, Level
 from hook.cli.holders import holders
 from hook.disabled import Disabled
 from hook.machines import Machine
-from hook.release import Release
 from hook.slots import MAIN_LOCK, upload_lock_names
 from hook.standing import listens
+from hook.values.release import Release
 
 HOOKS = ("__build-remote", "build-remote", "nix-ferry-broker", "nix-ferry-hook", "nix-ferry-standalone")
 """By these words in a command one knows a hook, stock's or ours."""

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from hook.errors import FerryError
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 TIMEOUT_S = 300
 """Evaluating an installable may take minutes, and no longer."""

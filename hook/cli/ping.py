@@ -15,12 +15,12 @@ from hook.machines import Machine
 from hook.ownstore import refuse_own
 from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient
-from hook.release import Release
 from hook.remote import Remote
 from hook.routes import Routes
-from hook.settings import Settings
 from hook.store.location import StoreLocation, find_store
 from hook.trouble import with_advice
+from hook.values.release import Release
+from hook.values.settings import Settings
 
 TRUST = {True: "yes", False: "no", None: "unknown"}
 

@@ -14,7 +14,7 @@ from hook.cli.change import read_text
 from hook.cli.rootonly import only_root_changes
 from hook.errors import FerryError
 from hook.identity import programs
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 HOOK = "nix-ferry-hook"
 LIBEXEC = "/usr/local/libexec/nix-ferry"

@@ -6,7 +6,7 @@ Pure; tested in test_storekinds.py.
 import difflib
 
 from hook.machineidentity import LOCAL_SCHEMES, REMOTE_PROGRAMS
-from hook.storeuri import StoreUri
+from hook.values.storeuri import StoreUri
 
 OURS = (*REMOTE_PROGRAMS, *LOCAL_SCHEMES)
 STOCK = ("dummy", "file", "ftp", "gs", "http", "https", "local-binary-cache", "local-overlay", "mounted-ssh-ng", "s3")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hook.cli.shell import CAPABILITIES, system_features
 from hook.errors import MachineError
-from hook.settings import MAX_NUMBER, parse_number
+from hook.values.settings import MAX_NUMBER, parse_number
 
 TASK = "let f = n: if n < 2 then n else f (n - 1) + f (n - 2); in f 29"
 """Nix expressions are what both ends can evaluate; like compiling, it is work for one core and its cache."""

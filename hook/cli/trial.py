@@ -14,7 +14,7 @@ from hook.cli import place
 from hook.errors import FerryError
 from hook.machines import Machine
 from hook.protocol.wire import Writer
-from hook.store.path import encode_base32
+from hook.values.path import encode_base32
 
 BUILD = """
 derivation {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from hook.limits import Limits
 from hook.protocol.wire import Reader, Writer
-from hook.store.derivation import Derivation
+from hook.values.derivation import Derivation
+from hook.values.limits import Limits
 
 
 class BuildStatus(IntEnum):
@@ -59,7 +59,7 @@ class BuiltPath(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The daemon's answer to a build; `realisations` maps outputs to paths, or to JSON (see hook.store.realisation)."""
+    """The daemon's answer to a build; `realisations` maps outputs to paths, or to JSON (hook.values.realisation)."""
 
     status: int
     message: str

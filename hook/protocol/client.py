@@ -6,12 +6,12 @@ Implemented by WorkerClient and ServeClient; their docstrings say what each prot
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from hook.limits import Limits
 from hook.protocol.building import BuildResult
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
-from hook.store.derivation import Derivation
-from hook.store.info import PathInfo
+from hook.values.derivation import Derivation
+from hook.values.info import PathInfo
+from hook.values.limits import Limits
 
 
 class StoreClient(Protocol):

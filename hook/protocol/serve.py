@@ -10,14 +10,14 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError
-from hook.limits import Limits
 from hook.protocol.building import NO_LIMITS, BuildResult, BuiltPath, read_built_outputs, write_basic_derivation
 from hook.protocol.handshake import Channel, skip_noise
 from hook.protocol.pipeline import Answer, Pipeline
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info
 from hook.protocol.wire import Reader, Writer
-from hook.store.derivation import Derivation
-from hook.store.info import PathInfo
+from hook.values.derivation import Derivation
+from hook.values.info import PathInfo
+from hook.values.limits import Limits
 
 Value = TypeVar("Value")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hook.errors import ProtocolError, StoreError
 from hook.protocol.wire import Reader, Writer
-from hook.store.info import PathInfo, format_hash_hex, parse_hash
+from hook.values.info import PathInfo, format_hash_hex, parse_hash
 
 
 @dataclass(frozen=True, slots=True)

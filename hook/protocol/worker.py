@@ -12,7 +12,6 @@ from enum import IntEnum
 from typing import TypeVar
 
 from hook.errors import ProtocolError, RemoteError
-from hook.limits import Limits
 from hook.protocol.activity import (
     ActivityResult,
     Field,
@@ -29,8 +28,9 @@ from hook.protocol.options import Options, write_options
 from hook.protocol.pipeline import Answer, Pipeline, answered
 from hook.protocol.upload import Upload, read_nar_hash, write_path_info
 from hook.protocol.wire import MAX_SHOWN_BYTES, Reader, Writer
-from hook.store.derivation import Derivation
-from hook.store.info import PathInfo
+from hook.values.derivation import Derivation
+from hook.values.info import PathInfo
+from hook.values.limits import Limits
 
 Value = TypeVar("Value")
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from hook.errors import StoreError
 from hook.nar import Dumper
-from hook.release import Release
-from hook.store.info import ContentAddress, PathInfo, format_hash
-from hook.store.path import hash_part
+from hook.values.info import ContentAddress, PathInfo, format_hash
+from hook.values.path import hash_part
+from hook.values.release import Release
 
 CHUNK_BYTES = 1 << 20
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from hook.errors import StockOnly, StoreError
-from hook.store.info import PathInfo, format_hash_hex, parse_hash
+from hook.values.info import PathInfo, format_hash_hex, parse_hash
 
 SCHEMA = "10"
 BUSY_S = 3600.0

@@ -14,15 +14,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from hook.errors import StockOnly, StoreError
-from hook.release import Release, release_of
-from hook.settings import Settings
 from hook.store.databases import Access, Databases
-from hook.store.derivation import Derivation, parse_derivation
-from hook.store.info import HASH_SIZES, PathInfo, check_content_address, check_path_info, format_hash
 from hook.store.location import StoreLocation, find_store
 from hook.store.mount import make_writable
-from hook.store.path import check_store_path
 from hook.store.temproots import TempRoots
+from hook.values.derivation import Derivation, parse_derivation
+from hook.values.info import HASH_SIZES, PathInfo, check_content_address, check_path_info, format_hash
+from hook.values.path import check_store_path
+from hook.values.release import Release, release_of
+from hook.values.settings import Settings
 
 if TYPE_CHECKING:
     from hook.store.database import Database

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from hook.errors import StoreError
 from hook.nar import nar_hash
-from hook.store.path import encode_base32
+from hook.values.path import encode_base32
 
 MTIME_NS = 1_000_000_000
 """The time of everything in a store: one second after the epoch."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from hook.errors import StockOnly
 from hook.store.database import Database
-from hook.store.path import base_name
-from hook.store.realisation import Realisation
+from hook.values.path import base_name
+from hook.values.realisation import Realisation
 
 
 @dataclass(frozen=True, slots=True)

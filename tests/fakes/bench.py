@@ -20,7 +20,7 @@ from hook.front import format_request, format_settings
 from hook.machines import parse_machines
 from hook.protocol.wire import Writer
 from hook.request import Request
-from hook.settings import Settings
+from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI
 from tests.fakes.store import FakeStore
 from tests.standing import broker_socket

@@ -19,9 +19,9 @@ from hook.protocol.handshake import CLIENT_MAGIC, OUTPUTS_AS_PATHS, SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Op, Stderr, read_path_info
 from hook.store.content import counts_positions, hash_modulo
-from hook.store.derivation import parse_derivation
-from hook.store.info import PathInfo, format_hash
-from hook.store.path import base_name, source_path
+from hook.values.derivation import parse_derivation
+from hook.values.info import PathInfo, format_hash
+from hook.values.path import base_name, source_path
 from tests import oracles
 from tests.fakes.source import BytesSource
 

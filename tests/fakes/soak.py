@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hook.cli.asking import overview_of
-from hook.store.derivation import DerivationOutput, format_derivation
+from hook.values.derivation import DerivationOutput, format_derivation
 from tests.fakes.bench import HOOK, Bench
 from tests.lab.container import wait_until
 

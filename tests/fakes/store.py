@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hook.nar import Dumper
-from hook.store.derivation import Derivation, DerivationOutput, format_derivation
-from hook.store.path import text_path
+from hook.values.derivation import Derivation, DerivationOutput, format_derivation
+from hook.values.path import text_path
 
 SCHEMA = """
 create table ValidPaths (

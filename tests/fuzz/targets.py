@@ -15,16 +15,16 @@ from hook.config import read_config
 from hook.configured import host_of
 from hook.errors import ConfigurationError, FerryError, MachineError, RemoteError, StockOnly, StoreError
 from hook.front import Front
-from hook.limits import limits_of
 from hook.log import Log
 from hook.machines import Machine, format_machine, parse_machines
 from hook.protocol.client import StoreClient
 from hook.protocol.serve import ServeClient
 from hook.protocol.worker import WorkerClient
-from hook.store.derivation import Derivation, DerivationOutput, format_derivation, parse_derivation
-from hook.store.info import PathInfo
-from hook.store.realisation import parse_realisation
 from hook.transport import command_for
+from hook.values.derivation import Derivation, DerivationOutput, format_derivation, parse_derivation
+from hook.values.info import PathInfo
+from hook.values.limits import limits_of
+from hook.values.realisation import parse_realisation
 from tests import oracles
 from tests.fakes.source import RecordedChannel
 

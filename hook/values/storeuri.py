@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hook.errors import ConfigurationError
-from hook.release import Release
-from hook.settings import MAX_NUMBER, parse_number
+from hook.values.release import Release
+from hook.values.settings import MAX_NUMBER, parse_number
 
 MAX_PORT = (1 << 16) - 1
 

@@ -1,13 +1,13 @@
 """What a derivation asks of the machine that builds it, as Nix reads its attributes before it runs a hook.
 
-Source: Nix's own rules, which tests/lab/test_explain.py compares this with; tested in test_store_requirements.py.
+Source: Nix's own rules, which tests/lab/test_explain.py compares this with; tested in values/test_requirements.py.
 """
 
 import json
 from typing import Any
 
 from hook.errors import StoreError
-from hook.store.derivation import Derivation
+from hook.values.derivation import Derivation
 
 STRUCTURED = b"__json"
 """With structured attributes, this variable of the derivation holds all others."""

@@ -1,7 +1,7 @@
 """Derivations: the text of `.drv` files to values and back, byte for byte.
 
 Pure, and fast enough to sit before the first reply: one regular expression a string, no recursion.  Which kind of
-derivation something is follows from its outputs alone.  test_store_derivation.py round-trips arbitrary values and
+derivation something is follows from its outputs alone.  values/test_derivation.py round-trips arbitrary values and
 files written by Nix.
 """
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StockOnly, StoreError
-from hook.store.derivation import (
+from hook.values.derivation import (
     Derivation,
     DerivationOutput,
     OutputKind,

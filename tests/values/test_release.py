@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from hook.release import FIRST_SEEN, OLDEST, Release, release_of
+from hook.values.release import FIRST_SEEN, OLDEST, Release, release_of
 from tests import VECTORS
 
 RECORDED = VECTORS / "hook"

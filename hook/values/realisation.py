@@ -1,7 +1,7 @@
 """Realisations: which path an output of a content-addressed derivation turned out to have.
 
 Pure: the JSON that daemons exchange, in the full form and in the short one that newer daemons send to older clients.
-Tested in test_store_realisation.py.
+Tested in values/test_realisation.py.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hook.errors import StoreError
-from hook.store.path import check_store_path
+from hook.values.path import check_store_path
 
 QUOTED = 200
 """How much of a malformed text is shown."""

@@ -1,7 +1,7 @@
 """Store paths: their text, and how the paths of content-addressed store objects follow from a hash.
 
 Pure: nothing here looks at a disk.  A store path is always the full logical text, `/nix/store/<hash>-<name>`, also in
-a chroot store.  test_store_path.py checks the rules against paths made by Nix.
+a chroot store.  values/test_path.py checks the rules against paths made by Nix.
 """
 
 from collections.abc import Iterable

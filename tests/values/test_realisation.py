@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
-from hook.store.realisation import (
+from hook.values.realisation import (
     OutputId,
     Realisation,
     format_output_id,

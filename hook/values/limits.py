@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

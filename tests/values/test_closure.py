@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hook.closure import references_first
 from hook.errors import StoreError
+from hook.values.closure import references_first
 
 
 def ordered(references: dict[str, list[str]]) -> list[str]:

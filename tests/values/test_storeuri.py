@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from hook.errors import ConfigurationError
 from hook.machines import parse_machines
-from hook.release import Release
-from hook.storeuri import StoreUri, parse_store_uri
+from hook.values.release import Release
+from hook.values.storeuri import StoreUri, parse_store_uri
 from tests import stockhook
 from tests.lab.host import Host
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
-from hook.store.path import (
+from hook.values.path import (
     MAX_NAME,
     NAME_CHARS,
     base_name,

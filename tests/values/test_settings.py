@@ -3,7 +3,7 @@
 import pytest
 
 from hook.errors import ConfigurationError
-from hook.settings import Settings
+from hook.values.settings import Settings
 
 SETTINGS = Settings({"max-jobs": "4", "substitute": "true", "extra-platforms": "a-b  c-d", "bad": "maybe"})
 

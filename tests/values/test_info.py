@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
-from hook.store.info import (
+from hook.values.info import (
     HASH_SIZES,
     ContentAddress,
     PathInfo,
@@ -22,7 +22,7 @@ from hook.store.info import (
     parse_content_address,
     parse_hash,
 )
-from hook.store.path import encode_base32, fixed_path, source_path, text_path
+from hook.values.path import encode_base32, fixed_path, source_path, text_path
 
 STORE = "/nix/store"
 OTHER = "/nix/store/0c0zrkwjnlrhzdhmjhqsprjf8ia1p9ns-other"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hook.errors import StoreError
-from hook.store.derivation import Derivation, DerivationOutput
-from hook.store.requirements import prefers_local_build, required_features
+from hook.values.derivation import Derivation, DerivationOutput
+from hook.values.requirements import prefers_local_build, required_features
 
 PATH = "/nix/store/00000000000000000000000000000001-a"
 

@@ -1,7 +1,7 @@
 """What the database knows about a valid path, hashes as text, and content addresses.
 
 Pure: values, parsing and printing.  Whether a store object has the content its address claims is checked in content.py;
-here only whether its path follows from the claim.  Tested in test_store_info.py.
+here only whether its path follows from the claim.  Tested in values/test_info.py.
 """
 
 from binascii import Error as Base64Error
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hook.errors import StoreError
-from hook.store.path import (
+from hook.values.path import (
     check_store_path,
     decode_base32,
     encode_base32,
