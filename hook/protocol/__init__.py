@@ -1,1 +1,1 @@
-"""Wire protocols: bytes to values and back.  Nothing here opens a file or a socket."""
+"""Nix's protocols: bytes to values and back.  Nothing here opens a socket or decides anything."""

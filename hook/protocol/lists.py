@@ -2,7 +2,7 @@
 
 A closure is thousands of store paths; read or written one by one they cost more than everything else the hook does
 with them.  One C call turns a list into a single block that Python splits in one call, and back.  Pure: bytes in,
-bytes out.  Tested in test_native_wire.py against a Python reference.
+bytes out.  Tested in protocol/test_lists.py against a Python reference.
 """
 
 from collections.abc import Iterable, Sequence

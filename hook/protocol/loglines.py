@@ -2,7 +2,7 @@
 
 A talkative build sends little else, and a Python object for each line costs more than everything a daemon, two ssh and
 Nix do with it.  What is no plain line is left to the client.  Pure: bytes in, bytes out.  Tested in
-test_native_loglines.py against a Python reference.
+protocol/test_loglines.py against a Python reference.
 """
 
 from hook._native import ffi, lib

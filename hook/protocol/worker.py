@@ -3,7 +3,7 @@
 Every request is written whole; its answer is the daemon's log messages, which are passed on as they come, and then the
 result.  An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not
 allow raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is
-decoded against recorded bytes of five Nix releases in test_worker_recordings.py.
+decoded against recorded bytes of five Nix releases in protocol/test_recordings.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator

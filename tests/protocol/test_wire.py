@@ -212,7 +212,7 @@ SIX_LISTS = """
 import resource, threading
 from hook.errors import ProtocolError
 from hook.protocol.wire import MAX_REFERENCES, Reader, Writer
-from tests.test_wire import Endless
+from tests.protocol.test_wire import Endless
 
 w = Writer()
 w.string(b"/nix/store/" + b"x" * 32 + b"-name-and-version")

@@ -1,6 +1,6 @@
 """The worker protocol's client against scripted daemons: every kind of message, every version, every refusal.
 
-Whole recorded builds are in test_worker_recordings.py.
+Whole recorded builds are in protocol/test_recordings.py.
 """
 
 from collections.abc import Callable
