@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.nar import Dumper, Restorer, nar_hash
+from hook.store.nar import Dumper, Restorer, nar_hash
 
 BUFFER_BYTES = 128 << 10
 STORE_OPTIONS = ["--option", "build-users-group", "", "--option", "substituters", ""]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from hook.caller import Caller
 from hook.errors import MachineError, NarError, RemoteError, StoreError
 from hook.log import Activity, Log
-from hook.nar import Dumper, Restorer
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
 from hook.remote import Remote
 from hook.store.local import LocalStore
+from hook.store.nar import Dumper, Restorer
 from hook.stream import Stream
 from hook.values.info import PathInfo
 from hook.values.release import Release

@@ -1,4 +1,4 @@
-/* Why reading or writing a NAR stopped.  Codes and raw bytes only: the wording is in hook/nar.py. */
+/* Why reading or writing a NAR stopped.  Codes and raw bytes only: the wording is in hook/store/nar.py. */
 #ifndef FERRY_ERROR_H
 #define FERRY_ERROR_H
 

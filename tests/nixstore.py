@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hook.nar import Dumper, Restorer
 from hook.store.local import LocalStore
+from hook.store.nar import Dumper, Restorer
 from hook.values.info import PathInfo
 from hook.values.release import Release
 from hook.values.settings import Settings

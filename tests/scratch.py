@@ -6,7 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 
-from hook.nar import Dumper, Restorer
+from hook.store.nar import Dumper, Restorer
 from hook.store.remove import remove_tree
 from tests.oracles import Tree, nar, string
 

@@ -11,10 +11,10 @@ import pytest
 
 from hook.errors import MachineError, StoreError
 from hook.log import Log
-from hook.nar import Dumper
 from hook.protocol import serve
 from hook.protocol.activity import Verbosity
 from hook.protocol.pipeline import Answer
+from hook.store.nar import Dumper
 from hook.transfer import NARS_AHEAD, Copier
 from hook.values.info import PathInfo
 from tests import oracles

@@ -15,12 +15,12 @@ import pytest
 from hook.caller import write_all
 from hook.errors import ConnectionLost, ProtocolError, RemoteError, StoreError
 from hook.log import Log
-from hook.nar import Dumper
 from hook.protocol import serve, worker
 from hook.protocol.activity import Verbosity
 from hook.protocol.handshake import SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Stderr
+from hook.store.nar import Dumper
 from hook.stream import Stream
 from hook.transfer import CHUNK_BYTES, Copier
 from hook.values.info import PathInfo

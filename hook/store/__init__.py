@@ -1,1 +1,1 @@
-"""The local store: values that describe it, its database, and importing into it."""
+"""The store of this host: its database, importing into it, its locks, and trees as NARs."""

@@ -3,7 +3,7 @@
 Reads the restored tree once more, except where the NAR hash, known already, settles it.  Self references count as
 zeros, so that an object can contain its own address; whether their positions count, too, depends on the release of Nix.
 An object made by the other rule is refused: Nix would copy it to nowhere, and could not verify it.  Tested in
-test_store_content.py.
+store/test_content.py.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 from hook.errors import StoreError
-from hook.nar import Dumper
+from hook.store.nar import Dumper
 from hook.values.info import ContentAddress, PathInfo, format_hash
 from hook.values.path import hash_part
 from hook.values.release import Release

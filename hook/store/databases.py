@@ -1,7 +1,7 @@
 """Databases that one build leaves open for the next: opening one takes half a millisecond, and Nix waits for it.
 
 An open one keeps Nix from migrating the store to another schema, so they are soon closed when nobody uses them.
-Tested in test_store_databases.py.
+Tested in store/test_databases.py.
 """
 
 import threading

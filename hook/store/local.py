@@ -3,7 +3,7 @@
 An import is prepare → restore (by the caller) → check_import → commit.  The parent process holds the lock of every
 output meanwhile, which is why neither the daemon nor `nix-store --import` can do this for us.  Nothing is valid before
 commit; what a failed import leaves on disk is removed by the next attempt or by the collector.  Tested in
-test_store_local.py against Nix.
+store/test_local.py against Nix.
 """
 
 import os
@@ -39,7 +39,7 @@ MAX_DEPTH = 63
 
 
 class RestoreOptions(TypedDict):
-    """How to restore a NAR into this store: keyword arguments of `hook.nar.Restorer`."""
+    """How to restore a NAR into this store: keyword arguments of `hook.store.nar.Restorer`."""
 
     max_depth: int | None
     fsync: bool

@@ -1,7 +1,7 @@
 """Where the local store lies: the `store` setting, its parameters and Nix's environment variables.
 
 Decides only; nothing is opened or created.  Every form of `store` that is not a local store, and every parameter not
-understood, is left to the stock hook.  The rules are the rows of test_store_location.py.
+understood, is left to the stock hook.  The rules are the rows of store/test_location.py.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Share identical files between store paths by hard links, as `auto-optimise-store` asks.
 
 Takes a tree in canonical form and leaves it in that form.  Sharing is an economy: where the file system refuses another
-link, or a collector took the shared file away, the file stays as it is.  test_store_optimise.py compares with Nix.
+link, or a collector took the shared file away, the file stays as it is.  store/test_optimise.py compares with Nix.
 """
 
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from hook.errors import StoreError
-from hook.nar import nar_hash
+from hook.store.nar import nar_hash
 from hook.values.path import encode_base32
 
 MTIME_NS = 1_000_000_000

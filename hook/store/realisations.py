@@ -2,7 +2,7 @@
 
 Nix makes the tables when it opens a store with `ca-derivations` enabled, and other ones for each revision of that
 experiment, so that several may lie side by side.  All that exist are kept up to date; none is ever created.  Tested in
-test_store_realisations.py, with tables made by Nix.
+store/test_realisations.py, with tables made by Nix.
 """
 
 from collections.abc import Collection

@@ -1,7 +1,7 @@
 """Remove whatever lies at a path, however deep and however protected, without following a symlink.
 
 It may be the leftover of anything: a builder's own tree, read-only, deeper than a path name can be long.  So the walk
-goes by directory descriptors, one or two at a time, and without recursion.  Tested in test_store_remove.py.
+goes by directory descriptors, one or two at a time, and without recursion.  Tested in store/test_remove.py.
 """
 
 import errno

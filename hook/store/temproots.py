@@ -1,7 +1,7 @@
 """Temporary roots: keep the garbage collector away from paths that this process is about to make valid.
 
 A root is a name in a file that its owner keeps locked.  A running collector has already read those files, so it is
-told through its socket as well.  Every wait is bounded.  Tested against Nix's own collector in test_store_temproots.py.
+told through its socket as well.  Every wait is bounded.  Tested against Nix's own collector in store/test_temproots.py.
 """
 
 import fcntl

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from hook.nar import Dumper
+from hook.store.nar import Dumper
 from hook.values.derivation import Derivation, DerivationOutput, format_derivation
 from hook.values.path import text_path
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from hook.nar import Dumper
+from hook.store.nar import Dumper
 from tests.lab import roots
 from tests.lab.host import Host
 from tests.oracles import File, Symlink, Tree, nar

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hook.errors import NarError, StockOnly, StoreError
-from hook.nar import Dumper, Restorer
 from hook.store.local import LocalStore
+from hook.store.nar import Dumper, Restorer
 from hook.values.info import PathInfo, format_hash
 from hook.values.path import base_name
 from hook.values.settings import Settings
@@ -260,7 +260,7 @@ def test_content_is_checked_against_its_address(built: NixStore, source: LocalSt
 
 IMPORT_AND_HANG = """
 import sys
-from hook.nar import Dumper, Restorer
+from hook.store.nar import Dumper, Restorer
 from hook.values.settings import Settings
 from hook.store.local import LocalStore
 source, target = (LocalStore.open(Settings({"store": uri}), {}) for uri in sys.argv[1:3])

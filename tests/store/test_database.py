@@ -327,7 +327,7 @@ def test_a_registration_that_nobody_waits_for_any_more_is_given_up(empty: NixSto
 KILLED = """
 import os, sys
 from hook.store.database import Database
-from tests.test_store_database import info, NOW
+from tests.store.test_database import info, NOW
 class Stopping(Database):
     def _insert(self, info, now):
         row = super()._insert(info, now)

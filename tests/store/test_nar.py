@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hook.errors import NarError
-from hook.nar import Restorer
+from hook.store.nar import Restorer
 from tests import VECTORS
 from tests.leaks import no_leaks
 from tests.oracles import File, Invalid, Symlink, entry, harvest, nar, parse_nar, plant, string

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import StoreError
-from hook.nar import Dumper
 from hook.store.content import check_content, counts_positions, hash_modulo
+from hook.store.nar import Dumper
 from hook.values.info import ContentAddress, PathInfo, check_content_address, format_hash
 from hook.values.release import Release
 from tests.nixstore import NixStore

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hook.errors import NarError
-from hook.nar import Dumper, Restorer
+from hook.store.nar import Dumper, Restorer
 from tests.leaks import descriptors, no_leaks
 from tests.oracles import File, Symlink, Tree, harvest, nar, plant, string
 from tests.scratch import dump, nested, node, read_all, restore, scratch
