@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bench.conftest import Compare
-from hook.front import format_request, format_settings
+from hook.front.front import format_request, format_settings
+from hook.front.request import Request
 from hook.protocol.wire import Writer
-from hook.request import Request
 from hook.values.settings import Settings
 from tests.lab import install
 from tests.lab.host import Host
@@ -85,8 +85,8 @@ and waits for the build to start."""
 ASK_MACHINE = f"""
 import os, subprocess, sys
 sys.path[0] = "{install.PREFIX}/lib"
-from hook.caller import Caller
-from hook.front import Front
+from hook.front.caller import Caller
+from hook.front.front import Front
 from hook.protocol.worker import WorkerClient
 from hook.values.derivation import parse_derivation
 from hook.stream import Stream

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.conftest import Compare
-from hook.front import format_request, format_settings
-from hook.request import Request
+from hook.front.front import format_request, format_settings
+from hook.front.request import Request
 from hook.values.settings import Settings
 from tests.lab import install
 from tests.lab.host import Host

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError, Trouble
+from hook.front.log import Log
+from hook.front.request import Job
 from hook.inputs import Inputs, missing_there
-from hook.log import Log
 from hook.outputs import outputs_of
 from hook.proof import soon
 from hook.protocol.activity import Verbosity
@@ -22,7 +23,6 @@ from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
 from hook.remote import Remote
-from hook.request import Job
 from hook.services import Services
 from hook.transfer import LocalEnd
 from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hook.child import HANDSHAKE_S, Command
 from hook.errors import MachineError
+from hook.front.log import Log, step
 from hook.hub import Hub
-from hook.log import Log, step
 from hook.machines import Machine
 from hook.opening import Opening
 from hook.protocol.activity import Verbosity

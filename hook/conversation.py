@@ -6,9 +6,9 @@ A build that was accepted then fails; before, Nix's own hook answers.
 import os
 from contextlib import suppress
 
-from hook.caller import Caller, Word
 from hook.errors import EXIT_FAILED, EXIT_OK, Cancelled, FerryError, RequestError
-from hook.front import Front
+from hook.front.caller import Caller, Word
+from hook.front.front import Front
 from hook.hub import Hub
 from hook.protocol.activity import Verbosity
 from hook.session import Session

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.front import Preamble
+from hook.front.front import Preamble
 from hook.health import Health
 from hook.ledger import Ledger
 from hook.places import LookAhead

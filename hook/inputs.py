@@ -15,7 +15,7 @@ from itertools import islice
 
 from hook.child import SETTLE_S
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
-from hook.log import step
+from hook.front.log import step
 from hook.remote import Remote
 from hook.slots import SlotTable
 from hook.store.nar import nar_hash

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hook.child import time_to_get_ready
 from hook.errors import MachineError
-from hook.log import Log
+from hook.front.log import Log
 from hook.pool import Pool
 from hook.remote import Remote
 from hook.routes import Route

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
-from hook.log import step
+from hook.front.log import step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer

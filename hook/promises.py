@@ -8,11 +8,11 @@ is.  Tested in test_dispatch.py, and with two kinds of slots in tests/lab/test_m
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
+from hook.front.request import Request
 from hook.hub import Hub
 from hook.machineidentity import is_handled
 from hook.machines import Machine
 from hook.places import Place
-from hook.request import Request
 from hook.schedule import Answer, Decision
 from hook.services import Services
 from hook.values.release import Release

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hook.child import Command
 from hook.errors import MachineError, RemoteError, Trouble
+from hook.front.log import Log
 from hook.known import KnownPaths
-from hook.log import Log
 from hook.protocol.activity import LogEvent, Verbosity
 from hook.routes import Route
 from hook.trouble import trouble_of

@@ -95,7 +95,7 @@ class Routes:
         return None
 
     def _child(self, machine: Machine) -> Command:
-        from hook.program import find_nix
+        from hook.front.program import find_nix
 
         program = find_nix(self._parent_pid, self._environ)
         if program is None:

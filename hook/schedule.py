@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from hook.front.request import Request
 from hook.machines import Machine
-from hook.request import Request
 from hook.values.release import Release
 
 FLOAT_LOAD: Release = (2, 20)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hook.caller import Caller
 from hook.config import Config, find_config
 from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.errors import AloneOnly
-from hook.log import Log
+from hook.front.caller import Caller
+from hook.front.log import Log
+from hook.front.notices import Notices
 from hook.machines import Machine, format_machine
-from hook.notices import Notices
 from hook.protocol.activity import Verbosity
 from hook.schedule import Host
 from hook.slots import SlotTable

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
-from hook.caller import Caller, Word
+from hook.front.caller import Caller, Word
 
 HEADER = struct.Struct("<8sI")
 MAGIC = b"nixferry"

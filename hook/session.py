@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.caller import Caller, Word
 from hook.dispatch import REMINDER_S, Dispatcher
 from hook.errors import (
     EXIT_FAILED,
@@ -31,12 +30,13 @@ from hook.errors import (
     StockOnly,
     StoreError,
 )
-from hook.front import Front
+from hook.front.caller import Caller, Word
+from hook.front.front import Front
+from hook.front.request import Job, Request
 from hook.hub import Hub
 from hook.ledger import Outcome, Phase
 from hook.places import Place
 from hook.protocol.activity import Verbosity
-from hook.request import Job, Request
 from hook.schedule import Answer, Decision, no_machine_message
 from hook.services import open_services
 

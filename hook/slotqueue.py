@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from hook.caller import Caller
+from hook.front.caller import Caller
 
 LOOK_S = 0.5
 """How often the first of a line looks for slots without being woken."""

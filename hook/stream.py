@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hook.caller import write_all
 from hook.errors import Cancelled, ConnectionLost, Trouble
+from hook.front.caller import write_all
 
 BUFFER_BYTES = 256 << 10
 STDERR_TAIL_BYTES = 8 << 10

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hook.caller import Caller
 from hook.errors import MachineError, NarError, RemoteError, StoreError
-from hook.log import Activity, Log
+from hook.front.caller import Caller
+from hook.front.log import Activity, Log
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload

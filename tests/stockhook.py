@@ -9,8 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hook.front import format_request, format_settings
-from hook.request import Request
+from hook.front.front import format_request, format_settings
+from hook.front.request import Request
 from hook.values.release import Release
 from hook.values.settings import Settings
 from tests.lab.host import Host

@@ -23,7 +23,7 @@ import pytest
 
 from hook import broker as broker_module
 from hook.broker import Broker, check_peer
-from hook.caller import Caller, Word
+from hook.front.caller import Caller, Word
 from hook.identity import IDENTITY
 from tests import REPOSITORY
 from tests.lab.container import wait_until

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from hook import conversation, journal
-from hook.caller import Caller, Word
 from hook.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
+from hook.front.caller import Caller, Word
 from hook.hub import new_hub
 
 

@@ -18,7 +18,6 @@ from hook import dispatch as dispatch_module
 from hook import pool as pool_module
 from hook import sharing as sharing_module
 from hook.backlog import Backlog
-from hook.caller import Caller
 from hook.child import Command
 from hook.config import Config
 from hook.configurations import Configuration, Configurations
@@ -26,17 +25,18 @@ from hook.connections import Connections
 from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError, Trouble
+from hook.front.caller import Caller
+from hook.front.log import Log
+from hook.front.notices import Notices
+from hook.front.request import Request
 from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
-from hook.log import Log
 from hook.machines import Machine, parse_machines
-from hook.notices import Notices
 from hook.places import LookAhead, Place
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
 from hook.remote import RENEW_BUILDS, Remote
-from hook.request import Request
 from hook.schedule import Answer, Host
 from hook.services import Services
 from hook.sharing import SESSIONS_EACH, Sharing

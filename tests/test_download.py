@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from hook.errors import MachineError, StoreError
-from hook.log import Log
+from hook.front.log import Log
 from hook.protocol import serve
 from hook.protocol.activity import Verbosity
 from hook.protocol.pipeline import Answer

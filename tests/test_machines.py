@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import printable
+from hook.front.request import Request
 from hook.machines import Machine, format_machine, parse_machines
-from hook.request import Request
 from hook.schedule import Host as LocalHost
 from hook.schedule import no_machine_message
 from hook.values.release import Release

@@ -7,7 +7,7 @@ import pytest
 
 from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
-from hook.log import Log
+from hook.front.log import Log
 from hook.ownstore import THE_SAME, refuse_own
 from hook.remote import Remote
 from hook.store.temproots import TempRoots, is_rooted

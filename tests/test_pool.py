@@ -11,7 +11,7 @@ import pytest
 from hook import pool as pool_module
 from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
-from hook.log import Log
+from hook.front.log import Log
 from hook.pool import MOST_OPENED, TOGETHER_S, Pool
 from hook.protocol.client import StoreClient
 from hook.remote import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hook.front.request import Request
 from hook.machines import Machine, parse_machines
-from hook.request import Request
 from hook.schedule import Answer, Candidate, Decision, Host, decide, no_machine_message, suitable
 from hook.values.release import Release
 from tests import stockhook

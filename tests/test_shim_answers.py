@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.front import format_request, format_settings
-from hook.request import Request
+from hook.front.front import format_request, format_settings
+from hook.front.request import Request
 from hook.values.settings import Settings
 from tests import REPOSITORY
 from tests.fakes.shims import (

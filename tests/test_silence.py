@@ -16,12 +16,12 @@ import pytest
 
 from hook import child, inputs, remote, session
 from hook.build import Builder
-from hook.caller import Caller
 from hook.conversation import serve
+from hook.front.caller import Caller
+from hook.front.request import Job
 from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
 from hook.remote import Remote
-from hook.request import Job
 from tests.fakes.bench import Bench, Outcome
 from tests.fakes.shim import writes_to
 

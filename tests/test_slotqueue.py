@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 
 from hook import slotqueue
-from hook.caller import Caller
 from hook.errors import Cancelled
+from hook.front.caller import Caller
 from hook.slotqueue import SlotQueue
 
 TIMEOUT_S = 30

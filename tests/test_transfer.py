@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 
-from hook.caller import write_all
 from hook.errors import ConnectionLost, ProtocolError, RemoteError, StoreError
-from hook.log import Log
+from hook.front.caller import write_all
+from hook.front.log import Log
 from hook.protocol import serve, worker
 from hook.protocol.activity import Verbosity
 from hook.protocol.handshake import SERVER_MAGIC

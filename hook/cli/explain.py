@@ -16,8 +16,8 @@ from hook.config import find_config
 from hook.configured import host_of, machines_of
 from hook.disabled import Disabled
 from hook.errors import ConfigurationError, FerryError
+from hook.front.request import Request
 from hook.machines import Machine
-from hook.request import Request
 from hook.routes import Routes
 from hook.schedule import Answer, Candidate, Decision, Host, decide, suitable
 from hook.slots import MOST_SLOTS, SlotTable

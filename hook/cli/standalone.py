@@ -7,8 +7,8 @@ down to this program not being there at all, the shim notices, and hands the con
 import socket
 import sys
 
-from hook.caller import Caller
 from hook.conversation import serve
+from hook.front.caller import Caller
 from hook.hub import Hub, new_hub
 from hook.serving import Greeting, converse, receive_header
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from hook.front import format_request, format_settings
+from hook.front.front import format_request, format_settings
+from hook.front.request import Request
 from hook.machines import parse_machines
 from hook.protocol.wire import Writer
-from hook.request import Request
 from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI
 from tests.fakes.store import FakeStore

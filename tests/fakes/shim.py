@@ -3,8 +3,8 @@
 import os
 from collections.abc import Callable
 
-from hook.caller import Word
-from hook.front import PLACE
+from hook.front.caller import Word
+from hook.front.front import PLACE
 
 
 def writes_to(fd: int) -> Callable[[Word, bytes], None]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from hook.caller import Caller, Word
 from hook.errors import RequestError
-from hook.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
-from hook.request import Request
+from hook.front.caller import Caller, Word
+from hook.front.front import LENGTH, PLACE, Front, Preamble, format_request, format_settings
+from hook.front.request import Request
 from hook.values.settings import Settings
 from tests import VECTORS
 from tests.fakes.shim import writes_to

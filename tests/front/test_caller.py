@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hook import caller as caller_module
-from hook.caller import Caller
 from hook.errors import Cancelled
+from hook.front import caller as caller_module
+from hook.front.caller import Caller
 
 LOG = b"last words\n"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hook import log
-from hook.log import Activity, Log
+from hook.front import log
+from hook.front.log import Activity, Log
 from hook.protocol.activity import ActivityResult, ActivityType, LogMessage, StartActivity, StopActivity, Verbosity
 from hook.protocol.wire import Reader
 from tests.fakes.source import BytesSource

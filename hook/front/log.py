@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hook.caller import wait_for_room, write_all
+from hook.front.caller import wait_for_room, write_all
 from hook.protocol.activity import (
     ActivityResult,
     ActivityType,

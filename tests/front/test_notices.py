@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hook import notices as notices_module
-from hook.notices import KEPT_S, Notices
+from hook.front import notices as notices_module
+from hook.front.notices import KEPT_S, Notices
 
 
 def test_a_text_is_new_once_for_a_command_and_once_for_the_next(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with reco
 
 import struct
 
-from hook.caller import Caller, Word
 from hook.errors import RequestError
-from hook.log import Log
+from hook.front.caller import Caller, Word
+from hook.front.log import Log
+from hook.front.request import Job, Request
 from hook.protocol.activity import Verbosity
 from hook.protocol.wire import Reader, Writer
-from hook.request import Job, Request
 from hook.values.settings import Settings
 
 MAX_SETTINGS = 10_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.program import find_nix
+from hook.front.program import find_nix
 
 
 @pytest.fixture
