@@ -12,7 +12,7 @@ from hook.child import HANDSHAKE_S, Command
 from hook.errors import MachineError
 from hook.front.log import Log, step
 from hook.hub import Hub
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.opening import Opening
 from hook.protocol.activity import Verbosity
 from hook.remote import LONGEST_S, Remote

@@ -9,21 +9,21 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hook.connections import Connections
-from hook.disabled import Disabled
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError, Trouble
 from hook.front.log import Log
 from hook.front.request import Request
 from hook.hub import Hub
-from hook.machineidentity import MachineInUse, is_handled, ssh_looks_at
-from hook.machines import Machine
-from hook.places import Place
+from hook.machines.builders import Machine
+from hook.machines.disabled import Disabled
+from hook.machines.identity import MachineInUse, is_handled, ssh_looks_at
+from hook.machines.places import Place
+from hook.machines.schedule import Answer, Candidate, Decision, Verdict, decide, suitable
+from hook.machines.slots import BusyError, Slot
 from hook.promises import Promises
 from hook.protocol.activity import Verbosity
 from hook.recent import Recent
 from hook.remote import Remote
-from hook.schedule import Answer, Candidate, Decision, Verdict, decide, suitable
 from hook.services import Services
-from hook.slots import BusyError, Slot
 
 Value = TypeVar("Value")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from hook.errors import ConfigurationError, printable
-from hook.machines import BASE64
+from hook.machines.builders import BASE64
 
 EXPECTED = "expected base64 of a line like 'ssh-ed25519 AAAA…'"
 

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.front.front import Preamble
-from hook.health import Health
 from hook.ledger import Ledger
-from hook.places import LookAhead
+from hook.machines.health import Health
+from hook.machines.places import LookAhead
+from hook.machines.queue import SlotQueue
 from hook.pool import Pool
-from hook.slotqueue import SlotQueue
 from hook.store.databases import Databases
 from hook.uploads import Uploads
 
 if TYPE_CHECKING:
-    from hook.backlog import Backlog
     from hook.configurations import Configurations
+    from hook.machines.backlog import Backlog
     from hook.sharing import Sharing
 
 
@@ -58,8 +58,8 @@ def new_hub(*, lasting: bool) -> Hub:
     """An empty hub."""
     sharing = configurations = backlog = None
     if lasting:
-        from hook.backlog import Backlog
         from hook.configurations import Configurations
+        from hook.machines.backlog import Backlog
         from hook.sharing import Sharing
 
         sharing, configurations, backlog = Sharing(), Configurations(), Backlog()

@@ -16,8 +16,8 @@ from itertools import islice
 from hook.child import SETTLE_S
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
 from hook.front.log import step
+from hook.machines.slots import SlotTable
 from hook.remote import Remote
-from hook.slots import SlotTable
 from hook.store.nar import nar_hash
 from hook.transfer import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
 from hook.trouble import trouble_of

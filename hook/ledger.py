@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from hook.errors import shortened
-from hook.machineidentity import MachineInUse
+from hook.machines.identity import MachineInUse
 from hook.recent import Recent
 
 UNWRITTEN = 20_000

@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from hook.errors import StockOnly
 
 FOR_A_BUILD = (
-    *("hook.backlog", "hook.build", "hook.hostkey", "hook.ownstore", "hook.front.program", "hook.proof", "hook.record"),
+    *(
+        "hook.machines.backlog",
+        "hook.build",
+        "hook.hostkey",
+        "hook.ownstore",
+        "hook.front.program",
+        "hook.proof",
+        "hook.record",
+    ),
     *("hook.scratch", "hook.unixsocket", "hook.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),

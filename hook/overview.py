@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import hook
-from hook.disabled import Disabled
 from hook.errors import ConfigurationError
 from hook.hub import Hub
 from hook.identity import IDENTITY
 from hook.ledger import Build, Outcome, Phase, Total
-from hook.machineidentity import MachineInUse
-from hook.slots import BusyError, SlotTable
+from hook.machines.disabled import Disabled
+from hook.machines.identity import MachineInUse
+from hook.machines.slots import BusyError, SlotTable
 
 SLOTS_PATIENCE_S = 2.0
 """How long a store's slots are waited for while others choose there: whoever asks waits for less than ten seconds."""

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from hook.front.request import Request
 from hook.hub import Hub
-from hook.machineidentity import is_handled
-from hook.machines import Machine
-from hook.places import Place
-from hook.schedule import Answer, Decision
+from hook.machines.builders import Machine
+from hook.machines.identity import is_handled
+from hook.machines.places import Place
+from hook.machines.schedule import Answer, Decision
 from hook.services import Services
 from hook.values.release import Release
 

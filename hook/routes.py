@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
-from hook.machineidentity import REMOTE_PROGRAMS, is_handled
-from hook.machines import Machine
+from hook.machines.builders import Machine
+from hook.machines.identity import REMOTE_PROGRAMS, is_handled
 from hook.transport import command_for
 from hook.values.release import Release
 from hook.values.settings import Settings

@@ -7,16 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hook.config import Config, find_config
-from hook.configured import host_of, machines_of
-from hook.disabled import Disabled
 from hook.errors import AloneOnly
 from hook.front.caller import Caller
 from hook.front.log import Log
 from hook.front.notices import Notices
-from hook.machines import Machine, format_machine
+from hook.machines.builders import Machine, format_machine
+from hook.machines.configured import host_of, machines_of
+from hook.machines.disabled import Disabled
+from hook.machines.schedule import Host
+from hook.machines.slots import SlotTable
 from hook.protocol.activity import Verbosity
-from hook.schedule import Host
-from hook.slots import SlotTable
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.values.limits import Limits, limits_of

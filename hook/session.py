@@ -35,9 +35,9 @@ from hook.front.front import Front
 from hook.front.request import Job, Request
 from hook.hub import Hub
 from hook.ledger import Outcome, Phase
-from hook.places import Place
+from hook.machines.places import Place
+from hook.machines.schedule import Answer, Decision, no_machine_message
 from hook.protocol.activity import Verbosity
-from hook.schedule import Answer, Decision, no_machine_message
 from hook.services import open_services
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from hook.child import HANDSHAKE_S, LINES_SHOWN, Command
 from hook.errors import ConfigurationError, MachineError
-from hook.machineidentity import REMOTE_PROGRAMS
-from hook.machines import Machine
+from hook.machines.builders import Machine
+from hook.machines.identity import REMOTE_PROGRAMS
 from hook.values.release import Release
 
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")

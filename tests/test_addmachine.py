@@ -7,7 +7,7 @@ import pytest
 
 from hook.cli.addmachine import Adding, Wanted
 from hook.errors import FerryError
-from hook.schedule import Host
+from hook.machines.schedule import Host
 from hook.values.settings import Settings
 
 HOST = Host("x86_64-linux", frozenset(), frozenset(), 1, (2, 34))

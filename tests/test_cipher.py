@@ -12,7 +12,7 @@ from hook import cipher
 from hook.child import Command
 from hook.cipher import cipher_option, host_has_aes
 from hook.cli.speed import Speed, measure
-from hook.machines import Machine, parse_machines
+from hook.machines.builders import Machine, parse_machines
 from hook.routes import Routes
 from hook.transport import ssh_configuration
 from hook.values.settings import Settings

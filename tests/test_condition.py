@@ -6,7 +6,7 @@ import time
 import pytest
 
 from hook.cli.condition import SCRIPT, Condition, Shell, parse_condition, parse_shell
-from tests.test_schedule import machine
+from tests.machines.test_schedule import machine
 
 SAID = """Welcome!
 nix-ferry clock = 1000

@@ -13,35 +13,36 @@ from pathlib import Path
 
 import pytest
 
-from hook import configurations, proof, slotqueue, sshfiles, transport
+from hook import configurations, proof, sshfiles, transport
 from hook import dispatch as dispatch_module
 from hook import pool as pool_module
 from hook import sharing as sharing_module
-from hook.backlog import Backlog
 from hook.child import Command
 from hook.config import Config
 from hook.configurations import Configuration, Configurations
 from hook.connections import Connections
-from hook.disabled import Disabled
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError, Trouble
 from hook.front.caller import Caller
 from hook.front.log import Log
 from hook.front.notices import Notices
 from hook.front.request import Request
-from hook.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
 from hook.hub import Hub
 from hook.ledger import Ledger
-from hook.machines import Machine, parse_machines
-from hook.places import LookAhead, Place
+from hook.machines import queue as slotqueue
+from hook.machines.backlog import Backlog
+from hook.machines.builders import Machine, parse_machines
+from hook.machines.disabled import Disabled
+from hook.machines.health import FIRST_PAUSE_S, FRESH_S, LONGEST_PAUSE_S, PROVEN_S, Health
+from hook.machines.places import LookAhead, Place
+from hook.machines.queue import SlotQueue
+from hook.machines.schedule import Answer, Host
+from hook.machines.slots import MOST_SLOTS, SlotTable
 from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
 from hook.remote import RENEW_BUILDS, Remote
-from hook.schedule import Answer, Host
 from hook.services import Services
 from hook.sharing import SESSIONS_EACH, Sharing
-from hook.slotqueue import SlotQueue
-from hook.slots import MOST_SLOTS, SlotTable
 from hook.sshfiles import SshFiles
 from hook.store.databases import Databases
 from hook.store.local import LocalStore

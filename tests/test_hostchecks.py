@@ -10,7 +10,7 @@ import pytest
 from hook.cli.check import Level
 from hook.cli.hostchecks import check_broker, check_files, check_machines, no_nix, unreachable_daemon
 from hook.cli.nix import NixError
-from hook.schedule import Host
+from hook.machines.schedule import Host
 from hook.values.settings import Settings
 from tests.standing import broker_socket
 

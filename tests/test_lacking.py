@@ -9,7 +9,7 @@ from hook.routes import Routes
 from hook.store.location import StoreLocation
 from hook.values.settings import Settings
 from tests.fakes.store import FakeStore
-from tests.test_schedule import NEW, machine
+from tests.machines.test_schedule import NEW, machine
 
 
 def location(store: FakeStore) -> StoreLocation:

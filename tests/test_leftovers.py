@@ -10,10 +10,10 @@ import pytest
 
 from hook.cli.check import Check, Level
 from hook.cli.leftovers import MOST_NAMES, check_leftovers, check_upload_locks
-from hook.disabled import Disabled
-from hook.slots import upload_lock_names
+from hook.machines.disabled import Disabled
+from hook.machines.slots import upload_lock_names
+from tests.machines.test_schedule import NEW, machine
 from tests.test_holders import HOLD
-from tests.test_schedule import NEW, machine
 
 BOX, GONE = machine("ssh-ng://box - - 4"), machine("ssh-ng://gone")
 

@@ -10,7 +10,7 @@ import pytest
 from hook.cli import login
 from hook.cli.login import Login
 from hook.errors import MachineError
-from tests.test_schedule import machine
+from tests.machines.test_schedule import machine
 
 
 def test_a_temporary_directory_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

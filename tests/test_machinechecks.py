@@ -10,7 +10,7 @@ from hook.cli.machinechecks import Findings, check_machine, shown
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.errors import Trouble
-from tests.test_schedule import machine
+from tests.machines.test_schedule import machine
 
 NAME = "ssh-ng://box"
 WAY = Way("192.0.2.7", 22, "root", open_at="192.0.2.7")

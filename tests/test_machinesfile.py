@@ -16,7 +16,7 @@ from hook.cli.machinesfile import (
     without,
 )
 from hook.errors import FerryError
-from hook.machines import Machine, parse_machines
+from hook.machines.builders import Machine, parse_machines
 
 FILE = """\
 # Our machines; keep them sorted

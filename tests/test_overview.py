@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from hook.cli.asking import overview_of
-from hook.disabled import Disabled
-from hook.health import Health
 from hook.hub import new_hub
 from hook.ledger import Phase
-from hook.machineidentity import MachineInUse
-from hook.machines import parse_machines
+from hook.machines.builders import parse_machines
+from hook.machines.disabled import Disabled
+from hook.machines.health import Health
+from hook.machines.identity import MachineInUse
 from hook.overview import overview
 from hook.record import BUILDS, DECISIONS
 from tests.fakes.bench import Bench

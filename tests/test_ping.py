@@ -8,7 +8,7 @@ import pytest
 from hook import child
 from hook.cli.ping import ping
 from hook.errors import Trouble
-from hook.machines import parse_machines
+from hook.machines.builders import parse_machines
 from hook.routes import Routes
 from hook.store.location import find_store
 from hook.values.settings import Settings

@@ -9,8 +9,8 @@ import pytest
 
 from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
-from hook.machineidentity import is_handled
-from hook.machines import Machine, parse_machines
+from hook.machines.builders import Machine, parse_machines
+from hook.machines.identity import is_handled
 from hook.routes import Route, Routes
 from hook.unixsocket import UnixSocket
 from hook.values.settings import Settings

@@ -19,8 +19,8 @@ from hook.build import Builder
 from hook.conversation import serve
 from hook.front.caller import Caller
 from hook.front.request import Job
-from hook.health import FIRST_PAUSE_S, Health
 from hook.hub import new_hub
+from hook.machines.health import FIRST_PAUSE_S, Health
 from hook.remote import Remote
 from tests.fakes.bench import Bench, Outcome
 from tests.fakes.shim import writes_to

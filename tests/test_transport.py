@@ -18,7 +18,7 @@ import pytest
 from hook import child, transport
 from hook.child import Command, Connection
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError, Trouble
-from hook.machines import Machine, parse_machines
+from hook.machines.builders import Machine, parse_machines
 from hook.protocol import handshake
 from hook.scratch import scratch_directory
 from hook.transport import command_for, ssh_release

@@ -9,7 +9,7 @@ import pytest
 
 from hook.cli import way
 from hook.cli.way import Way, look, resolver
-from hook.machines import parse_machines
+from hook.machines.builders import parse_machines
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_her
 from hook.cli.trial import try_out
 from hook.config import find_config
 from hook.errors import FerryError, MachineError, printable
-from hook.machines import Machine, format_machine
+from hook.machines.builders import Machine, format_machine
+from hook.machines.schedule import Host
 from hook.routes import Routes
-from hook.schedule import Host
 from hook.values.settings import Settings
 from hook.values.storeuri import SSH_SCHEMES, parse_store_uri
 

@@ -10,8 +10,8 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from hook.cli import nix
-from hook.configured import host_of, machines_of
 from hook.errors import FerryError
+from hook.machines.configured import host_of, machines_of
 
 VARIABLE = "_NIX_FERRY_COMPLETE"
 """By which the scripts of click ask us."""

@@ -29,8 +29,8 @@ from hook.cli.machinechecks import Findings, asks_for_shell, check_machine
 from hook.cli.ping import own_store, ping
 from hook.cli.way import resolver, ways
 from hook.config import find_config
-from hook.configured import host_of, machines_of
-from hook.disabled import Disabled
+from hook.machines.configured import host_of, machines_of
+from hook.machines.disabled import Disabled
 from hook.routes import Routes
 
 

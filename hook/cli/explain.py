@@ -13,14 +13,14 @@ from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
 from hook.cli.ping import own_store
 from hook.cli.words import size
 from hook.config import find_config
-from hook.configured import host_of, machines_of
-from hook.disabled import Disabled
 from hook.errors import ConfigurationError, FerryError
 from hook.front.request import Request
-from hook.machines import Machine
+from hook.machines.builders import Machine
+from hook.machines.configured import host_of, machines_of
+from hook.machines.disabled import Disabled
+from hook.machines.schedule import Answer, Candidate, Decision, Host, decide, suitable
+from hook.machines.slots import MOST_SLOTS, SlotTable
 from hook.routes import Routes
-from hook.schedule import Answer, Candidate, Decision, Host, decide, suitable
-from hook.slots import MOST_SLOTS, SlotTable
 from hook.values.requirements import prefers_local_build, required_features
 from hook.values.settings import Settings
 

@@ -18,8 +18,8 @@ from hook.cli.holders import holders, slot_holders
 from hook.cli.hookfile import lacking, reached
 from hook.errors import FerryError, StockOnly
 from hook.loading import load_all
-from hook.machines import Machine
-from hook.schedule import Host
+from hook.machines.builders import Machine
+from hook.machines.schedule import Host
 from hook.store.database import Database
 from hook.store.location import find_store
 from hook.values.settings import Settings

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hook.cli.words import size
 from hook.errors import FerryError
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.remote import Remote
 from hook.routes import Routes
 from hook.store.database import Database

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from hook.cli.check import Check, Level
 from hook.cli.holders import holders
-from hook.disabled import Disabled
-from hook.machines import Machine
-from hook.slots import MAIN_LOCK, upload_lock_names
+from hook.machines.builders import Machine
+from hook.machines.disabled import Disabled
+from hook.machines.slots import MAIN_LOCK, upload_lock_names
 from hook.standing import listens
 from hook.values.release import Release
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from hook.cli.shell import MOST_SAID, SSH_FAILED, run
 from hook.errors import ConfigurationError, FerryError, MachineError, Trouble
 from hook.hostkey import AUTHORITY, known_hosts_lines
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.transport import known_hosts_option, options_first, ssh_arguments
 from hook.trouble import diagnose
 

@@ -15,12 +15,12 @@ from hook.cli.command import as_json, command, nix_options, private_dir, state_d
 from hook.cli.completing import complete_machine
 from hook.cli.machinesfile import refuse_made, removal
 from hook.cli.output import print_json, print_table
-from hook.configured import host_of, machines_of
-from hook.disabled import Disabled
 from hook.errors import FerryError
-from hook.machines import Machine
-from hook.schedule import Host
-from hook.slots import SlotTable
+from hook.machines.builders import Machine
+from hook.machines.configured import host_of, machines_of
+from hook.machines.disabled import Disabled
+from hook.machines.schedule import Host
+from hook.machines.slots import SlotTable
 
 LOOK_S = 0.5
 """How often a machine that is being emptied is looked at."""

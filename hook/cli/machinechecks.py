@@ -12,8 +12,8 @@ from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.errors import Trouble
-from hook.machineidentity import REMOTE_PROGRAMS
-from hook.machines import Machine
+from hook.machines.builders import Machine
+from hook.machines.identity import REMOTE_PROGRAMS
 from hook.protocol.handshake import NO_SHELL
 from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY
 

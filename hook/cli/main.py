@@ -29,8 +29,8 @@ from hook.cli.ping import to_json as pongs_to_json
 from hook.cli.speed import measure
 from hook.cli.status import status
 from hook.config import find_config
-from hook.configured import host_of, machines_of
 from hook.errors import EXIT_FAILED, FerryError, printable
+from hook.machines.configured import host_of, machines_of
 from hook.routes import Routes
 
 COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "red"}

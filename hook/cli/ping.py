@@ -11,7 +11,7 @@ from hook.cli.asking import say_they_work
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly, Trouble
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.ownstore import refuse_own
 from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient

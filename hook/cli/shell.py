@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from hook.child import Command
 from hook.errors import MachineError, Trouble
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.routes import Routes
 
 MOST_BYTES = 1 << 20

@@ -5,7 +5,7 @@ Pure; tested in test_storekinds.py.
 
 import difflib
 
-from hook.machineidentity import LOCAL_SCHEMES, REMOTE_PROGRAMS
+from hook.machines.identity import LOCAL_SCHEMES, REMOTE_PROGRAMS
 from hook.values.storeuri import StoreUri
 
 OURS = (*REMOTE_PROGRAMS, *LOCAL_SCHEMES)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from hook.cli import place
 from hook.errors import FerryError
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.protocol.wire import Writer
 from hook.values.path import encode_base32
 

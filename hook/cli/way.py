@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hook.child import Command
 from hook.cli.login import public_key
 from hook.errors import FerryError, MachineError
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.routes import Routes
 from hook.sharing import session_options
 from hook.transport import ssh_configuration

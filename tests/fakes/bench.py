@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from hook.front.front import format_request, format_settings
 from hook.front.request import Request
-from hook.machines import parse_machines
+from hook.machines.builders import parse_machines
 from hook.protocol.wire import Writer
 from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 
 from hook.broker import Greeting
 from hook.config import read_config
-from hook.configured import host_of
 from hook.errors import ConfigurationError, FerryError, MachineError, RemoteError, StockOnly, StoreError
 from hook.front.caller import Caller
 from hook.front.front import Front
 from hook.front.log import Log
-from hook.machines import Machine, format_machine, parse_machines
+from hook.machines.builders import Machine, format_machine, parse_machines
+from hook.machines.configured import host_of
 from hook.protocol.client import StoreClient
 from hook.protocol.serve import ServeClient
 from hook.protocol.worker import WorkerClient

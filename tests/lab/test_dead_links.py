@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.health import PROVEN_S
+from hook.machines.health import PROVEN_S
 from tests.lab import relay, roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, Output, wait_until

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hook.errors import ConfigurationError
-from hook.machines import parse_machines
+from hook.machines.builders import parse_machines
 from hook.values.release import Release
 from hook.values.storeuri import StoreUri, parse_store_uri
 from tests import stockhook

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hook.errors import Cancelled, ConfigurationError
-from hook.slots import CHOOSING_PAUSE_S, GAP, LONGEST_PAUSE_S, MOST_SLOTS, BusyError, Slot, SlotTable
+from hook.machines.slots import CHOOSING_PAUSE_S, GAP, LONGEST_PAUSE_S, MOST_SLOTS, BusyError, Slot, SlotTable
 from tests import stockhook
 from tests.lab.host import Host
 from tests.leaks import descriptors, no_leaks
@@ -23,7 +23,7 @@ STEM = "ssh-ng:__b1"
 
 OTHER_PROCESS = """
 import sys
-from hook.slots import SlotTable
+from hook.machines.slots import SlotTable
 table = SlotTable(sys.argv[1])
 with table.selection():
     slot, load = table.probe(sys.argv[2], int(sys.argv[3]))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hook.backlog import MOST_EACH, MOST_KEPT, SOON_S, Backlog, name_of
-from hook.slots import Slot
+from hook.machines.backlog import MOST_EACH, MOST_KEPT, SOON_S, Backlog, name_of
+from hook.machines.slots import Slot
 
 STORE = "/nix/store/00000000000000000000000000000001-"
 

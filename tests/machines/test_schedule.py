@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.front.request import Request
-from hook.machines import Machine, parse_machines
-from hook.schedule import Answer, Candidate, Decision, Host, decide, no_machine_message, suitable
+from hook.machines.builders import Machine, parse_machines
+from hook.machines.schedule import Answer, Candidate, Decision, Host, decide, no_machine_message, suitable
 from hook.values.release import Release
 from tests import stockhook
 from tests.lab.host import Host as LabHost

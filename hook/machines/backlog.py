@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from hook.machines.slots import Slot
 from hook.recent import Recent
-from hook.slots import Slot
 
 SOON_S = 1.0
 """A build that Nix could do itself is promised ahead of a slot if it is expected to have one by then.

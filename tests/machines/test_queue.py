@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from hook import slotqueue
 from hook.errors import Cancelled
 from hook.front.caller import Caller
-from hook.slotqueue import SlotQueue
+from hook.machines import queue as slotqueue
+from hook.machines.queue import SlotQueue
 
 TIMEOUT_S = 30
 

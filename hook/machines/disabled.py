@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from hook.errors import ConfigurationError
-from hook.machines import Machine
+from hook.machines.builders import Machine
 
 
 class Disabled:

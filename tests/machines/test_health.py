@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hook.health import (
+from hook.machines.health import (
     FIRST_PAUSE_S,
     FRESH_S,
     LONGEST_PAUSE_S,

@@ -10,8 +10,8 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 
-from hook.machines import Machine
-from hook.slots import Slot
+from hook.machines.builders import Machine
+from hook.machines.slots import Slot
 
 
 class LookAhead:

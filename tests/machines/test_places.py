@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hook.machines import parse_machines
-from hook.places import LookAhead, Place
-from hook.slots import Slot, SlotTable
+from hook.machines.builders import parse_machines
+from hook.machines.places import LookAhead, Place
+from hook.machines.slots import Slot, SlotTable
 
 AT = "machine"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hook.front.request import Request
-from hook.machines import Machine
+from hook.machines.builders import Machine
 from hook.values.release import Release
 
 FLOAT_LOAD: Release = (2, 20)

@@ -1,8 +1,8 @@
-"""What Nix's settings say of this host and of its machines.  Tested in test_machines.py and test_schedule.py."""
+"""What Nix's settings say of this host and its machines.  Tested in test_builders.py and test_schedule.py."""
 
 from hook.config import read_small
-from hook.machines import Machine, parse_machines
-from hook.schedule import Host
+from hook.machines.builders import Machine, parse_machines
+from hook.machines.schedule import Host
 from hook.values.release import release_of
 from hook.values.settings import Settings
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hook.disabled import Disabled
 from hook.errors import ConfigurationError
-from hook.machines import Machine, parse_machines
+from hook.machines.builders import Machine, parse_machines
+from hook.machines.disabled import Disabled
 
 
 def machine(line: str) -> Machine:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hook.errors import printable
 from hook.front.request import Request
-from hook.machines import Machine, format_machine, parse_machines
-from hook.schedule import Host as LocalHost
-from hook.schedule import no_machine_message
+from hook.machines.builders import Machine, format_machine, parse_machines
+from hook.machines.schedule import Host as LocalHost
+from hook.machines.schedule import no_machine_message
 from hook.values.release import Release
 from hook.values.storeuri import parse_store_uri
 from tests import stockhook

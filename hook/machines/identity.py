@@ -6,7 +6,7 @@ Source: machines.md section 2.  Tested in test_routes.py.
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from hook.machines import Machine
+from hook.machines.builders import Machine
 
 SSH_LOOKS_AT = ("HOME", "KRB5CCNAME", "LOGNAME", "NIX_SSHOPTS", "PATH", "SSH_AUTH_SOCK", "USER")
 """The variables by which two callers may mean different machines with one address, whatever ssh is configured to do."""

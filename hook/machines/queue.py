@@ -3,7 +3,7 @@
 Builds of one kind, which are those that any slot suits alike, stand in one line; those of them that have their inputs
 at a machine already stand in a line of their own there, whose machine is kept for them.  Only the first of a line looks
 for slots, when one was freed here and now and then for those that other processes freed; so a thousand waiting builds
-cost no more than one.  Tested in test_slotqueue.py.
+cost no more than one.  Tested in machines/test_queue.py.
 """
 
 import os
