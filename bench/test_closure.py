@@ -89,7 +89,7 @@ from hook.front.caller import Caller
 from hook.front.front import Front
 from hook.protocol.worker import WorkerClient
 from hook.values.derivation import parse_derivation
-from hook.stream import Stream
+from hook.remote.stream import Stream
 
 caller = Caller(0, 2, 4, "4", os.environ, os.getppid(), tell=lambda word, data: os.write(2, data))
 front = Front(caller)

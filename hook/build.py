@@ -17,20 +17,20 @@ from hook.front.log import Log
 from hook.front.request import Job
 from hook.inputs import Inputs, missing_there
 from hook.outputs import outputs_of
-from hook.proof import soon
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
-from hook.remote import Remote
+from hook.remote.connection import Remote
+from hook.remote.diagnosis import NOT_PRIVILEGED, is_disk_full, trouble_of
+from hook.remote.proof import soon
+from hook.remote.watch import Watch
 from hook.services import Services
 from hook.transfer import LocalEnd
-from hook.trouble import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.unsigned import unsigned_inputs
 from hook.uploads import Uploads
 from hook.values.derivation import Derivation, OutputKind
 from hook.values.release import Release
-from hook.watch import Watch
 
 KEPT: Release = (2, 30)
 """From here on stock says where the directory of a failed build is."""

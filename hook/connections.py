@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
-from hook.child import HANDSHAKE_S, Command
 from hook.errors import MachineError
 from hook.front.log import Log, step
 from hook.hub import Hub
 from hook.machines.builders import Machine
-from hook.opening import Opening
 from hook.protocol.activity import Verbosity
-from hook.remote import LONGEST_S, Remote
-from hook.routes import Route, Routes, is_ssh
+from hook.remote.child import HANDSHAKE_S, Command
+from hook.remote.connection import LONGEST_S, Remote
+from hook.remote.opening import Opening
+from hook.remote.routes import Route, Routes, is_ssh
+from hook.remote.ssh import NOISE
 from hook.services import Services
-from hook.transport import NOISE
 
 if TYPE_CHECKING:
-    from hook.configurations import Configuration
+    from hook.remote.configurations import Configuration
 
 Value = TypeVar("Value")
 

@@ -22,7 +22,7 @@ from hook.machines.slots import BusyError, Slot
 from hook.promises import Promises
 from hook.protocol.activity import Verbosity
 from hook.recent import Recent
-from hook.remote import Remote
+from hook.remote.connection import Remote
 from hook.services import Services
 
 Value = TypeVar("Value")
@@ -331,7 +331,7 @@ class Dispatcher:
 
         MachineError if nothing comes: then a new connection would only be one wait more.
         """
-        from hook.proof import prove
+        from hook.remote.proof import prove
 
         try:
             prove(remote)

@@ -25,14 +25,14 @@ from hook.ledger import Ledger
 from hook.machines.health import Health
 from hook.machines.places import LookAhead
 from hook.machines.queue import SlotQueue
-from hook.pool import Pool
+from hook.remote.pool import Pool
 from hook.store.databases import Databases
 from hook.uploads import Uploads
 
 if TYPE_CHECKING:
-    from hook.configurations import Configurations
     from hook.machines.backlog import Backlog
-    from hook.sharing import Sharing
+    from hook.remote.configurations import Configurations
+    from hook.remote.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ def new_hub(*, lasting: bool) -> Hub:
     """An empty hub."""
     sharing = configurations = backlog = None
     if lasting:
-        from hook.configurations import Configurations
         from hook.machines.backlog import Backlog
-        from hook.sharing import Sharing
+        from hook.remote.configurations import Configurations
+        from hook.remote.sharing import Sharing
 
         sharing, configurations, backlog = Sharing(), Configurations(), Backlog()
     queue = SlotQueue()

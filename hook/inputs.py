@@ -13,14 +13,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from hook.child import SETTLE_S
 from hook.errors import ConnectionLost, MachineError, NarError, RemoteError, StoreError, Trouble
 from hook.front.log import step
 from hook.machines.slots import SlotTable
-from hook.remote import Remote
+from hook.remote.child import SETTLE_S
+from hook.remote.connection import Remote
+from hook.remote.diagnosis import trouble_of
 from hook.store.nar import nar_hash
 from hook.transfer import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
-from hook.trouble import trouble_of
 from hook.uploads import Uploads
 from hook.values.closure import references_first
 from hook.values.info import PathInfo

@@ -13,13 +13,13 @@ FOR_A_BUILD = (
     *(
         "hook.machines.backlog",
         "hook.build",
-        "hook.hostkey",
-        "hook.ownstore",
+        "hook.remote.hostkey",
+        "hook.remote.ownstore",
         "hook.front.program",
-        "hook.proof",
+        "hook.remote.proof",
         "hook.record",
     ),
-    *("hook.scratch", "hook.unixsocket", "hook.unsigned"),
+    *("hook.scratch", "hook.remote.unixsocket", "hook.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),
     *("hook.store.pathlocks", "hook.store.remove", "atexit", "base64", "encodings.ascii", "fcntl", "hashlib", "json"),
@@ -28,7 +28,7 @@ FOR_A_BUILD = (
 """What a build may need after its accept."""
 
 FOR_OTHERS = (
-    *("hook.cipher", "hook.configurations", "hook.journal", "hook.sharing"),
+    *("hook.remote.cipher", "hook.remote.configurations", "hook.journal", "hook.remote.sharing"),
     *("ctypes", "difflib", "ipaddress", "tomllib", "traceback"),
 )
 """What only a process may need that serves further hooks, as well."""

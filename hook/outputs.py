@@ -14,7 +14,7 @@ from hook.front.log import step
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer
-from hook.remote import Remote
+from hook.remote.connection import Remote
 from hook.store.realisations import Realisations
 from hook.transfer import Copier, LocalEnd
 from hook.values.closure import references_first

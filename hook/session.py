@@ -42,7 +42,7 @@ from hook.services import open_services
 
 if TYPE_CHECKING:
     from hook.build import Builder
-    from hook.remote import Remote
+    from hook.remote.connection import Remote
 
 
 ANSWER_S = 35.0
@@ -409,7 +409,7 @@ class Session:
 def _explained(remote: "Remote", error: MachineError) -> MachineError:
     """`error` with what ssh had to say about it, and with advice."""
     # Loaded when something has gone wrong.
-    from hook.trouble import with_advice
+    from hook.remote.diagnosis import with_advice
 
     return with_advice(remote.explain(error))
 

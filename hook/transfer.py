@@ -16,10 +16,10 @@ from hook.front.log import Activity, Log
 from hook.protocol.activity import ActivityType, ResultType, Verbosity
 from hook.protocol.pipeline import Answer
 from hook.protocol.upload import Upload
-from hook.remote import Remote
+from hook.remote.connection import Remote
+from hook.remote.stream import Stream
 from hook.store.local import LocalStore
 from hook.store.nar import Dumper, Restorer
-from hook.stream import Stream
 from hook.values.info import PathInfo
 from hook.values.release import Release
 

@@ -13,13 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hook import configurations, proof, sshfiles, transport
 from hook import dispatch as dispatch_module
-from hook import pool as pool_module
-from hook import sharing as sharing_module
-from hook.child import Command
 from hook.config import Config
-from hook.configurations import Configuration, Configurations
 from hook.connections import Connections
 from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError, Trouble
@@ -38,19 +33,25 @@ from hook.machines.places import LookAhead, Place
 from hook.machines.queue import SlotQueue
 from hook.machines.schedule import Answer, Host
 from hook.machines.slots import MOST_SLOTS, SlotTable
-from hook.pool import Pool
 from hook.protocol.worker import WorkerClient
-from hook.remote import RENEW_BUILDS, Remote
+from hook.remote import configurations, proof, sshfiles
+from hook.remote import pool as pool_module
+from hook.remote import sharing as sharing_module
+from hook.remote import ssh as transport
+from hook.remote.child import Command
+from hook.remote.configurations import Configuration, Configurations
+from hook.remote.connection import RENEW_BUILDS, Remote
+from hook.remote.pool import Pool
+from hook.remote.sharing import SESSIONS_EACH, Sharing
+from hook.remote.sshfiles import SshFiles
+from hook.remote.watch import Deadline
 from hook.services import Services
-from hook.sharing import SESSIONS_EACH, Sharing
-from hook.sshfiles import SshFiles
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
 from hook.uploads import Uploads
 from hook.values.limits import limits_of
 from hook.values.settings import Settings
-from hook.watch import Deadline
 from tests.fakes import DAEMON, DAEMON_IN_URI
 from tests.leaks import children
 

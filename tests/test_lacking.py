@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of
-from hook.routes import Routes
+from hook.remote.routes import Routes
 from hook.store.location import StoreLocation
 from hook.values.settings import Settings
 from tests.fakes.store import FakeStore

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from hook import child
 from hook.cli.ping import ping
 from hook.errors import Trouble
 from hook.machines.builders import parse_machines
-from hook.routes import Routes
+from hook.remote import child
+from hook.remote.routes import Routes
 from hook.store.location import find_store
 from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI

@@ -20,8 +20,8 @@ from hook.protocol.activity import Verbosity
 from hook.protocol.handshake import SERVER_MAGIC
 from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Stderr
+from hook.remote.stream import Stream
 from hook.store.nar import Dumper
-from hook.stream import Stream
 from hook.transfer import CHUNK_BYTES, Copier
 from hook.values.info import PathInfo
 from tests import oracles

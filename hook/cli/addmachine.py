@@ -22,7 +22,7 @@ from hook.config import find_config
 from hook.errors import FerryError, MachineError, printable
 from hook.machines.builders import Machine, format_machine
 from hook.machines.schedule import Host
-from hook.routes import Routes
+from hook.remote.routes import Routes
 from hook.values.settings import Settings
 from hook.values.storeuri import SSH_SCHEMES, parse_store_uri
 

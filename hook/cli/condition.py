@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hook.cli.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_command, system_features
 from hook.errors import FerryError
 from hook.machines.builders import Machine
-from hook.routes import Routes
+from hook.remote.routes import Routes
 from hook.values.settings import MAX_NUMBER, parse_number
 
 TIMEOUT_S = 30

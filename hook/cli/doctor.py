@@ -31,7 +31,7 @@ from hook.cli.way import resolver, ways
 from hook.config import find_config
 from hook.machines.configured import host_of, machines_of
 from hook.machines.disabled import Disabled
-from hook.routes import Routes
+from hook.remote.routes import Routes
 
 
 def examine(options: nix.Options, private_dir: str) -> Iterator[Check]:

@@ -20,7 +20,7 @@ from hook.machines.configured import host_of, machines_of
 from hook.machines.disabled import Disabled
 from hook.machines.schedule import Answer, Candidate, Decision, Host, decide, suitable
 from hook.machines.slots import MOST_SLOTS, SlotTable
-from hook.routes import Routes
+from hook.remote.routes import Routes
 from hook.values.requirements import prefers_local_build, required_features
 from hook.values.settings import Settings
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from hook.cli.words import size
 from hook.errors import FerryError
 from hook.machines.builders import Machine
-from hook.remote import Remote
-from hook.routes import Routes
+from hook.remote.connection import Remote
+from hook.remote.routes import Routes
+from hook.remote.watch import Deadline
 from hook.store.database import Database
 from hook.store.location import StoreLocation
 from hook.values.derivation import Derivation, parse_derivation
 from hook.values.release import Release
-from hook.watch import Deadline
 
 ANSWER_S = 20.0
 """What a machine has to answer, once it is connected."""

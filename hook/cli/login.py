@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 from hook.cli.shell import MOST_SAID, SSH_FAILED, run
 from hook.errors import ConfigurationError, FerryError, MachineError, Trouble
-from hook.hostkey import AUTHORITY, known_hosts_lines
 from hook.machines.builders import Machine
-from hook.transport import known_hosts_option, options_first, ssh_arguments
-from hook.trouble import diagnose
+from hook.remote.diagnosis import diagnose
+from hook.remote.hostkey import AUTHORITY, known_hosts_lines
+from hook.remote.ssh import known_hosts_option, options_first, ssh_arguments
 
 TIMEOUT_S = 120.0
 """For everything that a machine does without being asked for a password."""

@@ -15,7 +15,7 @@ from hook.errors import Trouble
 from hook.machines.builders import Machine
 from hook.machines.identity import REMOTE_PROGRAMS
 from hook.protocol.handshake import NO_SHELL
-from hook.trouble import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY
+from hook.remote.diagnosis import CLOSED, LOGIN_REFUSED, OTHER_HOST_KEY
 
 STEPS = ("dns", "tcp", "host-key", "login", "stdout", "nix", "store")
 """What must go well before a machine is of any use, in this order."""

@@ -31,7 +31,7 @@ from hook.cli.status import status
 from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError, printable
 from hook.machines.configured import host_of, machines_of
-from hook.routes import Routes
+from hook.remote.routes import Routes
 
 COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.WRONG: "red"}
 

@@ -12,13 +12,13 @@ from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly, Trouble
 from hook.machines.builders import Machine
-from hook.ownstore import refuse_own
 from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient
-from hook.remote import Remote
-from hook.routes import Routes
+from hook.remote.connection import Remote
+from hook.remote.diagnosis import with_advice
+from hook.remote.ownstore import refuse_own
+from hook.remote.routes import Routes
 from hook.store.location import StoreLocation, find_store
-from hook.trouble import with_advice
 from hook.values.release import Release
 from hook.values.settings import Settings
 

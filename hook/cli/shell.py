@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from hook.child import Command
 from hook.errors import MachineError, Trouble
 from hook.machines.builders import Machine
-from hook.routes import Routes
+from hook.remote.child import Command
+from hook.remote.routes import Routes
 
 MOST_BYTES = 1 << 20
 """More than any script here has a machine print."""

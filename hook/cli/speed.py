@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hook.child import Command
 from hook.cli.shell import shell_command
 from hook.errors import FerryError, MachineError
 from hook.machines.builders import Machine
-from hook.routes import Routes
-from hook.sharing import session_options
-from hook.transport import options_first, ssh_configuration
+from hook.remote.child import Command
+from hook.remote.routes import Routes
+from hook.remote.sharing import session_options
+from hook.remote.ssh import options_first, ssh_configuration
 
 MOST_BYTES = 128 << 20
 MOST_S = 3.0

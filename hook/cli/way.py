@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from hook.child import Command
 from hook.cli.login import public_key
 from hook.errors import FerryError, MachineError
 from hook.machines.builders import Machine
-from hook.routes import Routes
-from hook.sharing import session_options
-from hook.transport import ssh_configuration
+from hook.remote.child import Command
+from hook.remote.routes import Routes
+from hook.remote.sharing import session_options
+from hook.remote.ssh import ssh_configuration
 
 LONGEST_TRY_S = 30.0
 """For one address, if ssh is configured to try longer."""

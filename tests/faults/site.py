@@ -29,9 +29,9 @@ ROOM = "32m"
 """For the stores of the client and of the first machine, so that they can be filled quickly."""
 
 LIMITS = {
-    "hook.remote": ("QUERY_SILENCE_S", 3.0),
+    "hook.remote.connection": ("QUERY_SILENCE_S", 3.0),
     "hook.transfer": ("UPLOAD_SILENCE_S", 3.0),
-    "hook.child": ("HANDSHAKE_S", 5.0),
+    "hook.remote.child": ("HANDSHAKE_S", 5.0),
 }
 """Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""
 

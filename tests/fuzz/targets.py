@@ -20,7 +20,7 @@ from hook.machines.configured import host_of
 from hook.protocol.client import StoreClient
 from hook.protocol.serve import ServeClient
 from hook.protocol.worker import WorkerClient
-from hook.transport import command_for
+from hook.remote.ssh import command_for
 from hook.values.derivation import Derivation, DerivationOutput, format_derivation, parse_derivation
 from hook.values.info import PathInfo
 from hook.values.limits import limits_of

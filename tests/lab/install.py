@@ -93,10 +93,10 @@ def _replace(host: Host, path: str, text: str) -> None:
 
 EVER_S = 3600.0
 LASTING = {
-    "hook.configurations": {"HOLDS_S": EVER_S, "TOGETHER_S": EVER_S, "PATIENCE_S": EVER_S},
-    "hook.pool": {"IDLE_S": EVER_S},
-    "hook.remote": {"LONGEST_S": EVER_S, "RENEW_S": EVER_S, "RENEW_LOGIN_S": EVER_S},
-    "hook.sharing": {"JOIN_S": EVER_S},
+    "hook.remote.configurations": {"HOLDS_S": EVER_S, "TOGETHER_S": EVER_S, "PATIENCE_S": EVER_S},
+    "hook.remote.pool": {"IDLE_S": EVER_S},
+    "hook.remote.connection": {"LONGEST_S": EVER_S, "RENEW_S": EVER_S, "RENEW_LOGIN_S": EVER_S},
+    "hook.remote.sharing": {"JOIN_S": EVER_S},
 }
 
 

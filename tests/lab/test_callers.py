@@ -1,6 +1,6 @@
 """Several callers of one broker: each builds where its own ssh would lead it, with what that would send.
 
-A real ssh reads real configurations; what is remembered of them is tested in tests/test_configurations.py.
+A real ssh reads real configurations; what is remembered of them is tested in tests/remote/test_configurations.py.
 """
 
 import os

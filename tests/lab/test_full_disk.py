@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hook.trouble import is_disk_full
+from hook.remote.diagnosis import is_disk_full
 from tests.lab import roots
 from tests.lab.host import Host, Output
 from tests.lab.install import EVER_S, HOOK, altered

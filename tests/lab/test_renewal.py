@@ -1,6 +1,6 @@
 """What a machine gets back while builds come without a pause: its disk, and the last word on who may log in.
 
-When a connection is replaced is tested in tests/test_pool.py.
+When a connection is replaced is tested in tests/remote/test_pool.py.
 """
 
 import time

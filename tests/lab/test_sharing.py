@@ -1,6 +1,6 @@
 """One connection to a machine carries the builds of many hooks: how many logins that takes, and what ends with what.
 
-A real ssh and sshd, the oldest and the newest; how it is decided is in tests/test_sharing.py.
+A real ssh and sshd, the oldest and the newest; how it is decided is in tests/remote/test_sharing.py.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cipher import FIRST, host_has_aes
+from hook.remote.cipher import FIRST, host_has_aes
 from tests.lab import roots
 from tests.lab.gates import Gates, build_gated
 from tests.lab.host import Host, wait_until

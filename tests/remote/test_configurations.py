@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hook import configurations, sshfiles
-from hook.child import Command
-from hook.configurations import (
+from hook.remote import configurations, sshfiles
+from hook.remote.child import Command
+from hook.remote.configurations import (
     AGAIN_S,
     HOLDS_S,
     MOST_ANSWERS,
@@ -23,7 +23,7 @@ from hook.configurations import (
     Configurations,
     meaningful,
 )
-from hook.sshfiles import SshFiles
+from hook.remote.sshfiles import SshFiles
 
 GUARD_S = 60.0
 

@@ -2,7 +2,7 @@
 
 The limits that the user sets for a build are kept here if the machine does not keep them.  It is told about them and
 ends the build itself, which is better: it knows when the build began and hears half a line, too.  But it may ignore
-them, pass the build on to one that does, or hang.  Tested in test_limits.py and test_stream.py.
+them, pass the build on to one that does, or hang.  Tested in remote/test_watch.py and test_stream.py.
 """
 
 import time

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hook import transport
-from hook.transport import ssh_program, ssh_release
+from hook.remote import ssh as transport
+from hook.remote.ssh import ssh_program, ssh_release
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from hook import sharing as sharing_module
-from hook.child import Command
 from hook.errors import Cancelled, ConnectionLost, MachineError, Trouble
-from hook.sharing import JOIN_S, LONGEST_PATH, SESSIONS_EACH, Seat, Sharing, session_options
-from hook.watch import Deadline
+from hook.remote import sharing as sharing_module
+from hook.remote.child import Command
+from hook.remote.sharing import JOIN_S, LONGEST_PATH, SESSIONS_EACH, Seat, Sharing, session_options
+from hook.remote.watch import Deadline
 
 ARGV = ("ssh", "b1", "-x", "-oControlPersist=60", "--", "nix-daemon", "--stdio")
 NO_CIPHER = {"controlmaster": ["false"]}

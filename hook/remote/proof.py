@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from hook.errors import ConnectionLost, MachineError, RemoteError, Trouble
-from hook.watch import Deadline
+from hook.remote.watch import Deadline
 
 if TYPE_CHECKING:
-    from hook.remote import Remote
+    from hook.remote.connection import Remote
 
 ANSWER_S = 1.0
 """How long an answer may take from a machine that was connected to faster than that."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hook import cipher
-from hook.child import Command
-from hook.cipher import cipher_option, host_has_aes
 from hook.cli.speed import Speed, measure
 from hook.machines.builders import Machine, parse_machines
-from hook.routes import Routes
-from hook.transport import ssh_configuration
+from hook.remote import cipher
+from hook.remote.child import Command
+from hook.remote.cipher import cipher_option, host_has_aes
+from hook.remote.routes import Routes
+from hook.remote.ssh import ssh_configuration
 from hook.values.settings import Settings
 
 DEFAULT = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes128-ctr"

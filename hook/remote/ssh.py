@@ -1,7 +1,7 @@
 """Turn a machine into a connected Stream: the user's own ssh, or a local command.
 
 Nothing here speaks a Nix protocol.  ssh is the one found in PATH with the user's whole configuration; it is never given
-a way to ask a question.  Source: ssh.md; tested with a scripted ssh in test_transport.py and a real one in the lab.
+a way to ask a question.  Source: ssh.md; tested with a scripted ssh in remote/test_ssh.py and a real one in the lab.
 """
 
 import os
@@ -9,10 +9,10 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from hook.child import HANDSHAKE_S, LINES_SHOWN, Command
 from hook.errors import ConfigurationError, MachineError
 from hook.machines.builders import Machine
 from hook.machines.identity import REMOTE_PROGRAMS
+from hook.remote.child import HANDSHAKE_S, LINES_SHOWN, Command
 from hook.values.release import Release
 
 KEEP_ALIVE = ("-oServerAliveInterval=15", "-oServerAliveCountMax=3")
@@ -133,7 +133,7 @@ def ssh_arguments(machine: Machine, environ: Mapping[str, str], private_dir: str
     if key := machine.ssh_key or uri.parameter("ssh-key", ""):
         argv.append(f"-i{key}")
     if public := machine.public_host_key or uri.parameter("base64-ssh-public-host-key", ""):
-        from hook.hostkey import known_hosts_file
+        from hook.remote.hostkey import known_hosts_file
 
         argv += [known_hosts_option(known_hosts_file(public, private_dir)), *ONLY_THE_PINNED_KEY]
         if release >= (8, 5):

@@ -9,7 +9,7 @@ import pytest
 
 from hook import scratch
 from hook.errors import ConfigurationError
-from hook.hostkey import known_hosts_file, known_hosts_lines
+from hook.remote.hostkey import known_hosts_file, known_hosts_lines
 
 BLOB = "AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"
 KEY = f"ssh-ed25519 {BLOB}"

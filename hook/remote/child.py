@@ -1,6 +1,6 @@
 """A child process whose standard input and output are a connection, and what it says when that fails.
 
-It is ssh, or a program of Nix that runs here.  Tested with a scripted ssh in test_transport.py.
+It is ssh, or a program of Nix that runs here.  Tested with a scripted ssh in remote/test_ssh.py.
 """
 
 import os
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.errors import ConnectionLost, MachineError, ProtocolError, Trouble
-from hook.stream import Stream
-from hook.trouble import diagnose
-from hook.watch import Deadline
+from hook.remote.diagnosis import diagnose
+from hook.remote.stream import Stream
+from hook.remote.watch import Deadline
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options

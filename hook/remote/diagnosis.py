@@ -1,7 +1,7 @@
 """What can be wrong with a machine: recognised in what ssh, a shell or Nix said about it, and what helps.
 
 They say it in words only, so this goes by the words of OpenSSH and of the releases of Nix.  The last part is about
-machines that refuse what only trusted users may do.  Pure; tested in test_trouble.py, and with a real ssh in the lab.
+machines that refuse what only trusted users may do.  Pure; tested in test_diagnosis.py, and with a real ssh in the lab.
 """
 
 from dataclasses import dataclass

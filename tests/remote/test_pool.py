@@ -8,13 +8,12 @@ from typing import cast
 
 import pytest
 
-from hook import pool as pool_module
-from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
 from hook.front.log import Log
-from hook.pool import MOST_OPENED, TOGETHER_S, Pool
 from hook.protocol.client import StoreClient
-from hook.remote import (
+from hook.remote import pool as pool_module
+from hook.remote.child import Command
+from hook.remote.connection import (
     LEAST_BYTES,
     LONGEST_S,
     MOST_BUILDS,
@@ -24,6 +23,7 @@ from hook.remote import (
     RENEW_S,
     Remote,
 )
+from hook.remote.pool import MOST_OPENED, TOGETHER_S, Pool
 
 
 def connected(program: str, name: str) -> Remote:

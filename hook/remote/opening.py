@@ -9,18 +9,18 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from hook.child import time_to_get_ready
 from hook.errors import MachineError
 from hook.front.log import Log
-from hook.pool import Pool
-from hook.remote import Remote
-from hook.routes import Route
-from hook.trouble import blames_sharing
-from hook.watch import Deadline
+from hook.remote.child import time_to_get_ready
+from hook.remote.connection import Remote
+from hook.remote.diagnosis import blames_sharing
+from hook.remote.pool import Pool
+from hook.remote.routes import Route
+from hook.remote.watch import Deadline
 
 if TYPE_CHECKING:
-    from hook.configurations import Configuration
-    from hook.sharing import Seat, Sharing
+    from hook.remote.configurations import Configuration
+    from hook.remote.sharing import Seat, Sharing
 
 Value = TypeVar("Value")
 
@@ -111,7 +111,7 @@ class Opening:
                 remote.attach(log, hangup_fd)
             value = meanwhile()
             remote.shake_hands()
-            from hook.ownstore import refuse_own
+            from hook.remote.ownstore import refuse_own
 
             refuse_own(remote, self.store_dir, self.state_dir)
             remote.be_ready()

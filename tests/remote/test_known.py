@@ -2,8 +2,8 @@
 
 import pytest
 
-from hook import known as known_module
-from hook.known import RENEW_S, KnownPaths
+from hook.remote import known as known_module
+from hook.remote.known import RENEW_S, KnownPaths
 
 
 class Clock:

@@ -9,12 +9,12 @@ import os
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError, Trouble
+from hook.remote.diagnosis import trouble_of
 from hook.store.temproots import is_rooted
-from hook.trouble import trouble_of
 from hook.values.path import encode_base32
 
 if TYPE_CHECKING:
-    from hook.remote import Remote
+    from hook.remote.connection import Remote
 
 THE_SAME = "it is this very store: the build would wait for the locks that Nix holds for it; remove it from `builders`"
 

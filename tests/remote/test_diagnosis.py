@@ -3,7 +3,7 @@
 import pytest
 
 from hook.errors import ConnectionLost, MachineError, NotTrusted, Trouble
-from hook.trouble import LOGIN_REFUSED, diagnose, is_disk_full, trouble_of, with_advice
+from hook.remote.diagnosis import LOGIN_REFUSED, diagnose, is_disk_full, trouble_of, with_advice
 
 SAID = {
     "ssh: Could not resolve hostname b1: Name or service not known": Trouble.UNRESOLVED,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from hook.child import Command
 from hook.errors import ConnectionLost, MachineError
 from hook.front.log import Log
-from hook.ownstore import THE_SAME, refuse_own
-from hook.remote import Remote
+from hook.remote.child import Command
+from hook.remote.connection import Remote
+from hook.remote.ownstore import THE_SAME, refuse_own
 from hook.store.temproots import TempRoots, is_rooted
 from tests.fakes import DAEMON
 

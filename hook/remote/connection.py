@@ -7,18 +7,18 @@ import time
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from hook.child import Command
 from hook.errors import MachineError, RemoteError, Trouble
 from hook.front.log import Log
-from hook.known import KnownPaths
 from hook.protocol.activity import LogEvent, Verbosity
-from hook.routes import Route
-from hook.trouble import trouble_of
+from hook.remote.child import Command
+from hook.remote.diagnosis import trouble_of
+from hook.remote.known import KnownPaths
+from hook.remote.routes import Route
 
 if TYPE_CHECKING:
-    from hook.opening import Opening
     from hook.protocol.client import StoreClient
-    from hook.sharing import Seat
+    from hook.remote.opening import Opening
+    from hook.remote.sharing import Seat
 
 QUERY_SILENCE_S = 60.0
 """How long a machine may take to answer, or to send the next byte, unless what it was asked can take any time."""

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hook import child, transport
-from hook.child import Command, Connection
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, ProtocolError, Trouble
 from hook.machines.builders import Machine, parse_machines
 from hook.protocol import handshake
+from hook.remote import child
+from hook.remote import ssh as transport
+from hook.remote.child import Command, Connection
+from hook.remote.ssh import command_for, ssh_release
 from hook.scratch import scratch_directory
-from hook.transport import command_for, ssh_release
 from tests.leaks import no_leaks
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHnBSNwTpZKDwUxkVhGZ7rQeTIkCXpKJr6iM4Wz4mV9y"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
 from hook.machines.builders import Machine, parse_machines
 from hook.machines.identity import is_handled
-from hook.routes import Route, Routes
-from hook.unixsocket import UnixSocket
+from hook.remote.child import Command
+from hook.remote.routes import Route, Routes
+from hook.remote.unixsocket import UnixSocket
 from hook.values.settings import Settings
 
 SETTINGS = {

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from hook.child import Command
 from hook.errors import ConfigurationError, StockOnly
 from hook.machines.builders import Machine
 from hook.machines.identity import REMOTE_PROGRAMS, is_handled
-from hook.transport import command_for
+from hook.remote.child import Command
+from hook.remote.ssh import command_for
 from hook.values.release import Release
 from hook.values.settings import Settings
 from hook.values.storeuri import StoreUri, format_parameters
 
 if TYPE_CHECKING:
     from hook.protocol.options import Options
-    from hook.unixsocket import UnixSocket
+    from hook.remote.unixsocket import UnixSocket
 
 Route: TypeAlias = "Command | UnixSocket"
 
@@ -77,7 +77,7 @@ class Routes:
         if not is_handled(machine):
             raise StockOnly(f"a machine of the kind '{uri.scheme}'")
         if socket := self._socket(uri):
-            from hook.unixsocket import UnixSocket
+            from hook.remote.unixsocket import UnixSocket
 
             return UnixSocket(socket, self._options(trusted=True), self._options(trusted=False))
         return self._child(machine)

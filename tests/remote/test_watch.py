@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hook.errors import BuildFailed
+from hook.remote.watch import GRACE_BYTES, GRACE_S, Watch
 from hook.values.limits import Limits
-from hook.watch import GRACE_BYTES, GRACE_S, Watch
 from tests.fakes.bench import Bench
 
 NAME = "building of 'x'"

@@ -15,9 +15,9 @@ import pytest
 
 from hook.errors import ConnectionLost, MachineError
 from hook.protocol.options import Options
-from hook.remote import Remote
-from hook.stream import Stream
-from hook.unixsocket import UnixSocket
+from hook.remote.connection import Remote
+from hook.remote.stream import Stream
+from hook.remote.unixsocket import UnixSocket
 from tests.fakes import DAEMON
 from tests.leaks import no_leaks
 

@@ -18,11 +18,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hook.child import Command
 from hook.errors import MachineError
-from hook.sharing import session_options
-from hook.sshfiles import SshFiles, ssh_files
-from hook.transport import NOISE, ssh_configuration, ssh_program
+from hook.remote.child import Command
+from hook.remote.sharing import session_options
+from hook.remote.ssh import NOISE, ssh_configuration, ssh_program
+from hook.remote.sshfiles import SshFiles, ssh_files
 
 HOLDS_S = 55.0
 """How long an answer is believed that depends on the moment."""

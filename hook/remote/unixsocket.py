@@ -4,10 +4,10 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from hook.child import time_to_get_ready
 from hook.errors import MachineError
 from hook.protocol.options import Options
-from hook.stream import Stream
+from hook.remote.child import time_to_get_ready
+from hook.remote.stream import Stream
 
 CONNECT_S = 5
 """How long a daemon may take to accept a connection: with those of several builds its queue is full for a moment."""

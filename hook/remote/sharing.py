@@ -17,12 +17,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from hook.child import Command
-from hook.cipher import cipher_option
 from hook.errors import MachineError
-from hook.transport import CONFIGURATION_TIMEOUT_S, options_first
-from hook.trouble import blames_sharing
-from hook.watch import Deadline
+from hook.remote.child import Command
+from hook.remote.cipher import cipher_option
+from hook.remote.diagnosis import blames_sharing
+from hook.remote.ssh import CONFIGURATION_TIMEOUT_S, options_first
+from hook.remote.watch import Deadline
 
 SESSIONS_EACH = 10
 """What sshd allows on one connection by default (MaxSessions); the next session begins another connection."""

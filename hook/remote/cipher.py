@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from hook.child import Command
 from hook.errors import MachineError
-from hook.transport import ssh_configuration
+from hook.remote.child import Command
+from hook.remote.ssh import ssh_configuration
 
 FIRST = "aes256-gcm@openssh.com"
 

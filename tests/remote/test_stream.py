@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hook.errors import Cancelled, ConnectionLost
-from hook.stream import BUFFER_BYTES, STDERR_TAIL_BYTES, Stream
-from hook.watch import Deadline
+from hook.remote.stream import BUFFER_BYTES, STDERR_TAIL_BYTES, Stream
+from hook.remote.watch import Deadline
 
 
 class Peer:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hook import sshfiles
-from hook.sshfiles import MOST_FILES, SshFiles, ssh_files
+from hook.remote import sshfiles
+from hook.remote.sshfiles import MOST_FILES, SshFiles, ssh_files
 
 Write = Callable[[str, str], None]
 

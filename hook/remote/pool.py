@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from weakref import WeakSet
 
 from hook.errors import FerryError
-from hook.known import KnownPaths
-from hook.remote import Remote
+from hook.remote.connection import Remote
+from hook.remote.known import KnownPaths
 
 IDLE_S = 60.0
 """How long an unused connection is kept."""
