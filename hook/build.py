@@ -15,8 +15,6 @@ from functools import cached_property
 from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError, Trouble
 from hook.front.log import Log
 from hook.front.request import Job
-from hook.inputs import Inputs, missing_there
-from hook.outputs import outputs_of
 from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
@@ -26,9 +24,11 @@ from hook.remote.diagnosis import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.remote.proof import soon
 from hook.remote.watch import Watch
 from hook.services import Services
-from hook.transfer import LocalEnd
-from hook.unsigned import unsigned_inputs
-from hook.uploads import Uploads
+from hook.transfer.claims import Uploads
+from hook.transfer.copier import LocalEnd
+from hook.transfer.inputs import Inputs, missing_there
+from hook.transfer.outputs import outputs_of
+from hook.transfer.unsigned import unsigned_inputs
 from hook.values.derivation import Derivation, OutputKind
 from hook.values.release import Release
 

@@ -27,7 +27,7 @@ from hook.machines.places import LookAhead
 from hook.machines.queue import SlotQueue
 from hook.remote.pool import Pool
 from hook.store.databases import Databases
-from hook.uploads import Uploads
+from hook.transfer.claims import Uploads
 
 if TYPE_CHECKING:
     from hook.machines.backlog import Backlog

@@ -19,7 +19,7 @@ FOR_A_BUILD = (
         "hook.remote.proof",
         "hook.record",
     ),
-    *("hook.scratch", "hook.remote.unixsocket", "hook.unsigned"),
+    *("hook.scratch", "hook.remote.unixsocket", "hook.transfer.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),
     *("hook.store.pathlocks", "hook.store.remove", "atexit", "base64", "encodings.ascii", "fcntl", "hashlib", "json"),

@@ -49,7 +49,7 @@ from hook.services import Services
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store
-from hook.uploads import Uploads
+from hook.transfer.claims import Uploads
 from hook.values.limits import limits_of
 from hook.values.settings import Settings
 from tests.fakes import DAEMON, DAEMON_IN_URI

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hook import inputs, session
+from hook import session
 from hook.build import Builder
 from hook.conversation import serve
 from hook.front.caller import Caller
@@ -24,6 +24,7 @@ from hook.machines.health import FIRST_PAUSE_S, Health
 from hook.remote import child
 from hook.remote import connection as remote
 from hook.remote.connection import Remote
+from hook.transfer import inputs
 from tests.fakes.bench import Bench, Outcome
 from tests.fakes.shim import writes_to
 

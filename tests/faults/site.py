@@ -30,7 +30,7 @@ ROOM = "32m"
 
 LIMITS = {
     "hook.remote.connection": ("QUERY_SILENCE_S", 3.0),
-    "hook.transfer": ("UPLOAD_SILENCE_S", 3.0),
+    "hook.transfer.copier": ("UPLOAD_SILENCE_S", 3.0),
     "hook.remote.child": ("HANDSHAKE_S", 5.0),
 }
 """Patience with a machine that does nothing is a matter of constants, of up to five minutes; it is this long here."""

@@ -15,10 +15,10 @@ from hook.protocol import serve
 from hook.protocol.activity import Verbosity
 from hook.protocol.pipeline import Answer
 from hook.store.nar import Dumper
-from hook.transfer import NARS_AHEAD, Copier
+from hook.transfer.copier import NARS_AHEAD, Copier
 from hook.values.info import PathInfo
 from tests import oracles
-from tests.test_transfer import Peer
+from tests.transfer.test_upload import Peer
 
 
 def path_of(number: int) -> str:

@@ -2,7 +2,7 @@
 
 A build that found paths missing claims all of them at once, unless one of them is in flight, in which case it waits, or
 somebody's upload has ended since it asked, in which case it asks again.  It holds no claim while it waits, so builds
-cannot wait for each other in a circle; builds that need different paths never wait.  Tested in test_uploads.py.
+cannot wait for each other in a circle; builds that need different paths never wait.  Tested in transfer/test_claims.py.
 """
 
 import threading

@@ -16,7 +16,7 @@ from hook.protocol.building import BuildResult, BuiltPath
 from hook.protocol.pipeline import Answer
 from hook.remote.connection import Remote
 from hook.store.realisations import Realisations
-from hook.transfer import Copier, LocalEnd
+from hook.transfer.copier import Copier, LocalEnd
 from hook.values.closure import references_first
 from hook.values.derivation import Derivation, OutputKind, resolved_hash
 from hook.values.info import PathInfo, check_signatures

@@ -20,8 +20,8 @@ from hook.remote.child import SETTLE_S
 from hook.remote.connection import Remote
 from hook.remote.diagnosis import trouble_of
 from hook.store.nar import nar_hash
-from hook.transfer import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
-from hook.uploads import Uploads
+from hook.transfer.claims import Uploads
+from hook.transfer.copier import UPLOAD_SILENCE_S, Copier, LocalEnd, modified
 from hook.values.closure import references_first
 from hook.values.info import PathInfo
 

@@ -22,7 +22,7 @@ from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Stderr
 from hook.remote.stream import Stream
 from hook.store.nar import Dumper
-from hook.transfer import CHUNK_BYTES, Copier
+from hook.transfer.copier import CHUNK_BYTES, Copier
 from hook.values.info import PathInfo
 from tests import oracles
 from tests.fakes.source import BytesSource

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 
-from hook.uploads import Uploads
+from hook.transfer.claims import Uploads
 
 
 class Store:

@@ -2,7 +2,7 @@
 
 Uploads send references before referrers, through one fixed buffer that small paths share, and wait for no answer before
 the last path is sent; downloads go from the connection's buffer straight into the C module.  Neither decides what to
-copy.  Tested in test_transfer.py and test_download.py against scripted peers, and in the lab against real ones.
+copy.  Tested in transfer/test_upload.py and test_download.py against scripted peers, and in the lab against real ones.
 """
 
 from collections import deque

@@ -1,11 +1,11 @@
-"""What a machine is asked about inputs; how they get there is in test_build.py, test_session.py, test_transfer.py."""
+"""What a machine is asked about inputs; how they get there is in test_build.py, test_session.py, test_upload.py."""
 
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
-from hook import inputs
-from hook.inputs import missing_there
+from hook.transfer import inputs
+from hook.transfer.inputs import missing_there
 
 
 def test_no_question_is_longer_than_memory_allows(monkeypatch) -> None:

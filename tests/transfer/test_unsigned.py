@@ -8,7 +8,7 @@ import pytest
 
 from hook.store.local import LocalStore
 from hook.store.location import find_store
-from hook.unsigned import unsigned_inputs
+from hook.transfer.unsigned import unsigned_inputs
 from hook.values.derivation import DerivationOutput, format_derivation
 from hook.values.settings import Settings
 from tests.fakes.store import FakeStore

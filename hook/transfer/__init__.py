@@ -1,0 +1,1 @@
+"""What travels: inputs to a machine, outputs from there, with bounded memory."""
