@@ -9,9 +9,9 @@ from contextlib import suppress
 from hook.errors import EXIT_FAILED, EXIT_OK, Cancelled, FerryError, RequestError
 from hook.front.caller import Caller, Word
 from hook.front.front import Front
-from hook.hub import Hub
 from hook.protocol.activity import Verbosity
-from hook.session import Session
+from hook.session.hub import Hub
+from hook.session.session import Session
 
 
 def serve(caller: Caller, hub: Hub) -> int:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from hook.errors import printable
-from hook.record import open_bounded
+from hook.session.record import open_bounded
 
 LOG_NAME = "broker.log"
 LOG_BYTES = 1 << 20

@@ -13,12 +13,12 @@ from typing import Any
 
 import hook
 from hook.errors import ConfigurationError
-from hook.hub import Hub
 from hook.identity import IDENTITY
-from hook.ledger import Build, Outcome, Phase, Total
 from hook.machines.disabled import Disabled
 from hook.machines.identity import MachineInUse
 from hook.machines.slots import BusyError, SlotTable
+from hook.session.hub import Hub
+from hook.session.ledger import Build, Outcome, Phase, Total
 
 SLOTS_PATIENCE_S = 2.0
 """How long a store's slots are waited for while others choose there: whoever asks waits for less than ten seconds."""

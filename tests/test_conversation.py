@@ -9,7 +9,7 @@ from hook import conversation, journal
 from hook.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
 from hook.front.caller import Caller, Word
-from hook.hub import new_hub
+from hook.session.hub import new_hub
 
 
 class Nix:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from hook.cli.history import build_rows, shortly, summaries, summary_tables
 from hook.cli.main import main
-from hook.record import BUILDS, DECISIONS
+from hook.session.record import BUILDS, DECISIONS
 
 
 @pytest.fixture

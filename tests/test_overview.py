@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from hook.cli.asking import overview_of
-from hook.hub import new_hub
-from hook.ledger import Phase
 from hook.machines.builders import parse_machines
 from hook.machines.disabled import Disabled
 from hook.machines.health import Health
 from hook.machines.identity import MachineInUse
 from hook.overview import overview
-from hook.record import BUILDS, DECISIONS
+from hook.session.hub import new_hub
+from hook.session.ledger import Phase
+from hook.session.record import BUILDS, DECISIONS
 from tests.fakes.bench import Bench
 from tests.lab.container import wait_until
 

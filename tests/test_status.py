@@ -23,7 +23,7 @@ from hook.cli.status import (
     screen,
 )
 from hook.errors import FerryError, printable
-from hook.record import BUILDS
+from hook.session.record import BUILDS
 
 DRV = "/nix/store/00000000000000000000000000000001-hello.drv"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.loading import FOR_OTHERS
+from hook.session.loading import FOR_OTHERS
 from tests.fakes.bench import Bench
 from tests.fakes.installation import Installation
 from tests.lab.container import wait_until
@@ -19,8 +19,8 @@ FEATURE = {"experimental_features": "ca-derivations"}
 
 
 MEANWHILE = """
-import hook.loading
-load = hook.loading.load
+import hook.session.loading
+load = hook.session.loading.load
 
 
 def load_and_upgrade(*, lasting):
@@ -28,7 +28,7 @@ def load_and_upgrade(*, lasting):
     open("{}", "w").write("0.1-second")
 
 
-hook.loading.load = load_and_upgrade
+hook.session.loading.load = load_and_upgrade
 """
 
 
@@ -70,9 +70,9 @@ def lazy_imports() -> set[str]:
 def test_whatever_is_imported_late_can_be_loaded_early(lasting: bool) -> None:
     """A module that is missing in the list would be looked for during a build."""
     program = "hook.cli.broker" if lasting else "hook.cli.standalone"
-    loaded = modules_after(f"import {program}, hook.loading; hook.loading.load(lasting={lasting})")
+    loaded = modules_after(f"import {program}, hook.session.loading; hook.session.loading.load(lasting={lasting})")
     late = lazy_imports()
-    assert {"hook.build", "hashlib"} <= late
+    assert {"hook.session.build", "hashlib"} <= late
     # A lone hook needs these before its accept, or not at all.
     assert late - loaded <= (set() if lasting else {*FOR_OTHERS, "hook.journal"})
 
@@ -139,7 +139,9 @@ def test_an_upgrade_loses_no_build(installed: Installation, brokered: Bench, run
         assert "making room for build '0.1-second'" in log_of(bench)
 
 
-@pytest.mark.parametrize("module", ["hook.session", "hook.build", "hook.protocol.lists", "hook._native"])
+@pytest.mark.parametrize(
+    "module", ["hook.session.session", "hook.session.build", "hook.protocol.lists", "hook._native"]
+)
 @pytest.mark.parametrize("broker", [True, False], ids=["broker", "alone"])
 def test_a_module_that_does_not_load_leaves_builds_to_stock(
     tmp_path: Path, installed: Installation, module: str, broker: bool

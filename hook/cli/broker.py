@@ -47,9 +47,9 @@ def _serve(directory: str, standing: str, ready_fd: int | None) -> int:
     # Not before: where systemd has started another process, this one needs none of them.
     from hook.broker import IDLE_EXIT_S, Broker
     from hook.conversation import serve
-    from hook.hub import new_hub
     from hook.journal import log, open_log, rotate_log
     from hook.overview import overview
+    from hook.session.hub import new_hub
 
     open_log(directory)
     # Nix waits for the answer of one session while others work: Python's 5 ms would be most of that wait.
@@ -103,7 +103,7 @@ def _load(broker: "Broker") -> None:
     """Become independent of what is installed; make room if that was changed before we were."""
     from hook.errors import StockOnly
     from hook.journal import log
-    from hook.loading import load
+    from hook.session.loading import load
 
     try:
         load(lasting=True)

@@ -1,6 +1,6 @@
 """`nix-ferry history` and `nix-ferry explain --recent`: what became of builds, and why each went where it went.
 
-Both read the record (hook/record.py), which a broker that runs brings up to date first.  Tested in test_history.py.
+Both read the record (session/record.py), which a broker that runs brings up to date first.  Tested in test_history.py.
 """
 
 import os
@@ -18,8 +18,8 @@ from hook.cli.completing import complete_machine
 from hook.cli.output import print_json, print_table
 from hook.cli.words import brief, derivation_name, short_names
 from hook.errors import FerryError, printable, shortened
-from hook.ledger import Outcome, Phase
-from hook.record import BUILDS, DECISIONS, Record
+from hook.session.ledger import Outcome, Phase
+from hook.session.record import BUILDS, DECISIONS, Record
 
 BUILD_HEADER = ("WHEN", "DERIVATION", "MACHINE", "OUTCOME", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")
 SUMMARY = ("BUILDS", "BUILT", "FAILED", "LOST", "SUCCESS", "QUEUE", "UPLOAD", "BUILD", "DOWNLOAD")

@@ -17,9 +17,9 @@ from hook.cli.command import state_dir
 from hook.cli.holders import holders, slot_holders
 from hook.cli.hookfile import lacking, reached
 from hook.errors import FerryError, StockOnly
-from hook.loading import load_all
 from hook.machines.builders import Machine
 from hook.machines.schedule import Host
+from hook.session.loading import load_all
 from hook.store.database import Database
 from hook.store.location import find_store
 from hook.values.settings import Settings

@@ -12,7 +12,7 @@ import click
 
 from hook.cli.asking import broker_directory, overview_of
 from hook.cli.command import command
-from hook.ledger import Phase
+from hook.session.ledger import Phase
 
 Overview = Mapping[str, Any]
 

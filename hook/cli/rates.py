@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hook.ledger import Phase
+from hook.session.ledger import Phase
 
 WINDOW_S = 5.0
 """Long enough for the pieces in which progress is reported, short enough to show that something has stopped."""

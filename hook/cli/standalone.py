@@ -9,8 +9,8 @@ import sys
 
 from hook.conversation import serve
 from hook.front.caller import Caller
-from hook.hub import Hub, new_hub
 from hook.serving import Greeting, converse, receive_header
+from hook.session.hub import Hub, new_hub
 
 
 def main() -> int:

@@ -22,9 +22,9 @@ from hook.cli.output import print_json, print_table
 from hook.cli.rates import Rates, is_copying
 from hook.cli.words import brief, derivation_name, duration, rate, short_names, size
 from hook.errors import FerryError, printable
-from hook.ledger import Phase
 from hook.overview import nothing
-from hook.record import BUILDS
+from hook.session.ledger import Phase
+from hook.session.record import BUILDS
 
 WATCH_S = 1.0
 NO_BROKER = "no broker is running: the next build that could go elsewhere starts one"

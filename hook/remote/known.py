@@ -3,7 +3,7 @@
 Known is what was uploaded to it, built there, or said by it to be valid, for as long as the connections last that were
 begun at about the same time, and at most for twice RENEW_S.  The machine's collector spares only what belongs to an
 open connection: when one ends, nothing is known any more.  It may be wrong all the same.  So a build that fails for
-want of an input is tried once more, see hook/build.py.  Memory is bounded.  Tested in test_known.py and test_pool.py.
+want of an input is tried once more, see session/build.py.  Memory is bounded; tested in test_known.py and test_pool.py.
 """
 
 import threading

@@ -1,6 +1,6 @@
 """An input that is not any more what the database says: found by the machine that receives it, told by us.
 
-On each release, since it is their daemons that refuse it; what is asked of ours is in tests/test_ahead.py.
+On each release, since it is their daemons that refuse it; what is asked of ours is in tests/session/test_ahead.py.
 """
 
 import pytest

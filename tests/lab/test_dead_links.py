@@ -1,7 +1,7 @@
 """Links that die without a word: ssh notices within its keep-alive, at every step, and the build goes elsewhere.
 
 A real ssh through a relay that stops forwarding and tells nobody.  Its limits are shortened by NIX_SSHOPTS, as any user
-can.  Daemons that do nothing more on a live link are in tests/test_silence.py.
+can.  Daemons that do nothing more on a live link are in tests/session/test_silence.py.
 """
 
 import signal

@@ -146,7 +146,7 @@ def test_a_hook_whose_programs_are_gone_is_found(healthy: Host, twin: Host) -> N
 
 
 @one_release
-@pytest.mark.parametrize("name", ["hook.build", "hook.session"])
+@pytest.mark.parametrize("name", ["hook.session.build", "hook.session.session"])
 def test_an_installation_that_does_not_load_is_found(healthy: Host, name: str) -> None:
     """In a part that only builds, or only what hooks start, needs."""
     module = file_of(name)

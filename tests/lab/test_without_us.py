@@ -58,7 +58,7 @@ def jobs(command: list[str], number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("what", ["python", "installation", "hook.session", "hook.build"])
+@pytest.mark.parametrize("what", ["python", "installation", "hook.session.session", "hook.session.build"])
 def test_the_stock_hook_builds_what_we_cannot(client: Host, twin: Host, hook: str, what: str, number: int) -> None:
     """Also what only another machine has the feature for; who asks is told in a line."""
     connect(client, twin, hook)

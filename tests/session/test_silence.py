@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from hook import session
-from hook.build import Builder
 from hook.conversation import serve
 from hook.front.caller import Caller
 from hook.front.request import Job
-from hook.hub import new_hub
 from hook.machines.health import FIRST_PAUSE_S, Health
 from hook.remote import child
 from hook.remote import connection as remote
 from hook.remote.connection import Remote
+from hook.session import session
+from hook.session.build import Builder
+from hook.session.hub import new_hub
 from hook.transfer import inputs
 from tests.fakes.bench import Bench, Outcome
 from tests.fakes.shim import writes_to

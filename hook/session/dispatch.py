@@ -8,22 +8,22 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from typing import TypeVar
 
-from hook.connections import Connections
 from hook.errors import ConfigurationError, ConnectionLost, MachineError, NotTrusted, ProtocolError, Trouble
 from hook.front.log import Log
 from hook.front.request import Request
-from hook.hub import Hub
 from hook.machines.builders import Machine
 from hook.machines.disabled import Disabled
 from hook.machines.identity import MachineInUse, is_handled, ssh_looks_at
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Candidate, Decision, Verdict, decide, suitable
 from hook.machines.slots import BusyError, Slot
-from hook.promises import Promises
 from hook.protocol.activity import Verbosity
 from hook.recent import Recent
 from hook.remote.connection import Remote
-from hook.services import Services
+from hook.session.connections import Connections
+from hook.session.hub import Hub
+from hook.session.promises import Promises
+from hook.session.services import Services
 
 Value = TypeVar("Value")
 

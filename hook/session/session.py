@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hook.dispatch import REMINDER_S, Dispatcher
 from hook.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -33,16 +32,17 @@ from hook.errors import (
 from hook.front.caller import Caller, Word
 from hook.front.front import Front
 from hook.front.request import Job, Request
-from hook.hub import Hub
-from hook.ledger import Outcome, Phase
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Decision, no_machine_message
 from hook.protocol.activity import Verbosity
-from hook.services import open_services
+from hook.session.dispatch import REMINDER_S, Dispatcher
+from hook.session.hub import Hub
+from hook.session.ledger import Outcome, Phase
+from hook.session.services import open_services
 
 if TYPE_CHECKING:
-    from hook.build import Builder
     from hook.remote.connection import Remote
+    from hook.session.build import Builder
 
 
 ANSWER_S = 35.0
@@ -225,10 +225,10 @@ class Session:
 
     def _builder(self, request: Request) -> "Builder":
         # Loaded while ssh authenticates: none of it is needed to choose a machine.
-        from hook.loading import load
+        from hook.session.loading import load
 
         load(lasting=self._hub.lasting)
-        from hook.build import Builder
+        from hook.session.build import Builder
 
         store = self._services.store
         # Also opens the database: one that needs the stock hook must be noticed before the accept.

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hook import ledger as ledger_module
-from hook.ledger import Build, Conversation, Ledger, Outcome, Phase
-from hook.record import BUILDS, DECISIONS
+from hook.session import ledger as ledger_module
+from hook.session.ledger import Build, Conversation, Ledger, Outcome, Phase
+from hook.session.record import BUILDS, DECISIONS
 
 DRV = "/nix/store/00000000000000000000000000000001-a.drv"
 

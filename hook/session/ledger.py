@@ -154,7 +154,7 @@ class Ledger:
     def flush(self, directory: str) -> None:
         """Write what is to be kept to files in `directory`."""
         # Loaded on first use: choosing a machine needs no file.
-        from hook.record import BUILDS, DECISIONS
+        from hook.session.record import BUILDS, DECISIONS
 
         for record, unwritten in ((BUILDS, self._over), (DECISIONS, self._decisions)):
             with self._lock:

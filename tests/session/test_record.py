@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hook.record import Record
+from hook.session.record import Record
 from tests.leaks import no_leaks
 
 RECORD = Record("things.jsonl", file_bytes=100)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hook.cli.asking import overview_of
-from hook.record import BUILDS
+from hook.session.record import BUILDS
 from tests.fakes.bench import Bench
 
 WAITS = "waits for a slot on"

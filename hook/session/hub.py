@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.front.front import Preamble
-from hook.ledger import Ledger
 from hook.machines.health import Health
 from hook.machines.places import LookAhead
 from hook.machines.queue import SlotQueue
 from hook.remote.pool import Pool
+from hook.session.ledger import Ledger
 from hook.store.databases import Databases
 from hook.transfer.claims import Uploads
 

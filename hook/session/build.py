@@ -23,7 +23,7 @@ from hook.remote.connection import Remote
 from hook.remote.diagnosis import NOT_PRIVILEGED, is_disk_full, trouble_of
 from hook.remote.proof import soon
 from hook.remote.watch import Watch
-from hook.services import Services
+from hook.session.services import Services
 from hook.transfer.claims import Uploads
 from hook.transfer.copier import LocalEnd
 from hook.transfer.inputs import Inputs, missing_there

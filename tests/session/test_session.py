@@ -13,7 +13,7 @@ import pytest
 
 from hook.cli.asking import overview_of
 from hook.protocol.wire import Writer
-from hook.record import BUILDS
+from hook.session.record import BUILDS
 from tests.fakes.bench import HOOK, Bench
 
 

@@ -12,12 +12,12 @@ from hook.errors import StockOnly
 FOR_A_BUILD = (
     *(
         "hook.machines.backlog",
-        "hook.build",
+        "hook.session.build",
         "hook.remote.hostkey",
         "hook.remote.ownstore",
         "hook.front.program",
         "hook.remote.proof",
-        "hook.record",
+        "hook.session.record",
     ),
     *("hook.scratch", "hook.remote.unixsocket", "hook.transfer.unsigned"),
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),

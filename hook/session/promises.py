@@ -9,12 +9,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from hook.front.request import Request
-from hook.hub import Hub
 from hook.machines.builders import Machine
 from hook.machines.identity import is_handled
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Decision
-from hook.services import Services
+from hook.session.hub import Hub
+from hook.session.services import Services
 from hook.values.release import Release
 
 WOKEN_BY_OWN_SLOTS: Release = (2, 35)

@@ -13,17 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hook import dispatch as dispatch_module
 from hook.config import Config
-from hook.connections import Connections
-from hook.dispatch import Dispatcher
 from hook.errors import Cancelled, ConnectionLost, MachineError, NotTrusted, StockOnly, StoreError, Trouble
 from hook.front.caller import Caller
 from hook.front.log import Log
 from hook.front.notices import Notices
 from hook.front.request import Request
-from hook.hub import Hub
-from hook.ledger import Ledger
 from hook.machines import queue as slotqueue
 from hook.machines.backlog import Backlog
 from hook.machines.builders import Machine, parse_machines
@@ -45,7 +40,12 @@ from hook.remote.pool import Pool
 from hook.remote.sharing import SESSIONS_EACH, Sharing
 from hook.remote.sshfiles import SshFiles
 from hook.remote.watch import Deadline
-from hook.services import Services
+from hook.session import dispatch as dispatch_module
+from hook.session.connections import Connections
+from hook.session.dispatch import Dispatcher
+from hook.session.hub import Hub
+from hook.session.ledger import Ledger
+from hook.session.services import Services
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
 from hook.store.location import find_store

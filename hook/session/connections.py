@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hook.errors import MachineError
 from hook.front.log import Log, step
-from hook.hub import Hub
 from hook.machines.builders import Machine
 from hook.protocol.activity import Verbosity
 from hook.remote.child import HANDSHAKE_S, Command
@@ -18,7 +17,8 @@ from hook.remote.connection import LONGEST_S, Remote
 from hook.remote.opening import Opening
 from hook.remote.routes import Route, Routes, is_ssh
 from hook.remote.ssh import NOISE
-from hook.services import Services
+from hook.session.hub import Hub
+from hook.session.services import Services
 
 if TYPE_CHECKING:
     from hook.remote.configurations import Configuration
