@@ -13,7 +13,7 @@ VERSION = re.search(r'__version__ = "(.*)"', Path("hook/__init__.py").read_text(
 SHIM = "nix-ferry-hook"
 SOURCES = sorted(map(str, Path("native/shim").glob("*.c")))
 IDENTITY = Path("build/identity")
-"""Tells one build from another: hook/identity.py."""
+"""Tells one build from another: hook/broker/identity.py."""
 
 COMPLETIONS = {
     "share/bash-completion/completions": "nix-ferry",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hook.standing import lock_path, socket_path, standing_of
+from hook.broker.standing import lock_path, socket_path, standing_of
 
 LEFT = """
 import ctypes, os, subprocess, sys

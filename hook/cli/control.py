@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 import click
 
-from hook.broker import Question
-from hook.cli.asking import RunningBroker, broker_directory
+from hook.broker.client import RunningBroker, broker_directory
+from hook.broker.server import Question
+from hook.broker.standing import standing_of
 from hook.cli.command import command
 from hook.cli.place import broker_program
 from hook.errors import FerryError
-from hook.standing import standing_of
 
 END_TIMEOUT_S = 10.0
 

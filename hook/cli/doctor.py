@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from hook.broker.client import user_name
 from hook.cli import daemon, nix
-from hook.cli.asking import user_name
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
 from hook.cli.condition import conditions, shells

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from hook.cli.asking import broker_directory, overview_of
+from hook.broker.client import broker_directory, overview_of
 from hook.cli.command import as_json, command
 from hook.cli.completing import complete_machine
 from hook.cli.output import print_json, print_table

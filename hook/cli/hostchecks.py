@@ -9,8 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from hook.broker.client import broker_directory, elsewhere, overview_of, own_socket, user_name
 from hook.cli import daemon, install, nix, place
-from hook.cli.asking import broker_directory, elsewhere, overview_of, own_socket, user_name
 from hook.cli.change import read_text
 from hook.cli.check import Check, Level
 from hook.cli.command import state_dir

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import click
 
-from hook.cli import daemon, nix, place, unit
+from hook.broker import unit
+from hook.cli import daemon, nix, place
 from hook.cli.change import Change, agree, carry_out, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
 from hook.cli.confline import CREATED, with_line, without_line

@@ -8,12 +8,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
+from hook.broker.standing import listens
 from hook.cli.check import Check, Level
 from hook.cli.holders import holders
 from hook.machines.builders import Machine
 from hook.machines.disabled import Disabled
 from hook.machines.slots import MAIN_LOCK, upload_lock_names
-from hook.standing import listens
 from hook.values.release import Release
 
 HOOKS = ("__build-remote", "build-remote", "nix-ferry-broker", "nix-ferry-hook", "nix-ferry-standalone")

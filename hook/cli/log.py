@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import click
 
-from hook.cli.asking import broker_directory
+from hook.broker.client import broker_directory
+from hook.broker.log import LOG_NAME
 from hook.cli.command import command
 from hook.errors import FerryError, printable
-from hook.journal import LOG_NAME
 
 LOOK_S = 0.5
 

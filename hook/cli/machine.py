@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from hook.broker.client import broker_directory, overview_of, retry, say_they_work
 from hook.cli import nix
 from hook.cli.addmachine import Adding, Wanted
-from hook.cli.asking import broker_directory, overview_of, retry, say_they_work
 from hook.cli.change import dry_run_option, yes_option
 from hook.cli.command import as_json, command, nix_options, private_dir, state_dir, warn
 from hook.cli.completing import complete_machine

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hook.cli.asking import broker_directory, overview_of
+from hook.broker.client import broker_directory, overview_of
 from hook.cli.command import command
 from hook.session.ledger import Phase
 

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from hook.cli import daemon, nix, unit
+from hook.broker import unit
+from hook.broker.identity import programs
+from hook.cli import daemon, nix
 from hook.cli.change import read_text
 from hook.cli.rootonly import only_root_changes
 from hook.errors import FerryError
-from hook.identity import programs
 from hook.values.settings import Settings
 
 HOOK = "nix-ferry-hook"

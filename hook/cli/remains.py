@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from hook.broker import Question
+from hook.broker.client import RunningBroker, broker_directory, elsewhere
+from hook.broker.server import Question
 from hook.cli.addmachine import KEY
-from hook.cli.asking import RunningBroker, broker_directory, elsewhere
 from hook.config import config_path
 from hook.errors import FerryError
 

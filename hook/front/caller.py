@@ -19,7 +19,7 @@ LOG_PATIENCE_S = 10.0
 
 
 class Word(Enum):
-    """What a shim is told; the values are the first bytes of messages (hook/broker.py)."""
+    """What a shim is told; the values are the first bytes of messages (hook/broker/server.py)."""
 
     READY = b"h"
     KEEP = b"k"

@@ -28,12 +28,12 @@ FOR_A_BUILD = (
 """What a build may need after its accept."""
 
 FOR_OTHERS = (
-    *("hook.remote.cipher", "hook.remote.configurations", "hook.journal", "hook.remote.sharing"),
+    *("hook.remote.cipher", "hook.remote.configurations", "hook.broker.log", "hook.remote.sharing"),
     *("ctypes", "difflib", "ipaddress", "tomllib", "traceback"),
 )
 """What only a process may need that serves further hooks, as well."""
 
-PROGRAMS = ("hook.cli.broker", "hook.cli.standalone")
+PROGRAMS = ("hook.broker.main", "hook.broker.standalone")
 """What the shim starts: one of them is running when a build is to be accepted."""
 
 _loaded: set[bool] = set()

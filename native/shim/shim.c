@@ -3,7 +3,7 @@
  * Has a server answer: the user's broker, which it starts when none runs, or a standalone hook when there can be none.
  * It passes on what Nix says and writes the replies, so that nothing is lost when the server is: until a build is
  * accepted, Nix's own hook can take over.  Nix aborts the user's whole command when a hook disappears while it waits for
- * a reply.  Contract of the messages: hook/broker.py.  Tested in tests/test_shim.py and tests/test_shim_answers.py. */
+ * a reply.  Contract of the messages: hook/broker/server.py.  Tested in tests/broker. */
 #include "kept.h"
 #include "reach.h"
 #include "stock.h"

@@ -10,7 +10,7 @@
  *
  * Where the store is mounted read-only, every command of Nix that runs as root leaves its mount namespace for one of its
  * own.  It keeps the one that it left open, and leaks it to the hook as descriptor 3 (2.8, 2.26, 2.34): there it stands.
- * Used by the shim and by Python (hook/standing.py).  Tested in tests/test_standing.py. */
+ * Used by the shim and by Python (hook/broker/standing.py).  Tested in tests/broker/test_standing.py. */
 #ifndef FERRY_STANDING_H
 #define FERRY_STANDING_H
 

@@ -27,7 +27,7 @@ def machine(lab: Lab) -> Iterator[Booted]:
     with (
         Booted("booted", roots.root(roots.BOOTED), lab.tree()) as host,
         # Without an answer a broker would do without a unit.
-        altered(host, "hook.cli.unit", START_S=GUARD_S, SCOPE_S=GUARD_S),
+        altered(host, "hook.broker.unit", START_S=GUARD_S, SCOPE_S=GUARD_S),
     ):
         yield host
 

@@ -67,7 +67,7 @@ class Installation:
         (self._share / "identity").write_text(f"{identity}\n")
         yield "with identity"
         self._bin.mkdir()
-        for name, module in (("broker", "hook.cli.broker"), ("standalone", "hook.cli.standalone")):
+        for name, module in (("broker", "hook.broker.main"), ("standalone", "hook.broker.standalone")):
             script = self._bin / f"nix-ferry-{name}"
             text = SCRIPT.format(python=sys.executable, lib=self._lib, imports=self.imports, module=module)
             script.write_text(text)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hook.cli.asking import overview_of
+from hook.broker.client import overview_of
 from hook.values.derivation import DerivationOutput, format_derivation
 from tests.fakes.bench import HOOK, Bench
 from tests.lab.container import wait_until

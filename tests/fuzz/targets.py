@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hook.broker import Greeting
+from hook.broker.server import Greeting
 from hook.config import read_config
 from hook.errors import ConfigurationError, FerryError, MachineError, RemoteError, StockOnly, StoreError
 from hook.front.caller import Caller

@@ -1,6 +1,6 @@
 """Which broker serves whom when more than one is started: at the same moment, or by hooks of two builds.
 
-With real Nix; how one makes room for another is in tests/test_broker.py.
+With real Nix; how one makes room for another is in tests/broker/test_server.py.
 """
 
 import re

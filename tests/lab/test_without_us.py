@@ -1,7 +1,7 @@
 """Python, the installation, the broker or the interpreter is taken away: the stock hook builds, with -j0 and with -j1.
 
 The hook lies outside of the installation, as `nix-ferry install` puts it.  With real Nix; every byte at which somebody
-can be killed is in tests/test_shim_answers.py.
+can be killed is in tests/broker/test_shim_answers.py.
 """
 
 import re

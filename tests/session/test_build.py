@@ -15,8 +15,8 @@ from tests.fakes.bench import HOOK, Bench, Outcome
 
 PATIENT = f"""#!{sys.executable}
 import sys
-from hook import proof
-from hook.cli.%s import main
+from hook.remote import proof
+from %s import main
 
 proof.ANSWER_S = 60.0
 sys.exit(main())
@@ -28,9 +28,9 @@ def patient(root: Path) -> str:
     """The hook, with such programs beside it."""
     directory = root / "patient"
     directory.mkdir()
-    for name in ("broker", "standalone"):
+    for name, module in (("broker", "hook.broker.main"), ("standalone", "hook.broker.standalone")):
         program = directory / f"nix-ferry-{name}"
-        program.write_text(PATIENT % name)
+        program.write_text(PATIENT % module)
         program.chmod(0o755)
     return str(shutil.copy2(HOOK, directory))
 

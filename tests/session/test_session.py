@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.asking import overview_of
+from hook.broker.client import overview_of
 from hook.protocol.wire import Writer
 from hook.session.record import BUILDS
 from tests.fakes.bench import HOOK, Bench

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.conversation import serve
+from hook.broker.conversation import serve
 from hook.front.caller import Caller
 from hook.front.request import Job
 from hook.machines.health import FIRST_PAUSE_S, Health

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from hook import conversation, journal
-from hook.conversation import serve
+from hook.broker import conversation
+from hook.broker import log as journal
+from hook.broker.conversation import serve
 from hook.errors import Cancelled, ConfigurationError, FerryError, RequestError
 from hook.front.caller import Caller, Word
 from hook.session.hub import new_hub

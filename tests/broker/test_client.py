@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli import asking
-from hook.cli.asking import RunningBroker, broker_directory, overview_of, say_they_work
+from hook.broker import client as asking
+from hook.broker.client import RunningBroker, broker_directory, overview_of, say_they_work
+from hook.broker.identity import IDENTITY
 from hook.errors import FerryError
-from hook.identity import IDENTITY
 from tests.standing import broker_socket
 
 NOBODY = 65534

@@ -1,7 +1,7 @@
 """Serve one shim over its connection: its greeting, its descriptors, and what it is told.
 
-The same for a broker and for a process that serves one hook; the contract is in hook/broker.py.  Tested in
-test_broker.py, and in test_shim_answers.py with the real shim.
+The same for a broker and for a process that serves one hook; the contract is in hook/broker/server.py.  Tested in
+broker/test_server.py, and in test_shim_answers.py with the real shim.
 """
 
 import array

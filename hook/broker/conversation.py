@@ -32,7 +32,7 @@ def serve(caller: Caller, hub: Hub) -> int:
         if hub.lasting:
             import traceback
 
-            from hook.journal import log
+            from hook.broker.log import log
 
             log(traceback.format_exc())
         return _give_up(caller, f"internal error in nix-ferry: {_where(error)}")

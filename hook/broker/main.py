@@ -12,13 +12,13 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hook.cli import unit
-from hook.cli.attributes import allow_many_descriptors, become_neutral, return_large_blocks
-from hook.identity import IDENTITY, installed
-from hook.standing import same_namespaces, standing_of
+from hook.broker import unit
+from hook.broker.attributes import allow_many_descriptors, become_neutral, return_large_blocks
+from hook.broker.identity import IDENTITY, installed
+from hook.broker.standing import same_namespaces, standing_of
 
 if TYPE_CHECKING:
-    from hook.broker import Broker
+    from hook.broker.server import Broker
 
 IDLE_ELSEWHERE_S = 60.0
 """The same in namespaces that are not those of the first process: who made them may soon want to be rid of them."""
@@ -45,10 +45,10 @@ def main() -> int:
 
 def _serve(directory: str, standing: str, ready_fd: int | None) -> int:
     # Not before: where systemd has started another process, this one needs none of them.
-    from hook.broker import IDLE_EXIT_S, Broker
-    from hook.conversation import serve
-    from hook.journal import log, open_log, rotate_log
-    from hook.overview import overview
+    from hook.broker.conversation import serve
+    from hook.broker.log import log, open_log, rotate_log
+    from hook.broker.overview import overview
+    from hook.broker.server import IDLE_EXIT_S, Broker
     from hook.session.hub import new_hub
 
     open_log(directory)
@@ -101,8 +101,8 @@ def _serve(directory: str, standing: str, ready_fd: int | None) -> int:
 
 def _load(broker: "Broker") -> None:
     """Become independent of what is installed; make room if that was changed before we were."""
+    from hook.broker.log import log
     from hook.errors import StockOnly
-    from hook.journal import log
     from hook.session.loading import load
 
     try:

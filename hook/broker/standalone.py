@@ -7,9 +7,9 @@ down to this program not being there at all, the shim notices, and hands the con
 import socket
 import sys
 
-from hook.conversation import serve
+from hook.broker.conversation import serve
+from hook.broker.serving import Greeting, converse, receive_header
 from hook.front.caller import Caller
-from hook.serving import Greeting, converse, receive_header
 from hook.session.hub import Hub, new_hub
 
 

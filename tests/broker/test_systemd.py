@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from jeepney import Endianness, Header, HeaderFields, Message, MessageType
 
-from hook.cli import systemd, unit
-from hook.cli.systemd import Manager, ManagerError
+from hook.broker import systemd, unit
+from hook.broker.systemd import Manager, ManagerError
 
 TIMEOUT_S = 30
 JOB = "/org/freedesktop/systemd1/job/7"

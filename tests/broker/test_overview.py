@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hook.cli.asking import overview_of
+from hook.broker.client import overview_of
+from hook.broker.overview import overview
 from hook.machines.builders import parse_machines
 from hook.machines.disabled import Disabled
 from hook.machines.health import Health
 from hook.machines.identity import MachineInUse
-from hook.overview import overview
 from hook.session.hub import new_hub
 from hook.session.ledger import Phase
 from hook.session.record import BUILDS, DECISIONS

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from hook.standing import same_namespaces, standing_of
+from hook.broker.standing import same_namespaces, standing_of
 from tests import REPOSITORY
 from tests.standing import LEFT, standing
 
 NOBODY = 65534
-ASK = (sys.executable, "-c", "from hook.standing import standing_of; print(standing_of(0))")
+ASK = (sys.executable, "-c", "from hook.broker.standing import standing_of; print(standing_of(0))")
 
 
 def named(*prefix: str) -> str:

@@ -13,10 +13,10 @@ import sys
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from hook.standing import listens, socket_path, standing_of
+from hook.broker.standing import listens, socket_path, standing_of
 
 if TYPE_CHECKING:
-    from hook.cli.systemd import Manager
+    from hook.broker.systemd import Manager
 
 SERVICE = "nix-ferry-broker.service"
 DIRECTORY = "/nix/var/nix/nix-ferry"
@@ -36,7 +36,7 @@ def has_started(directory: str, standing: str) -> bool:
     if not os.path.exists(address):
         return False
     # Not before: most of the time that it takes is for what speaks D-Bus.
-    from hook.cli.systemd import Manager
+    from hook.broker.systemd import Manager
 
     try:
         with closing(Manager(address)) as manager:

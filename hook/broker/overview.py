@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import hook
+from hook.broker.identity import IDENTITY
 from hook.errors import ConfigurationError
-from hook.identity import IDENTITY
 from hook.machines.disabled import Disabled
 from hook.machines.identity import MachineInUse
 from hook.machines.slots import BusyError, SlotTable

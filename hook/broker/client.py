@@ -2,7 +2,7 @@
 
 Its directory is where the shim looks for it (native/shim/reach.c), and there it is the one of those who stand where we
 do, or else in the same namespaces with other rights, as a daemon may have; nothing is made here, and no broker is
-started.  Tested in test_asking.py.
+started.  Tested in broker/test_client.py.
 """
 
 import json
@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from typing import Any, Self
 
-from hook.broker import ASKING, CREDENTIALS, Question
+from hook.broker.identity import IDENTITY
+from hook.broker.server import ASKING, CREDENTIALS, Question
+from hook.broker.serving import HEADER, LENGTH
+from hook.broker.standing import same_namespaces, socket_path, socket_paths, standing_of
 from hook.errors import FerryError
-from hook.identity import IDENTITY
-from hook.serving import HEADER, LENGTH
-from hook.standing import same_namespaces, socket_path, socket_paths, standing_of
 
 TIMEOUT_S = 10.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.journal import log, open_log, rotate_log
+from hook.broker.log import log, open_log, rotate_log
 from tests.leaks import descriptors
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)\n")

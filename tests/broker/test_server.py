@@ -21,10 +21,10 @@ from typing import Self
 
 import pytest
 
-from hook import broker as broker_module
-from hook.broker import Broker, check_peer
+from hook.broker import server as broker_module
+from hook.broker.identity import IDENTITY
+from hook.broker.server import Broker, check_peer
 from hook.front.caller import Caller, Word
-from hook.identity import IDENTITY
 from tests import REPOSITORY
 from tests.lab.container import wait_until
 from tests.leaks import descriptors
@@ -475,8 +475,8 @@ def test_who_stands_elsewhere_is_not_served(
 
 UNSEEING = """
 import sys
-from hook.broker import Broker
-from hook.standing import standing_of
+from hook.broker.server import Broker
+from hook.broker.standing import standing_of
 broker = Broker(sys.argv[1], standing_of(0), lambda caller: 0, lambda: None, bytes)
 assert broker.listen()
 print(broker._path, flush=True)
@@ -748,7 +748,7 @@ def execute(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byt
 
     def run(*prefix: str) -> tuple[subprocess.Popen[bytes], int]:
         ready, write_fd = os.pipe()
-        command = [*prefix, sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd), standing()]
+        command = [*prefix, sys.executable, "-m", "hook.broker.main", str(tmp_path), str(write_fd), standing()]
         made.append((subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY), ready))
         os.close(write_fd)
         return made[-1]
@@ -883,7 +883,7 @@ def test_the_hook_that_started_a_broker_may_be_gone(tmp_path: Path) -> None:
     """Killed with its build a moment later; others are waiting."""
     ready, write_fd = os.pipe()
     os.close(ready)
-    command = [sys.executable, "-m", "hook.cli.broker", str(tmp_path), str(write_fd), standing()]
+    command = [sys.executable, "-m", "hook.broker.main", str(tmp_path), str(write_fd), standing()]
     with subprocess.Popen(command, pass_fds=[write_fd], cwd=REPOSITORY) as process:
         os.close(write_fd)
         while "listening" not in _text(tmp_path / "broker.log"):
@@ -900,7 +900,7 @@ def _text(path: Path) -> str:
 
 MEMORY = """
 import sys
-from hook.cli.attributes import return_large_blocks
+from hook.broker.attributes import return_large_blocks
 
 def resident_kib():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmRSS:")]

@@ -1,6 +1,6 @@
 """The attributes of a process that nobody has said anything about, for one that serves everybody.
 
-Tested in test_broker.py, with the executable that needs them.
+Tested in broker/test_server.py, with the executable that needs them.
 """
 
 import resource

@@ -1,7 +1,7 @@
 """The broker's own log: a file for the administrator, kept small.
 
 It is the standard error of the broker, so that what Python or a library prints in distress ends up there, too.
-Tested in test_journal.py.
+Tested in broker/test_log.py.
 """
 
 import os

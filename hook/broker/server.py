@@ -3,7 +3,7 @@
 It is for callers that stand where it does (standing.py), and serves no others, not even if they find it.
 
 Each hook is the shim (native/shim), which speaks the same with a broker and with a process that serves it alone
-(hook/cli/standalone.py).  It connects to its broker's socket in the private directory and sends a greeting: 8 bytes
+(hook/broker/standalone.py).  It connects to its broker's socket in the private directory and sends a greeting: 8 bytes
 `nixferry`, u32 length, then words, each ended by a NUL.  The first is the identity of the build that is installed,
 empty if that is unknown; this much stays as it is for ever.  Then, in the format of messages described here, which is
 `2`: the format, the hook's last argument, its parent's process id and its environment.
@@ -33,7 +33,7 @@ After `worked` come a blank and the address of a machine that was found to work.
 
 One thread a hook, blocking I/O.  A session that fails is logged and never takes the broker with it.  The broker ends
 when it has had nothing to do for a while, or when a hook of another build wants its place; whoever has connected by
-then is served.  Tested in test_broker.py.
+then is served.  Tested in broker/test_server.py.
 """
 
 import fcntl
@@ -47,10 +47,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
-from hook.identity import IDENTITY
-from hook.journal import log
-from hook.serving import GREETING_TIMEOUT_S, LENGTH, MAGIC, Greeting, Serve, converse, receive, receive_header
-from hook.standing import LOCK, SOCKET, listens, lock_path, socket_path, socket_paths, standing_of
+from hook.broker.identity import IDENTITY
+from hook.broker.log import log
+from hook.broker.serving import GREETING_TIMEOUT_S, LENGTH, MAGIC, Greeting, Serve, converse, receive, receive_header
+from hook.broker.standing import LOCK, SOCKET, listens, lock_path, socket_path, socket_paths, standing_of
 
 ASKING = b"ferryask"
 MAX_QUESTION_BYTES = 64 << 10
