@@ -1,7 +1,7 @@
 """The man pages, completions and the README's table of keys, made from what the program itself knows: `make man`.
 
 nix-ferry.1 from the command's own help, ferry.toml.5 from hook/config.py; nix-ferry-hook.8 is written by hand.
-Completions are what `nix-ferry completions` prints; a shell finds each by its name.  tests/test_man.py says when any
+Completions are what `nix-ferry completions` prints; a shell finds each by its name.  tests/cli/test_man.py says when any
 of it is out of date.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 import hook
-from hook.cli.configuring import script, written
+from hook.cli.config import script, written
 from hook.cli.main import main as nix_ferry
 from hook.config import KEYS
 

@@ -1,1 +1,1 @@
-"""nix-ferry's executables; the only place where an error becomes a line and an exit code."""
+"""The nix-ferry command; the only place where an error becomes a line and an exit status."""

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import click
 
-from hook.cli.completing import complete_setting
+from hook.cli.complete import complete_setting
 from hook.errors import EXIT_FAILED, FerryError, printable
 
 P = ParamSpec("P")

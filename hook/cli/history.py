@@ -14,7 +14,7 @@ import click
 
 from hook.broker.client import broker_directory, overview_of
 from hook.cli.command import as_json, command
-from hook.cli.completing import complete_machine
+from hook.cli.complete import complete_machine
 from hook.cli.output import print_json, print_table
 from hook.cli.words import brief, derivation_name, short_names
 from hook.errors import FerryError, printable, shortened

@@ -9,11 +9,11 @@ import click
 
 import hook
 from hook.cli import nix
+from hook.cli.broker import broker
 from hook.cli.check import Level
 from hook.cli.command import Program, as_json, command, nix_options, private_dir, warn
-from hook.cli.completing import complete_file, complete_machine
-from hook.cli.configuring import completions, config
-from hook.cli.control import broker
+from hook.cli.complete import complete_file, complete_machine
+from hook.cli.config import completions, config
 from hook.cli.doctor import examine
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.history import history, show_recent

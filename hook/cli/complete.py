@@ -1,7 +1,7 @@
 """What a shell offers for words that only this host can tell: machines, settings of Nix, files.
 
 A shell that completes is no place for an error: what cannot be found out is not offered.  Tested in
-test_configuring.py, and with real shells in test_completions.py.
+cli/test_config_command.py, and with real shells in test_completions.py.
 """
 
 import os

@@ -1,7 +1,7 @@
 """`nix-ferry broker start|stop|restart`.
 
 Hooks start the broker by themselves, and nothing is lost without one; this is for who changes something about its
-process.  Tested in test_control.py.
+process.  Tested in cli/test_broker_command.py.
 """
 
 import os

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hook.cli.completing import VARIABLE
-from hook.cli.configuring import SHELLS
+from hook.cli.complete import VARIABLE
+from hook.cli.config import SHELLS
 from hook.cli.main import main
 
 

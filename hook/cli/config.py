@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hook.cli.command import as_json, command
-from hook.cli.completing import VARIABLE
+from hook.cli.complete import VARIABLE
 from hook.cli.output import print_json, print_table
 from hook.config import KEYS, Value, config_path, read_values
 from hook.errors import EXIT_OK

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hook.cli import configuring
+from hook.cli import config as configuring
 from hook.cli.check import Check, Level
 from hook.cli.main import EPILOG, main
 from man.make import commands
@@ -286,7 +286,7 @@ def test_a_mistake_of_our_own_is_a_line_that_can_be_reported(monkeypatch: pytest
     done = CliRunner().invoke(main, ["config"])
     assert done.exit_code == 1
     assert done.stderr.startswith(
-        "error: nix-ferry itself made a mistake, please report it: TypeError in cli/configuring"
+        "error: nix-ferry itself made a mistake, please report it: TypeError in cli/config"
     )
     assert len(done.stderr.splitlines()) == 1
     monkeypatch.setenv("NIX_FERRY_TRACE", "1")
