@@ -19,7 +19,7 @@ from hook.cli.change import carry_out
 from hook.cli.confline import ADDED, CREATED
 from hook.cli.hookfile import lacking, placing
 from hook.cli.main import main
-from hook.cli.status import NO_BROKER, NOT_OURS
+from hook.cli.status.status import NO_BROKER, NOT_OURS
 from tests.fakes import nix as fake_nix
 
 PROGRAM = Path(sys.executable).with_name("nix-ferry")

@@ -16,18 +16,18 @@ from hook.cli.complete import complete_file, complete_machine
 from hook.cli.config import completions, config
 from hook.cli.doctor import examine
 from hook.cli.explain import explain as explain_derivation
-from hook.cli.history import history, show_recent
 from hook.cli.install import install, uninstall
-from hook.cli.log import log
 from hook.cli.machine import machine
 from hook.cli.machinechecks import shown
-from hook.cli.metrics import metrics
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import header, own_store
 from hook.cli.ping import ping as ping_machines
 from hook.cli.ping import to_json as pongs_to_json
 from hook.cli.speed import measure
-from hook.cli.status import status
+from hook.cli.status.history import history, show_recent
+from hook.cli.status.log import log
+from hook.cli.status.metrics import metrics
+from hook.cli.status.status import status
 from hook.config import find_config
 from hook.errors import EXIT_FAILED, FerryError, printable
 from hook.machines.configured import host_of, machines_of

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hook.cli import status
-from hook.cli.live import view
-from hook.cli.rates import Rates
-from hook.cli.status import (
+from hook.cli.status import status
+from hook.cli.status.live import view
+from hook.cli.status.rates import Rates
+from hook.cli.status.status import (
     GIVEN_BACK,
     LEFT,
     NO_BROKER,

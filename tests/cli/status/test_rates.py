@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hook.cli.rates import WINDOW_S, Rates, is_copying
+from hook.cli.status.rates import WINDOW_S, Rates, is_copying
 
 DRV = "/nix/store/00000000000000000000000000000001-hello.drv"
 

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from hook.broker.overview import nothing
-from hook.cli.metrics import exposition
+from hook.cli.status.metrics import exposition
 
 LINE = re.compile(r'nix_ferry_[a-z_]+(\{[a-z]+="([^"\\\n]|\\.)*"(,[a-z]+="([^"\\\n]|\\.)*")*\})? [0-9.]+')
 

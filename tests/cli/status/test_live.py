@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hook.cli.live import Section, shares, view
+from hook.cli.status.live import Section, shares, view
 
 HEADER = ("MACHINE", "STATE", "SAYS")
 

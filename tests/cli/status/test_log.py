@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hook.cli.log import Tail
 from hook.cli.main import main
+from hook.cli.status.log import Tail
 
 
 def append(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`nix-ferry log`: the broker's own log, its end and what is added to it.  Tested in test_log_command.py."""
+"""`nix-ferry log`: the broker's own log, its end and what is added to it.  Tested in cli/status/test_log.py."""
 
 import os
 import sys

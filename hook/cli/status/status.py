@@ -18,9 +18,9 @@ from hook.broker.client import broker_directory, elsewhere, overview_of
 from hook.broker.overview import nothing
 from hook.cli import daemon, nix, place
 from hook.cli.command import as_json, command
-from hook.cli.live import Screen, show
 from hook.cli.output import print_json, print_table
-from hook.cli.rates import Rates, is_copying
+from hook.cli.status.live import Screen, show
+from hook.cli.status.rates import Rates, is_copying
 from hook.cli.words import brief, derivation_name, duration, rate, short_names, size
 from hook.errors import FerryError, printable
 from hook.session.ledger import Phase

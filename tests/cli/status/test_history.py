@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from hook.cli.history import build_rows, shortly, summaries, summary_tables
 from hook.cli.main import main
+from hook.cli.status.history import build_rows, shortly, summaries, summary_tables
 from hook.session.record import BUILDS, DECISIONS
 
 

@@ -1,0 +1,1 @@
+"""What builds are doing and have done: status, its live view, history, metrics, the log."""
