@@ -10,15 +10,15 @@ import click
 import hook
 from hook.cli import nix
 from hook.cli.broker import broker
-from hook.cli.check import Level
 from hook.cli.command import Program, as_json, command, nix_options, private_dir, warn
 from hook.cli.complete import complete_file, complete_machine
 from hook.cli.config import completions, config
-from hook.cli.doctor import examine
+from hook.cli.doctor.check import Level
+from hook.cli.doctor.doctor import examine
+from hook.cli.doctor.machine import shown
 from hook.cli.explain import explain as explain_derivation
 from hook.cli.install import install, uninstall
 from hook.cli.machine import machine
-from hook.cli.machinechecks import shown
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import header, own_store
 from hook.cli.ping import ping as ping_machines

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from hook.broker.client import say_they_work
-from hook.cli import storekinds
+from hook.cli.doctor import storekinds
 from hook.cli.speed import HEADER as SPEED_HEADER
 from hook.cli.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly, Trouble

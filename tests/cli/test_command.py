@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from hook.cli import config as configuring
-from hook.cli.check import Check, Level
+from hook.cli.doctor.check import Check, Level
 from hook.cli.main import EPILOG, main
 from man.make import commands
 from tests.lab.container import wait_until

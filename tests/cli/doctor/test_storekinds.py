@@ -2,7 +2,7 @@
 
 import pytest
 
-from hook.cli.storekinds import is_for_stock, unknown
+from hook.cli.doctor.storekinds import is_for_stock, unknown
 from hook.values.storeuri import parse_store_uri
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hook.cli.holders import holders, slot_holders
+from hook.cli.doctor.holders import holders, slot_holders
 
 HOLD = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.check import Check, Level
-from hook.cli.leftovers import MOST_NAMES, check_leftovers, check_upload_locks
+from hook.cli.doctor.check import Check, Level
+from hook.cli.doctor.leftovers import MOST_NAMES, check_leftovers, check_upload_locks
 from hook.machines.disabled import Disabled
 from hook.machines.slots import upload_lock_names
+from tests.cli.doctor.test_holders import HOLD
 from tests.machines.test_schedule import NEW, machine
-from tests.test_holders import HOLD
 
 BOX, GONE = machine("ssh-ng://box - - 4"), machine("ssh-ng://gone")
 

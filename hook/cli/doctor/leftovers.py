@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from hook.broker.standing import listens
-from hook.cli.check import Check, Level
-from hook.cli.holders import holders
+from hook.cli.doctor.check import Check, Level
+from hook.cli.doctor.holders import holders
 from hook.machines.builders import Machine
 from hook.machines.disabled import Disabled
 from hook.machines.slots import MAIN_LOCK, upload_lock_names

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from hook.cli.check import Check, Level
 from hook.cli.condition import Condition, Shell
-from hook.cli.machinechecks import Findings, check_machine, shown
+from hook.cli.doctor.check import Check, Level
+from hook.cli.doctor.machine import Findings, check_machine, shown
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.errors import Trouble

@@ -1,14 +1,14 @@
 """What `nix-ferry doctor` says of one machine: a check for each step on the way to a build there, up to one that fails.
 
-Pure: what was found goes in.  Tested in test_machinechecks.py, and in tests/lab/test_doctor.py by breaking each step.
+Pure: what was found goes in.  Tested in cli/doctor/test_machine.py, and in tests/lab/test_doctor.py by breaking each step.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hook.cli import storekinds
-from hook.cli.check import Check, Level
 from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
+from hook.cli.doctor import storekinds
+from hook.cli.doctor.check import Check, Level
 from hook.cli.ping import Pong
 from hook.cli.way import Way
 from hook.errors import Trouble

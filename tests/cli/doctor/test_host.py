@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.check import Level
-from hook.cli.hostchecks import check_broker, check_files, check_machines, no_nix, unreachable_daemon
+from hook.cli.doctor.check import Level
+from hook.cli.doctor.host import check_broker, check_files, check_machines, no_nix, unreachable_daemon
 from hook.cli.nix import NixError
 from hook.machines.schedule import Host
 from hook.values.settings import Settings

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hook.broker.client import user_name
 from hook.cli import daemon, nix
-from hook.cli.check import Check, Level
 from hook.cli.command import state_dir
 from hook.cli.condition import conditions, shells
-from hook.cli.hostchecks import (
+from hook.cli.doctor.check import Check, Level
+from hook.cli.doctor.host import (
     check_broker,
     check_files,
     check_hook,
@@ -24,8 +24,8 @@ from hook.cli.hostchecks import (
     no_nix,
     unreachable_daemon,
 )
-from hook.cli.leftovers import check_leftovers, check_upload_locks
-from hook.cli.machinechecks import Findings, asks_for_shell, check_machine
+from hook.cli.doctor.leftovers import check_leftovers, check_upload_locks
+from hook.cli.doctor.machine import Findings, asks_for_shell, check_machine
 from hook.cli.ping import own_store, ping
 from hook.cli.way import resolver, ways
 from hook.config import find_config

@@ -1,0 +1,1 @@
+"""`nix-ferry doctor`: a check for each thing that a build elsewhere needs."""
