@@ -7,7 +7,7 @@ from contextlib import closing
 
 from hook.broker.client import RunningBroker, broker_directory, elsewhere
 from hook.broker.server import Question
-from hook.cli.addmachine import KEY
+from hook.cli.machine.add import KEY
 from hook.config import config_path
 from hook.errors import FerryError
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from hook.cli.login import public_key
+from hook.cli.machine.login import public_key
 from hook.errors import FerryError, MachineError
 from hook.machines.builders import Machine
 from hook.remote.child import Command

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hook.cli.change import TRIES, Change
-from hook.cli.machinesfile import addition, removal, replacement, taken_back
+from hook.cli.machine.machinesfile import addition, removal, replacement, taken_back
 from hook.errors import FerryError
 from tests.leaks import no_leaks
 

@@ -9,11 +9,11 @@ import click
 
 from hook.broker.client import broker_directory, overview_of, retry, say_they_work
 from hook.cli import nix
-from hook.cli.addmachine import Adding, Wanted
 from hook.cli.change import dry_run_option, yes_option
 from hook.cli.command import as_json, command, nix_options, private_dir, state_dir, warn
 from hook.cli.complete import complete_machine
-from hook.cli.machinesfile import refuse_made, removal
+from hook.cli.machine.add import Adding, Wanted
+from hook.cli.machine.machinesfile import refuse_made, removal
 from hook.cli.output import print_json, print_table
 from hook.errors import FerryError
 from hook.machines.builders import Machine

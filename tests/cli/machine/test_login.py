@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli import login
-from hook.cli.login import Login
+from hook.cli.machine import login
+from hook.cli.machine.login import Login
 from hook.errors import MachineError
 from tests.machines.test_schedule import machine
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.addmachine import Adding, Wanted
+from hook.cli.machine.add import Adding, Wanted
 from hook.errors import FerryError
 from hook.machines.schedule import Host
 from hook.values.settings import Settings

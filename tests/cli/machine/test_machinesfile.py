@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.machinesfile import (
+from hook.cli.machine.machinesfile import (
     addition,
     file_of,
     place_of,
