@@ -16,7 +16,7 @@ from hook.broker.client import RunningBroker, broker_directory
 from hook.broker.server import Question
 from hook.broker.standing import standing_of
 from hook.cli.command import command
-from hook.cli.place import broker_program
+from hook.cli.install.where import broker_program
 from hook.errors import FerryError
 
 END_TIMEOUT_S = 10.0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from hook.cli.rootonly import ROOT, only_root_changes
+from hook.cli.install.rootonly import ROOT, only_root_changes
 from hook.errors import FerryError
 from hook.values.settings import Settings
 

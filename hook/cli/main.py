@@ -17,7 +17,7 @@ from hook.cli.doctor.check import Level
 from hook.cli.doctor.doctor import examine
 from hook.cli.doctor.machine import shown
 from hook.cli.explain import explain as explain_derivation
-from hook.cli.install import install, uninstall
+from hook.cli.install.install import install, uninstall
 from hook.cli.machine.commands import machine
 from hook.cli.output import print_json, print_table
 from hook.cli.ping import header, own_store

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.remains import end_broker
+from hook.cli.install.remains import end_broker
 from tests.fakes.bench import Bench
 from tests.lab.container import wait_until
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli import daemon, place
+from hook.cli import daemon
+from hook.cli.install import where as place
 from hook.errors import FerryError
 from tests.lab.container import wait_until
 

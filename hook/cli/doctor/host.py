@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 
 from hook.broker.client import broker_directory, elsewhere, overview_of, own_socket, user_name
-from hook.cli import daemon, install, nix, place
+from hook.cli import daemon, nix
 from hook.cli.change import read_text
 from hook.cli.command import state_dir
 from hook.cli.doctor.check import Check, Level
 from hook.cli.doctor.holders import holders, slot_holders
-from hook.cli.hookfile import lacking, reached
+from hook.cli.install import install
+from hook.cli.install import where as place
+from hook.cli.install.hookfile import lacking, reached
 from hook.errors import FerryError, StockOnly
 from hook.machines.builders import Machine
 from hook.machines.schedule import Host

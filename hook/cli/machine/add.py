@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import click
 
-from hook.cli import daemon, place
+from hook.cli import daemon
 from hook.cli.change import Change, make
+from hook.cli.install import where as place
 from hook.cli.machine import machinesfile
 from hook.cli.machine.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.machine.trial import try_out

@@ -10,7 +10,7 @@ import subprocess
 import uuid
 from collections.abc import Mapping
 
-from hook.cli import place
+from hook.cli.install import where as place
 from hook.errors import FerryError
 from hook.machines.builders import Machine
 from hook.protocol.wire import Writer

@@ -16,8 +16,9 @@ import click
 
 from hook.broker.client import broker_directory, elsewhere, overview_of
 from hook.broker.overview import nothing
-from hook.cli import daemon, nix, place
+from hook.cli import daemon, nix
 from hook.cli.command import as_json, command
+from hook.cli.install import where as place
 from hook.cli.output import print_json, print_table
 from hook.cli.status.live import Screen, show
 from hook.cli.status.rates import Rates, is_copying

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import click
 
 from hook.broker import unit
-from hook.cli import daemon, nix, place
+from hook.cli import daemon, nix
 from hook.cli.change import Change, agree, carry_out, dry_run_option, make, read_text, yes_option
 from hook.cli.command import command, warn
-from hook.cli.confline import CREATED, with_line, without_line
-from hook.cli.hookfile import placing, removing
-from hook.cli.remains import end_broker, remains
+from hook.cli.install import where as place
+from hook.cli.install.confline import CREATED, with_line, without_line
+from hook.cli.install.hookfile import placing, removing
+from hook.cli.install.remains import end_broker, remains
 from hook.errors import EXIT_FAILED, EXIT_OK, FerryError
 
 RESTART = (("systemctl", "daemon-reload"), ("systemctl", "restart", daemon.UNIT))

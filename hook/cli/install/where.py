@@ -13,7 +13,7 @@ from hook.broker import unit
 from hook.broker.identity import programs
 from hook.cli import daemon, nix
 from hook.cli.change import read_text
-from hook.cli.rootonly import only_root_changes
+from hook.cli.install.rootonly import only_root_changes
 from hook.errors import FerryError
 from hook.values.settings import Settings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.rootonly import only_root_changes
+from hook.cli.install.rootonly import only_root_changes
 
 NOBODY = 65534
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hook.cli.confline import ADDED, CREATED, JOINED, with_line, without_line
+from hook.cli.install.confline import ADDED, CREATED, JOINED, with_line, without_line
 
 LINE = "build-hook = /opt/bin/nix-ferry-hook"
 

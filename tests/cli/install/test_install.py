@@ -14,10 +14,11 @@ import pexpect
 import pytest
 from click.testing import CliRunner, Result
 
-from hook.cli import daemon, place
+from hook.cli import daemon
 from hook.cli.change import carry_out
-from hook.cli.confline import ADDED, CREATED
-from hook.cli.hookfile import lacking, placing
+from hook.cli.install import where as place
+from hook.cli.install.confline import ADDED, CREATED
+from hook.cli.install.hookfile import lacking, placing
 from hook.cli.main import main
 from hook.cli.status.status import NO_BROKER, NOT_OURS
 from tests.fakes import nix as fake_nix
@@ -113,7 +114,7 @@ def test_root_is_not_made_to_run_what_others_can_change(
             shutil.copy(program, theirs)
         monkeypatch.setattr(sys, "argv", [str(theirs / "nix-ferry")])
     else:
-        monkeypatch.setattr(place, "__file__", str(theirs / "hook/cli/place.py"))
+        monkeypatch.setattr(place, "__file__", str(theirs / "hook/cli/install/where.py"))
     for option in ("--yes", "--dry-run"):
         done = ferry("install", option)
         assert (done.exit_code, f"others than root can change '{theirs}" in done.output) == (1, True)
@@ -436,7 +437,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
 
 LAUNCH = """
 import sys
-from hook.cli import daemon, place
+from hook.cli import daemon
+from hook.cli.install import where as place
 sys.argv[0], daemon.SYSTEMD, place.DROP_IN, place.SERVICE_FILE, place.LIBEXEC = sys.argv[1:6]
 del sys.argv[1:6]
 daemon.environment = dict

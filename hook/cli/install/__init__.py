@@ -1,0 +1,1 @@
+"""`nix-ferry install` and `uninstall`: where Nix is told of the hook, and where the hook lies."""
