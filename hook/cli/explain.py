@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hook.cli import daemon, nix
-from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
-from hook.cli.ping import own_store
+from hook.cli.probe.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
+from hook.cli.probe.ping import own_store
 from hook.cli.words import size
 from hook.config import find_config
 from hook.errors import ConfigurationError, FerryError

@@ -20,10 +20,10 @@ from hook.cli.explain import explain as explain_derivation
 from hook.cli.install.install import install, uninstall
 from hook.cli.machine.commands import machine
 from hook.cli.output import print_json, print_table
-from hook.cli.ping import header, own_store
-from hook.cli.ping import ping as ping_machines
-from hook.cli.ping import to_json as pongs_to_json
-from hook.cli.speed import measure
+from hook.cli.probe.ping import header, own_store
+from hook.cli.probe.ping import ping as ping_machines
+from hook.cli.probe.ping import to_json as pongs_to_json
+from hook.cli.probe.speed import measure
 from hook.cli.status.history import history, show_recent
 from hook.cli.status.log import log
 from hook.cli.status.metrics import metrics

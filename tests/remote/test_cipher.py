@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.speed import Speed, measure
+from hook.cli.probe.speed import Speed, measure
 from hook.machines.builders import Machine, parse_machines
 from hook.remote import cipher
 from hook.remote.child import Command

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from hook.broker.client import user_name
 from hook.cli import daemon, nix
 from hook.cli.command import state_dir
-from hook.cli.condition import conditions, shells
 from hook.cli.doctor.check import Check, Level
 from hook.cli.doctor.host import (
     check_broker,
@@ -26,8 +25,9 @@ from hook.cli.doctor.host import (
 )
 from hook.cli.doctor.leftovers import check_leftovers, check_upload_locks
 from hook.cli.doctor.machine import Findings, asks_for_shell, check_machine
-from hook.cli.ping import own_store, ping
-from hook.cli.way import resolver, ways
+from hook.cli.probe.condition import conditions, shells
+from hook.cli.probe.ping import own_store, ping
+from hook.cli.probe.way import resolver, ways
 from hook.config import find_config
 from hook.machines.configured import host_of, machines_of
 from hook.machines.disabled import Disabled

@@ -6,11 +6,11 @@ Pure: what was found goes in.  Tested in cli/doctor/test_machine.py, and in test
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hook.cli.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
 from hook.cli.doctor import storekinds
 from hook.cli.doctor.check import Check, Level
-from hook.cli.ping import Pong
-from hook.cli.way import Way
+from hook.cli.probe.condition import CLOCK_OFF_S, LOW_DISK_KIB, Condition, Shell
+from hook.cli.probe.ping import Pong
+from hook.cli.probe.way import Way
 from hook.errors import Trouble
 from hook.machines.builders import Machine
 from hook.machines.identity import REMOTE_PROGRAMS

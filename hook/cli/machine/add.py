@@ -18,8 +18,8 @@ from hook.cli.install import where as place
 from hook.cli.machine import machinesfile
 from hook.cli.machine.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.machine.trial import try_out
-from hook.cli.ping import Pong, own_store, ping
-from hook.cli.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
+from hook.cli.probe.ping import Pong, own_store, ping
+from hook.cli.probe.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
 from hook.config import find_config
 from hook.errors import FerryError, MachineError, printable
 from hook.machines.builders import Machine, format_machine

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hook.cli.shell import MOST_SAID, SSH_FAILED, run
+from hook.cli.probe.shell import MOST_SAID, SSH_FAILED, run
 from hook.errors import ConfigurationError, FerryError, MachineError, Trouble
 from hook.machines.builders import Machine
 from hook.remote.diagnosis import diagnose

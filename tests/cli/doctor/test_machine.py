@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from hook.cli.condition import Condition, Shell
 from hook.cli.doctor.check import Check, Level
 from hook.cli.doctor.machine import Findings, check_machine, shown
-from hook.cli.ping import Pong
-from hook.cli.way import Way
+from hook.cli.probe.condition import Condition, Shell
+from hook.cli.probe.ping import Pong
+from hook.cli.probe.way import Way
 from hook.errors import Trouble
 from tests.machines.test_schedule import machine
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hook.cli.survey import FASTEST, MOST_JOBS, Survey, kvm_script, parse_survey, survey_here
+from hook.cli.probe.survey import FASTEST, MOST_JOBS, Survey, kvm_script, parse_survey, survey_here
 from hook.errors import MachineError
 
 DASH = """\

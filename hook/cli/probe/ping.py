@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 
 from hook.broker.client import say_they_work
 from hook.cli.doctor import storekinds
-from hook.cli.speed import HEADER as SPEED_HEADER
-from hook.cli.speed import Speed
+from hook.cli.probe.speed import HEADER as SPEED_HEADER
+from hook.cli.probe.speed import Speed
 from hook.errors import FerryError, MachineError, StockOnly, Trouble
 from hook.machines.builders import Machine
 from hook.protocol.handshake import quoted

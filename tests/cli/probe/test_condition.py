@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hook.cli.condition import SCRIPT, Condition, Shell, parse_condition, parse_shell
+from hook.cli.probe.condition import SCRIPT, Condition, Shell, parse_condition, parse_shell
 from tests.machines.test_schedule import machine
 
 SAID = """Welcome!

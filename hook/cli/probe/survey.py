@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES, system_features
+from hook.cli.probe.shell import CAPABILITIES, system_features
 from hook.errors import MachineError
 from hook.values.settings import MAX_NUMBER, parse_number
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from hook.cli.lacking import Inputs, Lack, inputs_of, lacks_of
+from hook.cli.probe.lacking import Inputs, Lack, inputs_of, lacks_of
 from hook.remote.routes import Routes
 from hook.store.location import StoreLocation
 from hook.values.settings import Settings

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hook.cli.shell import shell_command
+from hook.cli.probe.shell import shell_command
 from hook.errors import FerryError, MachineError
 from hook.machines.builders import Machine
 from hook.remote.child import Command

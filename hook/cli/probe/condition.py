@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hook.cli.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_command, system_features
+from hook.cli.probe.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_command, system_features
 from hook.errors import FerryError
 from hook.machines.builders import Machine
 from hook.remote.routes import Routes

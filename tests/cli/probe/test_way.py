@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli import way
-from hook.cli.way import Way, look, resolver
+from hook.cli.probe import way
+from hook.cli.probe.way import Way, look, resolver
 from hook.machines.builders import parse_machines
 
 

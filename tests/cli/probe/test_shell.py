@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hook.cli import shell
-from hook.cli.shell import run
+from hook.cli.probe import shell
+from hook.cli.probe.shell import run
 from hook.errors import MachineError
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hook.cli import speed
-from hook.cli.speed import Speed, download, upload
+from hook.cli.probe import speed
+from hook.cli.probe.speed import Speed, download, upload
 
 Way = Callable[["subprocess.Popen[bytes]"], float | None]
 

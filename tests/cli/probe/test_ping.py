@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.ping import ping
+from hook.cli.probe.ping import ping
 from hook.errors import Trouble
 from hook.machines.builders import parse_machines
 from hook.remote import child
