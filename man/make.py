@@ -1,8 +1,8 @@
 """The man pages, completions and the README's table of keys, made from what the program itself knows: `make man`.
 
 nix-ferry.1 from the command's own help, ferry.toml.5 from hook/config.py; nix-ferry-hook.8 is written by hand.
-Completions are what `nix-ferry completions` prints; a shell finds each by its name.  tests/cli/test_man.py says when any
-of it is out of date.
+Completions are what `nix-ferry completions` prints; a shell finds each by its name.  tests/cli/test_man.py says when
+any of it is out of date.
 """
 
 import inspect

@@ -6,7 +6,7 @@ releases added one.  The answer is exact to the minor release, with these except
 * 2.25 to 2.29 added no setting that is always sent, and are all reported as 2.29;
 * 2.9, 2.13, 2.18 and 2.33 have no setting of their own and are reported as their predecessors; 2.8 also stands for
   anything older.  Nothing that a build hook depends on changed in between;
-* patch releases are not told apart.  Two matter: 2.24.15 and 2.28.2 read `builders` as 2.29 does (machines.py).  The
+* patch releases are not told apart.  Two matter: 2.24.15 and 2.28.2 read `builders` as 2.29 does (builders.py).  The
   former is taken for an older 2.24, the latter is among those reported as 2.29 anyway;
 * a parent that is not Nix itself but linked to its libraries may lack the evaluator's settings, so for almost every
   release the table has one of the store library's.

@@ -1,6 +1,6 @@
 """What `nix-ferry doctor` says of one machine: a check for each step on the way to a build there, up to one that fails.
 
-Pure: what was found goes in.  Tested in cli/doctor/test_machine.py, and in tests/lab/test_doctor.py by breaking each step.
+Pure: what was found goes in.  Tested in test_machine.py, and in tests/lab/test_doctor.py by breaking each step.
 """
 
 from collections.abc import Iterator, Sequence
