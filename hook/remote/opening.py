@@ -1,6 +1,6 @@
 """How a connection to a machine is made: over one ssh with others or alone, handshaken, and to no store of ours.
 
-What is made without certainty about where ssh leads is known to nobody else.  Tested in test_dispatch.py.
+What is made without certainty about where ssh leads is known to nobody else.  Tested in test_connections.py.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Proof that a machine at the other end of a warm connection is still there: one round trip, bounded.
 
-Nix does nothing else meanwhile, so it must not cost more than a new connection would.  Tested in test_dispatch.py, and
+Nix does nothing else meanwhile, so it must not cost more than a new connection would.  Tested in test_promises.py, and
 with links that die in tests/lab/test_dead_links.py.
 """
 

@@ -1,7 +1,7 @@
 """Connections to machines for one conversation with Nix: warm ones from the pool, or made now.
 
 Knows which must not be used again, for whom one may be kept, and how another one takes its place when this conversation
-is over.  What a failure means for a machine is not decided here.  Tested in test_dispatch.py.
+is over.  What a failure means for a machine is not decided here.  Tested in test_connections.py.
 """
 
 import time

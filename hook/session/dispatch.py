@@ -1,7 +1,8 @@
 """Find a place for a build: a machine, one of its slots or a place ahead of one.
 
 Joins the pure decision with what it needs from the world: slot locks, what is remembered of each machine, connections.
-One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in test_dispatch.py.
+One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.  Tested in
+test_dispatch.py, test_waiting.py, test_lookahead.py and test_disabled.py.
 """
 
 from collections.abc import Callable, Collection, Hashable

@@ -2,7 +2,7 @@
 
 `# accept` cannot be taken back: Nix never builds that derivation itself any more.  Where it could, a promise needs a
 machine that answered a moment ago, and a slot that is free or soon will be.  Where it could not, waiting is all there
-is.  Tested in test_dispatch.py, and with two kinds of slots in tests/lab/test_mix.py.
+is.  Tested in test_promises.py, and with two kinds of slots in tests/lab/test_mix.py.
 """
 
 from collections.abc import Hashable, Iterable, Sequence

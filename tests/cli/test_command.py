@@ -285,9 +285,7 @@ def test_a_mistake_of_our_own_is_a_line_that_can_be_reported(monkeypatch: pytest
     monkeypatch.setattr(configuring, "KEYS", None)
     done = CliRunner().invoke(main, ["config"])
     assert done.exit_code == 1
-    assert done.stderr.startswith(
-        "error: nix-ferry itself made a mistake, please report it: TypeError in cli/config"
-    )
+    assert done.stderr.startswith("error: nix-ferry itself made a mistake, please report it: TypeError in cli/config")
     assert len(done.stderr.splitlines()) == 1
     monkeypatch.setenv("NIX_FERRY_TRACE", "1")
     assert isinstance(CliRunner().invoke(main, ["config"]).exception, TypeError)
