@@ -154,7 +154,7 @@ class Store:
     """Regular files, whose NARs are known."""
 
     def __init__(self, root: Path, contents: list[bytes]) -> None:
-        self.root = root
+        self._root = str(root)
         self.infos, self.nars = [], []
         for number, content in enumerate(contents):
             path = f"/nix/store/{number:032}-file"
@@ -166,7 +166,8 @@ class Store:
             self.nars.append(oracles.nar(oracles.File(content)))
 
     def real_path(self, path: str) -> str:
-        return str(self.root / os.path.basename(path))
+        # Not by pathlib, which has every name interned: now and then that table grows by a MiB, whoever is measured.
+        return os.path.join(self._root, os.path.basename(path))
 
 
 class Sending:
