@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from hook.machines.identity import SlotsOf
 from hook.machines.slots import Slot
 from hook.recent import Recent
 
@@ -36,7 +37,7 @@ MOST_KEPT = 10_000
 class _Occupant:
     """A build of this name has had a slot of the machine since then."""
 
-    machine: Hashable
+    machine: SlotsOf
     name: str
     since: float
 
@@ -47,17 +48,17 @@ class Backlog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._promised: Counter[Hashable] = Counter()
+        self._promised: Counter[SlotsOf] = Counter()
         self._occupants: WeakKeyDictionary[Slot, _Occupant] = WeakKeyDictionary()
-        self._seconds: Recent[tuple[Hashable, str], float] = Recent(MOST_KEPT)
+        self._seconds: Recent[tuple[SlotsOf, str], float] = Recent(MOST_KEPT)
         self._refused: Recent[Hashable, object] = Recent(MOST_KEPT)
 
-    def enter(self, machines: Collection[Hashable]) -> None:
+    def enter(self, machines: Collection[SlotsOf]) -> None:
         """A build was promised that can run on any of these."""
         with self._lock:
             self._promised.update(machines)
 
-    def leave(self, machines: Collection[Hashable]) -> None:
+    def leave(self, machines: Collection[SlotsOf]) -> None:
         """It runs, or will not."""
         with self._lock:
             self._promised.subtract(machines)
@@ -65,19 +66,19 @@ class Backlog:
                 if not self._promised[machine]:
                     del self._promised[machine]
 
-    def ran(self, machine: Hashable, drv_path: str, seconds: float) -> None:
+    def ran(self, machine: SlotsOf, drv_path: str, seconds: float) -> None:
         """A build had a slot of this machine for so long, and has built something."""
         key = machine, name_of(drv_path)
         with self._lock:
             before = self._seconds.get(key, seconds)
             self._seconds.put(key, before + (seconds - before) * WEIGHT)
 
-    def occupied(self, slot: Slot, machine: Hashable, drv_path: str) -> None:
+    def occupied(self, slot: Slot, machine: SlotsOf, drv_path: str) -> None:
         """From now on this build has a slot of this machine, until that is released or another one has it."""
         with self._lock:
             self._occupants[slot] = _Occupant(machine, name_of(drv_path), self._clock())
 
-    def starts_soon(self, machines: Collection[Hashable], drv_path: str) -> bool:
+    def starts_soon(self, machines: Collection[SlotsOf], drv_path: str) -> bool:
         """Whether a build is expected to have a slot of one of these machines soon, all of which are busy."""
         name = name_of(drv_path)
         with self._lock:

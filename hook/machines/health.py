@@ -5,11 +5,11 @@ others go on without the machine until that try has ended, or for a minute.  Any
 too.  Told the time by its caller; tested in test_health.py.
 """
 
-import random
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from hook.machines.identity import HealthOf
 from hook.recent import Recent
 
 FIRST_PAUSE_S = 5.0
@@ -52,17 +52,17 @@ class _Record:
 class Health:
     """Records by machine; thread-safe."""
 
-    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
+    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] | None = None) -> None:
         self._clock = clock
-        self._jitter = jitter
+        self._jitter = jitter or _random
         self._lock = threading.Lock()
-        self._records: Recent[Hashable, _Record] = Recent(MOST_RECORDS)
-        self._heard: Recent[Hashable, float] = Recent(MOST_RECORDS)
-        self._distrust: Recent[Hashable, tuple[str, float]] = Recent(MOST_RECORDS)
-        self._told: Recent[Hashable, float] = Recent(MOST_RECORDS)
+        self._records: Recent[HealthOf, _Record] = Recent(MOST_RECORDS)
+        self._heard: Recent[HealthOf, float] = Recent(MOST_RECORDS)
+        self._distrust: Recent[HealthOf, tuple[str, float]] = Recent(MOST_RECORDS)
+        self._told: Recent[HealthOf, float] = Recent(MOST_RECORDS)
         """When the connection was begun over which the machine has said last whether it trusts us."""
 
-    def obstacle(self, machine: Hashable) -> str | None:
+    def obstacle(self, machine: HealthOf) -> str | None:
         """Why `machine` must not be tried now, or None."""
         with self._lock:
             record = self._records.get(machine)
@@ -75,7 +75,7 @@ class Health:
                 return f"{record.reason} (being tried again)"
             return None
 
-    def is_fresh(self, machine: Hashable) -> bool:
+    def is_fresh(self, machine: HealthOf) -> bool:
         """Whether `machine` worked so recently that it is taken to work now."""
         with self._lock:
             record = self._records.get(machine)
@@ -86,7 +86,7 @@ class Health:
                 and self._clock() - record.worked_at < FRESH_S
             )
 
-    def answered_s_ago(self, machine: Hashable) -> float | None:
+    def answered_s_ago(self, machine: HealthOf) -> float | None:
         """How long ago `machine` last showed that it works; None if that is in doubt."""
         with self._lock:
             record = self._records.get(machine)
@@ -94,7 +94,7 @@ class Health:
                 return None
             return self._clock() - record.worked_at
 
-    def is_proven(self, machine: Hashable) -> bool:
+    def is_proven(self, machine: HealthOf) -> bool:
         """Whether something came from `machine` within the last moment."""
         with self._lock:
             heard_at, record = self._heard.get(machine), self._records.get(machine)
@@ -104,7 +104,7 @@ class Health:
             times = [at for at in (heard_at, worked_at) if at is not None]
             return bool(times) and self._clock() - max(times) < PROVEN_S
 
-    def ear(self, machine: Hashable) -> Callable[[], None]:
+    def ear(self, machine: HealthOf) -> Callable[[], None]:
         """To be called whenever something comes from `machine`, over any connection."""
 
         def hear() -> None:
@@ -113,13 +113,13 @@ class Health:
 
         return hear
 
-    def distrust(self, machine: Hashable) -> str | None:
+    def distrust(self, machine: HealthOf) -> str | None:
         """Why `machine` may take nobody's word for what it is sent; None if it trusts us, for all that is known."""
         with self._lock:
             reason, until = self._distrust.get(machine, ("", 0.0))
             return reason if self._clock() < until else None
 
-    def trusts(self, machine: Hashable, *, trusted: bool | None, begun_at: float) -> None:
+    def trusts(self, machine: HealthOf, *, trusted: bool | None, begun_at: float) -> None:
         """It says whether it trusts us over a connection that was begun then; None if it says nothing.
 
         What it says to a connection is true for as long as that lasts.  So the one begun last is believed.
@@ -133,13 +133,13 @@ class Health:
             else:
                 self._distrust.put(machine, (UNTRUSTED, float("inf")))
 
-    def refused(self, machine: Hashable, reason: str) -> None:
+    def refused(self, machine: HealthOf, reason: str) -> None:
         """It refused what it would have taken from somebody it trusts."""
         if self.distrust(machine) != UNTRUSTED:
             with self._lock:
                 self._distrust.put(machine, (reason, self._clock() + REFUSED_S))
 
-    def trying(self, machine: Hashable) -> bool:
+    def trying(self, machine: HealthOf) -> bool:
         """A session is about to use it; True if it had failed: then that session alone may, until the try has ended."""
         with self._lock:
             record = self._records.get(machine)
@@ -148,7 +148,7 @@ class Health:
             record.tried_at = self._clock()
             return True
 
-    def failures(self, machine: Hashable) -> int:
+    def failures(self, machine: HealthOf) -> int:
         """How often tries of `machine` have failed in a row, for those who wait for it.
 
         What a build has found out is not over when a connection can be made, but when something was built.
@@ -157,14 +157,14 @@ class Health:
             record = self._records.get(machine)
             return record.setbacks if record else 0
 
-    def worked(self, machine: Hashable) -> None:
+    def worked(self, machine: HealthOf) -> None:
         """The machine answered."""
         with self._lock:
             before = self._records.get(machine)
             left = before.setbacks if before and before.by_build else 0
             self._records.put(machine, _Record(worked_at=self._clock(), setbacks=left, by_build=left > 0))
 
-    def built(self, machine: Hashable) -> None:
+    def built(self, machine: HealthOf) -> None:
         """A build there was a success."""
         with self._lock:
             record = self._records.get(machine)
@@ -172,20 +172,20 @@ class Health:
                 record.setbacks, record.by_build = 0, False
 
     def forgive(self, address: str) -> None:
-        """Somebody has seen that the machines work whose names have `address` as a part: no pause is left of them."""
+        """Somebody has seen that the machines at `address` work: no pause is left of them."""
         with self._lock:
             for machine in self._records:
-                if isinstance(machine, tuple) and address in machine:
+                if machine.uri == address:
                     self._records[machine] = _Record()
 
-    def abandoned(self, machine: Hashable) -> None:
+    def abandoned(self, machine: HealthOf) -> None:
         """A try ended without telling anything: its session was given up."""
         with self._lock:
             record = self._records.get(machine)
             if record is not None:
                 record.tried_at = None
 
-    def doubt(self, machine: Hashable) -> None:
+    def doubt(self, machine: HealthOf) -> None:
         """A connection broke: the machine may still work, but not without being asked."""
         with self._lock:
             self._heard.pop(machine, None)
@@ -194,7 +194,7 @@ class Health:
                 record.worked_at = None
 
     def failed(
-        self, machine: Hashable, reason: str, first_pause_s: float = FIRST_PAUSE_S, *, by_build: bool = False
+        self, machine: HealthOf, reason: str, first_pause_s: float = FIRST_PAUSE_S, *, by_build: bool = False
     ) -> None:
         """The machine cannot be used: leave it alone, for longer each time.
 
@@ -212,3 +212,11 @@ class Health:
             record.tried_at = None
             pause_s = min(first_pause_s * 2 ** (record.failures - 1), LONGEST_PAUSE_S)
             record.retry_at = self._clock() + pause_s * (0.75 + self._jitter() / 2)
+
+
+def _random() -> float:
+    """A number from 0 to 1."""
+    # Loaded on first use: machines rarely fail before Nix has its answer.
+    import random
+
+    return random.random()

@@ -8,9 +8,10 @@ max jobs kept at every moment.  Tested in test_places.py.
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 from hook.machines.builders import Machine
+from hook.machines.identity import SlotsOf
 from hook.machines.slots import Slot
 
 
@@ -23,25 +24,25 @@ class LookAhead:
     def __init__(self, changed: Callable[[], object]) -> None:
         self.changed = changed
         self._lock = threading.Lock()
-        self._builds: Counter[Hashable] = Counter()
-        self._lent: defaultdict[Hashable, list[Slot]] = defaultdict(list)
+        self._builds: Counter[SlotsOf] = Counter()
+        self._lent: defaultdict[SlotsOf, list[Slot]] = defaultdict(list)
 
-    def count(self, at: Hashable) -> int:
+    def count(self, at: SlotsOf) -> int:
         """How many builds have a place at this machine and do not run yet."""
         with self._lock:
             return self._builds[at]
 
-    def lent(self, at: Hashable) -> int:
+    def lent(self, at: SlotsOf) -> int:
         """How many slots of this machine are lent and free to be taken."""
         with self._lock:
             return len(self._lent.get(at, ()))
 
-    def enter(self, at: Hashable) -> None:
+    def enter(self, at: SlotsOf) -> None:
         """One more."""
         with self._lock:
             self._builds[at] += 1
 
-    def leave(self, at: Hashable) -> None:
+    def leave(self, at: SlotsOf) -> None:
         """One less."""
         with self._lock:
             self._builds[at] -= 1
@@ -49,18 +50,18 @@ class LookAhead:
                 del self._builds[at]
         self.changed()
 
-    def lend(self, at: Hashable, slot: Slot) -> None:
+    def lend(self, at: SlotsOf, slot: Slot) -> None:
         """Let somebody else have `slot`."""
         with self._lock:
             self._lent[at].append(slot)
         self.changed()
 
-    def borrow(self, at: Hashable) -> Slot | None:
+    def borrow(self, at: SlotsOf) -> Slot | None:
         """A slot that is lent, now the caller's; None if there is none."""
         with self._lock:
             return self._take(at, -1) if at in self._lent else None
 
-    def take_back(self, at: Hashable, slot: Slot) -> bool:
+    def take_back(self, at: SlotsOf, slot: Slot) -> bool:
         """Lend `slot` no longer; False if somebody has taken it."""
         with self._lock:
             if slot not in self._lent.get(at, ()):
@@ -68,7 +69,7 @@ class LookAhead:
             self._take(at, self._lent[at].index(slot))
             return True
 
-    def _take(self, at: Hashable, index: int) -> Slot:
+    def _take(self, at: SlotsOf, index: int) -> Slot:
         slots = self._lent[at]
         slot = slots.pop(index)
         if not slots:
@@ -86,7 +87,7 @@ class Place:
         self,
         machine: Machine,
         name: str,
-        at: Hashable,
+        at: SlotsOf,
         slot: Slot | None,
         look_ahead: LookAhead,
         left: Callable[["Place"], object],

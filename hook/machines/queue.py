@@ -9,10 +9,11 @@ cost no more than one.  Tested in machines/test_queue.py.
 import os
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hook.front.caller import Caller
+from hook.machines.identity import QueueOf, SlotsOf
 
 LOOK_S = 0.5
 """How often the first of a line looks for slots without being woken."""
@@ -23,10 +24,10 @@ class SlotQueue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lines: dict[tuple[Hashable, Hashable | None], deque[int]] = {}
+        self._lines: dict[tuple[QueueOf, SlotsOf | None], deque[int]] = {}
 
     @contextmanager
-    def first(self, kind: Hashable, caller: Caller, at: Hashable | None = None) -> Iterator[int]:
+    def first(self, kind: QueueOf, caller: Caller, at: SlotsOf | None = None) -> Iterator[int]:
         """Wait to be the first of `kind`, and be it for the block; yields a ticket for `wait`.
 
         `at` is the machine where the build's inputs are, if any.  Cancelled if the caller goes away meanwhile.
@@ -55,12 +56,12 @@ class SlotQueue:
         """Wait until a slot was freed, or until it is time to look anyway; Cancelled if the caller goes away."""
         self._wait(ticket, caller, LOOK_S)
 
-    def anywhere(self, kind: Hashable) -> bool:
+    def anywhere(self, kind: QueueOf) -> bool:
         """Whether a build of `kind` waits that has its inputs nowhere yet."""
         with self._lock:
             return (kind, None) in self._lines
 
-    def awaited(self, machine: Hashable) -> bool:
+    def awaited(self, machine: SlotsOf) -> bool:
         """Whether a build waits that has its inputs at `machine`."""
         with self._lock:
             return any(at == machine for _, at in self._lines)
@@ -71,7 +72,7 @@ class SlotQueue:
             for line in self._lines.values():
                 os.eventfd_write(line[0], 1)
 
-    def _is_first(self, name: tuple[Hashable, Hashable | None], ticket: int) -> bool:
+    def _is_first(self, name: tuple[QueueOf, SlotsOf | None], ticket: int) -> bool:
         with self._lock:
             return self._lines[name][0] == ticket
 

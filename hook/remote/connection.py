@@ -4,11 +4,11 @@ Connecting is split in two so that the caller can do local work while ssh authen
 """
 
 import time
-from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError, Trouble
 from hook.front.log import Log
+from hook.machines.identity import Destination
 from hook.protocol.activity import LogEvent, Verbosity
 from hook.remote.child import Command
 from hook.remote.diagnosis import trouble_of
@@ -53,7 +53,7 @@ class Remote:
 
     client: "StoreClient"
     """There from `shake_hands` on."""
-    destination: Hashable = None
+    destination: Destination | None = None
     """Where it belongs; None as long as that is not certain."""
     opening: "Opening | None" = None
     """By which another one like it can be opened."""

@@ -4,13 +4,14 @@ What is made without certainty about where ssh leads is known to nobody else.  T
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from hook.errors import MachineError
 from hook.front.log import Log
+from hook.machines.identity import Destination
 from hook.remote.child import time_to_get_ready
 from hook.remote.connection import Remote
 from hook.remote.diagnosis import blames_sharing
@@ -42,7 +43,7 @@ class Opening:
 
     def open(
         self,
-        destination: Hashable | None,
+        destination: Destination | None,
         configuration: "Configuration | None",
         pause: Callable[[float], object],
         meanwhile: Callable[[], Value],
@@ -61,13 +62,13 @@ class Opening:
             with nullcontext() if seat is None else seat.opening(pause, deadline):
                 return self._shake_hands(destination, configuration, seat, deadline, meanwhile, log, hangup_fd)
         except MachineError as error:
-            if self.sharing is not None:
+            if self.sharing is not None and destination is not None:
                 self.sharing.renew(destination)
             if seat is None or not blames_sharing(error.one_line):
                 raise
             return self._shake_hands(destination, configuration, None, deadline, meanwhile, log, hangup_fd)
 
-    def again(self, destination: Hashable, configuration: "Configuration | None") -> Remote:
+    def again(self, destination: Destination, configuration: "Configuration | None") -> Remote:
         """Another connection to the same `destination`, for nobody yet; MachineError if there is none to be had."""
         remote, _ = self.open(destination, configuration, time.sleep, lambda: None)
         if remote.destination is None:
@@ -76,9 +77,9 @@ class Opening:
         remote.detach()
         return remote
 
-    def _seat(self, destination: Hashable, configuration: "Configuration | None") -> "Seat | None":
+    def _seat(self, destination: Destination | None, configuration: "Configuration | None") -> "Seat | None":
         """Room on a shared connection, if this is one of ssh that leads to `destination` and there may be others."""
-        if self.sharing is None or configuration is None or configuration.options is None:
+        if self.sharing is None or configuration is None or configuration.options is None or destination is None:
             return None
         if not configuration.speaks_of(time.monotonic()):
             return None
@@ -86,7 +87,7 @@ class Opening:
 
     def _shake_hands(
         self,
-        destination: Hashable | None,
+        destination: Destination | None,
         configuration: "Configuration | None",
         seat: "Seat | None",
         deadline: Deadline,

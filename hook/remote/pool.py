@@ -9,12 +9,13 @@ another one takes its place, which is opened meanwhile, and only as long as buil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakSet
 
 from hook.errors import FerryError
+from hook.machines.identity import Destination
 from hook.remote.connection import Remote
 from hook.remote.known import KnownPaths
 
@@ -44,7 +45,7 @@ def in_background(work: Callable[[], object]) -> None:
 class _Successor:
     """A connection that is being opened to take the place of `old`, unless it is `dropped` before it is there."""
 
-    destination: Hashable
+    destination: Destination
     old: Remote
     dropped: bool = False
 
@@ -56,14 +57,14 @@ class Pool:
         self._idle_s = idle_s
         self._run = run
         self._lock = threading.Lock()
-        self._idle: dict[Hashable, list[tuple[float, Remote]]] = {}
-        self._known: dict[Hashable, WeakSet[KnownPaths]] = {}
+        self._idle: dict[Destination, list[tuple[float, Remote]]] = {}
+        self._known: dict[Destination, WeakSet[KnownPaths]] = {}
         self._opening: set[_Successor] = set()
-        self._not_before: dict[Hashable, float] = {}
-        self._failed: dict[Hashable, float] = {}
+        self._not_before: dict[Destination, float] = {}
+        self._failed: dict[Destination, float] = {}
         """Until when none is opened, because the last one could not be."""
 
-    def take(self, destination: Hashable, since: float = 0.0) -> Remote | None:
+    def take(self, destination: Destination, since: float = 0.0) -> Remote | None:
         """A connection that was usable a moment ago, and whose login was begun after `since`; None if there is none.
 
         The one used last, since it is the least likely dead, but one that is to be replaced only if there is no other.
@@ -83,7 +84,7 @@ class Pool:
             else:
                 return remote
 
-    def known(self, destination: Hashable) -> KnownPaths:
+    def known(self, destination: Destination) -> KnownPaths:
         """What is known of the machine there: one object for connections begun together, while any of them lasts."""
         now = time.monotonic()
         with self._lock:
@@ -99,14 +100,14 @@ class Pool:
         with self._lock:
             return Counter(remote.name for kept in self._idle.values() for _, remote in kept)
 
-    def doubt(self, destination: Hashable) -> None:
+    def doubt(self, destination: Destination) -> None:
         """Something there is not as expected: forget what is known of the machine."""
         with self._lock:
             all_known = list(self._known.get(destination, ()))
         for known in all_known:
             known.forget()
 
-    def give(self, destination: Hashable, remote: Remote, again: Callable[[], Remote] | None = None) -> None:
+    def give(self, destination: Destination, remote: Remote, again: Callable[[], Remote] | None = None) -> None:
         """Keep a connection for the next session, or close it if it is not clean or not to be used any more.
 
         `again` opens another one that leads there, or raises FerryError.
@@ -123,7 +124,7 @@ class Pool:
         if again is not None and is_to_be_followed:
             self._begin(destination, remote, again)
 
-    def drop(self, destination: Hashable) -> None:
+    def drop(self, destination: Destination) -> None:
         """Close what leads to `destination`, and forget what is known of the machine."""
         self.doubt(destination)
         with self._lock:
@@ -167,7 +168,7 @@ class Pool:
         # Its child may take a moment to end.
         self._run(remote.close)
 
-    def _begin(self, destination: Hashable, old: Remote, again: Callable[[], Remote]) -> None:
+    def _begin(self, destination: Destination, old: Remote, again: Callable[[], Remote]) -> None:
         """Have a connection opened that takes the place of `old`, unless it is better done a little later."""
         with self._lock:
             if len(self._opening) >= MOST_OPENED:

@@ -13,11 +13,12 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hook.errors import MachineError
+from hook.machines.identity import Destination
 from hook.remote.child import Command
 from hook.remote.cipher import cipher_option
 from hook.remote.diagnosis import blames_sharing
@@ -122,12 +123,12 @@ class Sharing:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._destinations: dict[Hashable, _Destination] = {}
+        self._destinations: dict[Destination, _Destination] = {}
         self._count = 0
         self._name = os.urandom(4).hex()
         """Of our sockets: the number of a process may have been that of another broker, whose connections still are."""
 
-    def join(self, destination: Hashable, options: tuple[str, ...], private_dir: str) -> Seat | None:
+    def join(self, destination: Destination, options: tuple[str, ...], private_dir: str) -> Seat | None:
         """Room for a session to `destination`, which tells ssh these `options`; None if there is none to be had.
 
         ssh must lead there now: it may have to make the connection, or make it again.
@@ -164,7 +165,7 @@ class Sharing:
         with self._lock:
             trunk.sessions -= 1
 
-    def renew(self, destination: Hashable) -> None:
+    def renew(self, destination: Destination) -> None:
         """A session went wrong, perhaps with all others on its connection: use a new one from now on."""
         with self._lock:
             if state := self._destinations.get(destination):

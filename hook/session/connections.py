@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hook.errors import MachineError
 from hook.front.log import Log, step
 from hook.machines.builders import Machine
+from hook.machines.identity import Destination
 from hook.protocol.activity import Verbosity
 from hook.remote.child import HANDSHAKE_S, Command
 from hook.remote.connection import LONGEST_S, Remote
@@ -45,7 +46,7 @@ class Connections:
             services.config.connect_timeout_s,
         )
         self._begun_at = time.monotonic()
-        self._destinations: dict[Machine, Hashable] = {}
+        self._destinations: dict[Machine, Destination | None] = {}
         self._only_since: dict[Machine, float] = {}
         self._remotes: set[Remote] = set()
 
@@ -147,7 +148,7 @@ class Connections:
             return None
         return self._hub.configurations.look(route) if pause is None else self._hub.configurations.wait(route, pause)
 
-    def _destination(self, machine: Machine, route: Route, configuration: "Configuration | None") -> Hashable | None:
+    def _destination(self, machine: Machine, route: Route, configuration: "Configuration | None") -> Destination | None:
         if configuration is None and is_ssh(route):
             destination = None
         else:
@@ -175,7 +176,7 @@ class Connections:
         """What opens another one that leads where `remote` does, when this conversation may be over."""
         services, configurations, route = self._services, self._hub.configurations, remote.route
         opening, destination, longest_s = remote.opening, remote.destination, remote.longest_s
-        if opening is None or longest_s < LEAST_S:
+        if opening is None or destination is None or longest_s < LEAST_S:
             return None
 
         def again() -> Remote:
@@ -190,8 +191,9 @@ class Connections:
 
     def _renew(self, machine: Machine) -> None:
         """Whatever comes next must not depend on a connection that may be dead."""
-        if self._hub.sharing is not None:
-            self._hub.sharing.renew(self._destinations.get(machine))
+        destination = self._destinations.get(machine)
+        if self._hub.sharing is not None and destination is not None:
+            self._hub.sharing.renew(destination)
 
 
 def _longest_s(machine: Machine) -> float:
@@ -199,18 +201,20 @@ def _longest_s(machine: Machine) -> float:
     return min(LONGEST_S, machine.uri.number("max-connection-age", int(LONGEST_S)))
 
 
-def destination_of(route: Route, services: Services, identity: Hashable, longest_s: float) -> Hashable:
-    """Everything that decides where a connection leads, as whom, what was set on it, and whose store it is not.
+def destination_of(route: Route, services: Services, identity: Hashable, longest_s: float) -> Destination:
+    """Where a connection leads, as whom, what was set on it, and whose store it is not.
 
     `identity` stands for what ssh makes of its configuration.  Nobody has use for one that may grow older than
     `longest_s`.
     """
-    s = services
-    rest = s.machines_substitute, s.store.state_dir, longest_s
+    settings: tuple[tuple[str, str], ...] = ()
     if not isinstance(route, Command):
-        return route.path, tuple(s.settings.items()), rest
-    if not is_ssh(route):
-        others = tuple(route.options.others.items()) if route.options else ()
-        environ = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
-        return route.argv, environ, others, s.limits, rest
-    return route.argv, identity, s.limits, rest
+        way: str | tuple[str, ...] = route.path
+        settings = tuple(services.settings.items())
+    else:
+        way = route.argv
+        if not is_ssh(route):
+            settings = tuple(route.options.others.items()) if route.options else ()
+            identity = tuple(sorted((name, value) for name, value in route.environ.items() if name not in NOISE))
+    substitute, state_dir = services.machines_substitute, services.store.state_dir
+    return Destination(way, identity, settings, services.limits, substitute, state_dir, longest_s)

@@ -5,7 +5,7 @@ One Dispatcher serves one conversation with Nix; what outlives it is in the Hub.
 test_dispatch.py, test_waiting.py, test_lookahead.py and test_disabled.py.
 """
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from hook.front.log import Log
 from hook.front.request import Request
 from hook.machines.builders import Machine
 from hook.machines.disabled import Disabled
-from hook.machines.identity import MachineInUse, is_handled, ssh_looks_at
+from hook.machines.identity import HealthOf, MachineInUse, QueueOf, SlotsOf, is_handled, ssh_looks_at
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Candidate, Decision, Verdict, decide, suitable
 from hook.machines.slots import BusyError, Slot
@@ -53,7 +53,7 @@ class Dispatcher:
         self._connections = Connections(hub, services, log)
         self._disabled = Disabled(services.private_dir)
         scope = hub.configurations.scope(services.environ) if hub.configurations else None
-        self._seen_by_ssh: Hashable = ssh_looks_at(services.environ), scope
+        self._seen_by_ssh = ssh_looks_at(services.environ, scope)
         self._out: dict[Machine, str] = {}
         self._losses: dict[Machine, int] = {}
         self._probes: set[Machine] = set()
@@ -146,9 +146,9 @@ class Dispatcher:
         stem, caller = machine.uri.lock_stem(self._services.host.release), self._services.caller
         return self._services.slots.probe(stem, machine.max_jobs, lambda: caller.pause(0))
 
-    def at(self, machine: Machine) -> Hashable:
+    def at(self, machine: Machine) -> SlotsOf:
         """Whose slots these are: lines of `builders` with one address share them."""
-        return self._services.private_dir, machine.uri.lock_stem(self._services.host.release)
+        return SlotsOf(self._services.private_dir, machine.uri.lock_stem(self._services.host.release))
 
     def _ahead(self, candidate: Candidate) -> Candidate:
         """The same machine as a place ahead of a slot: builds that have one are part of its load."""
@@ -255,11 +255,11 @@ class Dispatcher:
             place.release()
             self._out[place.machine] = "is one for the stock hook"
 
-    def _kind(self, request: Request) -> Hashable:
+    def _kind(self, request: Request) -> QueueOf:
         """Builds of one kind wait for the same machines."""
         s = self._services
         lines = tuple(machine.text for machine in s.machines if self._given_up(request, machine) is None)
-        return s.private_dir, s.host, lines, request.system, request.features, self._seen_by_ssh
+        return QueueOf(s.private_dir, s.host, lines, request.system, request.features, self._seen_by_ssh)
 
     def remind(self, request: Request) -> None:
         """Tell the user, once in a while, if none of the machines that could build it can be used now."""
@@ -435,7 +435,7 @@ class Dispatcher:
     def _trouble(self, machine: Machine) -> str | None:
         return self._out.get(machine) or self._hub.health.obstacle(self.key(machine))
 
-    def key(self, machine: Machine) -> Hashable:
+    def key(self, machine: Machine) -> HealthOf:
         """Whose health this is: a line can mean another machine to a caller with other keys, or its own store."""
         own = self._services.store.state_dir
-        return machine.uri.text, machine.ssh_key, machine.public_host_key, self._seen_by_ssh, own
+        return HealthOf(machine.uri.text, machine.ssh_key, machine.public_host_key, self._seen_by_ssh, own)

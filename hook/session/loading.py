@@ -23,7 +23,7 @@ FOR_A_BUILD = (
     *("hook.protocol.lists", "hook.protocol.loglines", "hook.protocol.options", "hook.protocol.serve"),
     *("hook.protocol.worker", "hook.store.content", "hook.store.database", "hook.store.optimise"),
     *("hook.store.pathlocks", "hook.store.remove", "atexit", "base64", "encodings.ascii", "fcntl", "hashlib", "json"),
-    *("re", "shlex", "shutil", "tempfile", "termios"),
+    *("random", "re", "shlex", "shutil", "tempfile", "termios"),
 )
 """What a build may need after its accept."""
 

@@ -5,12 +5,12 @@ machine that answered a moment ago, and a slot that is free or soon will be.  Wh
 is.  Tested in test_promises.py, and with two kinds of slots in tests/lab/test_mix.py.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from hook.front.request import Request
 from hook.machines.builders import Machine
-from hook.machines.identity import is_handled
+from hook.machines.identity import HealthOf, SlotsOf, is_handled
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Decision
 from hook.session.hub import Hub
@@ -36,11 +36,11 @@ class Machines(Protocol):
         """What it is called."""
         ...
 
-    def at(self, machine: Machine) -> Hashable:
+    def at(self, machine: Machine) -> SlotsOf:
         """Whose slots these are."""
         ...
 
-    def key(self, machine: Machine) -> Hashable:
+    def key(self, machine: Machine) -> HealthOf:
         """Whose health this is."""
         ...
 
@@ -56,7 +56,7 @@ class Promises:
         self._hub = hub
         self._services = services
         self._machines = machines
-        self._promised_at: list[Hashable] = []
+        self._promised_at: list[SlotsOf] = []
 
     def may_accept_first(self, request: Request, place: Place) -> bool:
         """Whether a promise to build it in `place` can be given without asking.

@@ -15,6 +15,7 @@ from hook.machines.health import (
     UNTRUSTED,
     Health,
 )
+from hook.machines.identity import HealthOf, ssh_looks_at
 
 
 class Clock:
@@ -40,15 +41,24 @@ def health(clock: Clock) -> Health:
 def test_any_success_ends_the_pause() -> None:
     """Of the machine whose address it was, for every caller."""
     health = Health(lambda: 0.0, jitter=lambda: 0.5)
-    for machine in (("ssh-ng://b1", "key"), ("ssh-ng://b1", None), ("ssh-ng://b10", None), "ssh-ng://b1"):
+    with_key, without, other, named_so = (
+        HealthOf(uri, key, None, ssh_looks_at({}), state_dir)
+        for uri, key, state_dir in (
+            ("ssh-ng://b1", "key", "/nix/var/nix"),
+            ("ssh-ng://b1", None, "/nix/var/nix"),
+            ("ssh-ng://b10", None, "/nix/var/nix"),
+            ("ssh-ng://b2", "ssh-ng://b1", "ssh-ng://b1"),
+        )
+    )
+    for machine in (with_key, without, other, named_so):
         health.failed(machine, "gone")
     health.forgive("ssh-ng://b1")
-    assert health.obstacle(("ssh-ng://b1", "key")) is None
-    assert health.obstacle(("ssh-ng://b1", None)) is None
-    assert health.failures(("ssh-ng://b1", None)) == 0
-    assert not health.is_fresh(("ssh-ng://b1", None))
-    assert health.obstacle(("ssh-ng://b10", None)) is not None
-    assert health.obstacle("ssh-ng://b1") is not None
+    assert health.obstacle(with_key) is None
+    assert health.obstacle(without) is None
+    assert health.failures(without) == 0
+    assert not health.is_fresh(without)
+    assert health.obstacle(other) is not None
+    assert health.obstacle(named_so) is not None
 
 
 def test_nothing_is_held_against_an_unknown_machine_and_nothing_taken_for_granted(health: Health) -> None:
