@@ -36,14 +36,12 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class Log:
     """Messages and activities for the user, written to `fd`; `wait` waits until it takes more.
 
-    `build_log_bytes` is the size of all lines of build logs that were passed on, `copied_bytes` that of the NARs or
-    parts of them whose progress was reported.
+    `build_log_bytes` is the size of all lines of build logs that were passed on.
     """
 
     def __init__(self, fd: int, verbosity: int, wait: Callable[[int], object] = wait_for_room) -> None:
         self.verbosity = verbosity
         self.build_log_bytes = 0
-        self.copied_bytes = 0
         self._fd = fd
         self._wait = wait
         # Ids need only be unique within one hook; starting from the process id keeps logs of several hooks readable.

@@ -1,9 +1,11 @@
 """A machine we are connected to: the way there and a handshaken client of the protocol it speaks.
 
-Connecting is split in two so that the caller can do local work while ssh authenticates.
+Connecting has two phases, so that the caller can do local work while ssh authenticates: a Link is there as soon as ssh
+is started, a Remote when the machine has answered.  Tested in test_connections.py, test_pool.py and test_unixsocket.py.
 """
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hook.errors import MachineError, RemoteError, Trouble
@@ -17,7 +19,6 @@ from hook.remote.routes import Route
 
 if TYPE_CHECKING:
     from hook.protocol.client import StoreClient
-    from hook.remote.opening import Opening
     from hook.remote.sharing import Seat
 
 QUERY_SILENCE_S = 60.0
@@ -43,20 +44,63 @@ over each of them in any case.  Twice that is too much.  Also, a daemon that is 
 (`min-free`) looks when it begins, and then every five seconds."""
 
 
-class Remote:
-    """One connection, shown to the user as `name`; close it whatever happens.  With a `seat` it is shared with others.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How a machine is reached that is shown to the user as `name`.
 
-    The time to get ready that its machine has begins with it and ends with `be_ready`, whatever the machine says until
-    then.  It speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.  `longest_s`
-    is the greatest age at which a build may begin with it; `jobs` is how many may run there at once.
+    `longest_s` is the greatest age at which a build may begin with a connection; `jobs` is how many may run there at
+    once.
     """
 
-    client: "StoreClient"
-    """There from `shake_hands` on."""
-    destination: Destination | None = None
-    """Where it belongs; None as long as that is not certain."""
-    opening: "Opening | None" = None
-    """By which another one like it can be opened."""
+    route: Route
+    scheme: str
+    name: str
+    longest_s: float = LONGEST_S
+    jobs: int = 1
+
+
+class Link:
+    """The way to a machine, open or about to be; nothing was said yet.  Close it, whatever becomes of it.
+
+    The time to get ready that the machine has begins with it.  With a `seat` it is shared with others.
+    """
+
+    def __init__(self, address: Address, seat: "Seat | None" = None) -> None:
+        self.address = address
+        self.begun_at = time.monotonic()
+        self.login_at = seat.begun_at if seat else self.begun_at
+        self._seat = seat
+        route = address.route
+        try:
+            way = seat.command(route) if seat and isinstance(route, Command) else route
+            self._transport = way.connect(address.name)
+        except MachineError:
+            self._leave()
+            raise
+        self.stream = self._transport.stream
+
+    def explain(self, error: MachineError) -> MachineError:
+        """`error` with what ssh had to say about it."""
+        return self._transport.explain(error)
+
+    def close(self) -> None:
+        """End it."""
+        self._transport.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._seat is not None:
+            self._seat.leave()
+            self._seat = None
+
+
+class Remote:
+    """One connection, over a link that is its own from now on, unless the machine cannot be used: MachineError.
+
+    The error has what ssh said.  The machine's time to get ready ends with `be_ready`, whatever it says until then.  A
+    connection speaks for one build at a time: `attach` says to whose log, `detach` that the build is over.
+    """
+
     is_followed = False
     """Whether another one was begun to take its place."""
 
@@ -65,33 +109,30 @@ class Remote:
 
     def __init__(
         self,
-        route: Route,
-        scheme: str,
-        name: str,
-        seat: "Seat | None" = None,
+        link: Link,
         known: KnownPaths | None = None,
-        longest_s: float = LONGEST_S,
-        jobs: int = 1,
+        destination: Destination | None = None,
+        log: Log | None = None,
+        hangup_fd: int | None = None,
     ) -> None:
-        self.route = route
-        self.scheme = scheme
-        self.name = name
-        self.longest_s = longest_s
-        self.begun_at = time.monotonic()
-        self.login_at = seat.begun_at if seat else self.begun_at
+        self.address = link.address
+        self.route = link.address.route
+        self.name = link.address.name
+        self.begun_at = link.begun_at
+        self.login_at = link.login_at
+        self.destination = destination
+        """Where it belongs; None as long as that is not certain."""
         self.builds = 0
-        self._renew_bytes = max(RENEW_BYTES // max(jobs, 1), LEAST_BYTES)
+        self._renew_bytes = max(RENEW_BYTES // max(link.address.jobs, 1), LEAST_BYTES)
         self.known = known or KnownPaths()
         self._retired = False
         self._log: Log | None = None
         self._ids: dict[int, int] = {}
-        self._seat = seat
-        try:
-            self._connection = (seat.command(route) if seat and isinstance(route, Command) else route).connect(name)
-        except MachineError:
-            self._leave()
-            raise
-        self.stream = self._connection.stream
+        self._link = link
+        self.stream = link.stream
+        if log is not None:
+            self.attach(log, hangup_fd)
+        self.client: StoreClient = self._shake_hands()
 
     def attach(self, log: Log, hangup_fd: int | None) -> None:
         """From now on pass on to `log` what the other end says, and stop waiting when `hangup_fd` hangs up."""
@@ -116,7 +157,7 @@ class Remote:
         """Whether another one should take its place."""
         age_s, login_s, moved = self._use()
         return (
-            age_s > min(RENEW_S, self.longest_s / 2)
+            age_s > min(RENEW_S, self.address.longest_s / 2)
             or login_s > RENEW_LOGIN_S
             or self.builds >= RENEW_BUILDS
             or moved >= self._renew_bytes
@@ -127,7 +168,7 @@ class Remote:
         """Whether no other build may begin with it."""
         age_s, login_s, moved = self._use()
         return (
-            age_s >= self.longest_s
+            age_s >= self.address.longest_s
             or login_s >= LONGEST_S
             or self.builds >= MOST_BUILDS
             or moved >= 2 * self._renew_bytes
@@ -151,10 +192,9 @@ class Remote:
         """Have this connection serve no other build."""
         self._retired = True
 
-    def shake_hands(self) -> None:
-        """Finish connecting; MachineError, with what ssh said, if the machine cannot be used."""
+    def _shake_hands(self) -> "StoreClient":
         try:
-            self.client = self._new_client()
+            return self._new_client()
         except RemoteError as error:
             raise MachineError(f"the daemon refused the connection: {error}", trouble_of(str(error))) from None
         except MachineError as error:
@@ -174,7 +214,7 @@ class Remote:
                 self._log.message(Verbosity.CHATTY, line)
 
     def _new_client(self) -> "StoreClient":
-        if self.scheme == "ssh":
+        if self.address.scheme == "ssh":
             from hook.protocol.serve import ServeClient
 
             return ServeClient(self.stream)
@@ -196,20 +236,14 @@ class Remote:
 
     def explain(self, error: MachineError) -> MachineError:
         """`error` with what ssh had to say about it."""
-        return self._connection.explain(error)
+        return self._link.explain(error)
 
     def close(self) -> None:
         """End the connection; a build still running there is interrupted by its daemon."""
         # Its daemon spared what came over it from the machine's collector.
         self.known.forget()
         self.known = KnownPaths()
-        self._connection.close()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._seat is not None:
-            self._seat.leave()
-            self._seat = None
+        self._link.close()
 
 
 def _with_other_protocol(error: MachineError, name: str) -> MachineError:

@@ -27,7 +27,8 @@ from hook.session.services import Services
 from hook.transfer.claims import Uploads
 from hook.transfer.copier import LocalEnd
 from hook.transfer.inputs import Inputs, missing_there
-from hook.transfer.outputs import outputs_of
+from hook.transfer.meter import Meter
+from hook.transfer.outputs import Ahead, outputs_of
 from hook.transfer.unsigned import unsigned_inputs
 from hook.values.derivation import Derivation, OutputKind
 from hook.values.release import Release
@@ -54,11 +55,22 @@ class _Doubt:
     failure: BuildFailed
 
 
-class Builder:
-    """Carries out one accepted build on whichever machine it is given; StockOnly if it is one for the stock hook.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A build that is over on a machine, which is free for another one; what came of it is still there."""
 
-    `arrived` is called when all outputs are here, to be registered.
-    """
+    result: BuildResult
+    ahead: Ahead
+    """What was asked about outputs."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was built just now: it may have failed, or have had the outputs already."""
+        return self.result.status == BuildStatus.BUILT
+
+
+class Builder:
+    """Carries out one build on whichever machine it is given; StockOnly if it is one for the stock hook."""
 
     def __init__(
         self,
@@ -67,15 +79,15 @@ class Builder:
         services: Services,
         uploads: Uploads,
         log: Log,
-        arrived: Callable[[], object],
+        meter: Meter,
     ) -> None:
         self._drv_path = drv_path
         self._derivation = derivation
         self._services = services
         self._uploads = uploads
-        here = LocalEnd(services.store, services.caller, log, services.host.release)
+        here = LocalEnd(services.store, services.caller, log, meter, services.host.release)
         self._inputs = Inputs(here, uploads, services.slots, substitute=services.machines_substitute)
-        self._outputs = outputs_of(drv_path, derivation, here, services.settings, arrived)
+        self._outputs = outputs_of(drv_path, derivation, here, services.settings)
         self._log = log
         self._doubted: set[str] = set()
         """Machines by whose failure the inputs there were doubted."""
@@ -122,13 +134,10 @@ class Builder:
         if self._untrusting(remote) is not None:
             self._inputs.upload_derivation(remote, self._drv_path, before)
 
-    def run(self, remote: Remote, job: Job, over: Callable[[bool], object]) -> None:
-        """Build every output that is not valid here.
+    def build(self, remote: Remote, job: Job) -> Built:
+        """Have it built there, or fail: `fetched` says which.
 
-        Calls `over` when the machine is free for another build, with whether it has built this one: it may have failed,
-        or have had the outputs already.
-
-        InputsDoubted, at most once for each machine: to be made ready and run again over a new connection.
+        InputsDoubted, at most once for each machine: to be made ready and built again over a new connection.
         """
         began, uploads = time.monotonic(), self._uploads.ended(remote.name)
         building = self._start(remote, job)
@@ -147,20 +156,25 @@ class Builder:
             raise InputsDoubted(result.message)
         if full:
             raise MachineError(f"{Trouble.DISK_FULL.words}: {result.message}", Trouble.DISK_FULL)
-        over(result.status == BuildStatus.BUILT)
+        return Built(result, ahead)
+
+    @contextmanager
+    def fetched(self, remote: Remote, job: Job, built: Built) -> Iterator[None]:
+        """All outputs are here in the block, and valid after it; BuildFailed, before it, if there are none."""
         log_settled = remote.client.settle_log()
-        if result.ok:
-            self._outputs.fetch(remote, job.wanted, result, ahead)
+        if built.result.ok:
+            with self._outputs.fetched(remote, job.wanted, built.result, built.ahead):
+                yield
         log_settled.get()
-        if not result.ok:
-            if ahead.infos:
+        if not built.result.ok:
+            if built.ahead.infos:
                 # Nix remembers for an hour that an output was not there, and would take it for invalid where another
                 # connection has built it by then: as an input it might be replaced under the hands of its users.
                 remote.retire()
             # The log and messages take different ways: a failure must not be shown before its last words.
             self._services.caller.settle_log()
             self._say_what_was_kept()
-            raise BuildFailed(result.message)
+            raise BuildFailed(built.result.message)
 
     def _start(self, remote: Remote, job: Job) -> Answer[BuildResult]:
         if untrusting := self._untrusting(remote):

@@ -5,8 +5,9 @@ is over.  What a failure means for a machine is not decided here.  Tested in tes
 """
 
 import time
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from hook.errors import MachineError
 from hook.front.log import Log, step
@@ -14,8 +15,8 @@ from hook.machines.builders import Machine
 from hook.machines.identity import Destination
 from hook.protocol.activity import Verbosity
 from hook.remote.child import HANDSHAKE_S, Command
-from hook.remote.connection import LONGEST_S, Remote
-from hook.remote.opening import Opening
+from hook.remote.connection import LONGEST_S, Address, Remote
+from hook.remote.opening import Opener, Opening
 from hook.remote.routes import Route, Routes, is_ssh
 from hook.remote.ssh import NOISE
 from hook.session.hub import Hub
@@ -23,8 +24,6 @@ from hook.session.services import Services
 
 if TYPE_CHECKING:
     from hook.remote.configurations import Configuration
-
-Value = TypeVar("Value")
 
 LEAST_S = 2.0
 """A connection that may not grow even that old is replaced when somebody needs one."""
@@ -45,6 +44,8 @@ class Connections:
             services.caller.parent_pid,
             services.config.connect_timeout_s,
         )
+        store = services.store
+        self._opener = Opener(hub.pool, hub.sharing, store.store_dir, store.state_dir, services.private_dir)
         self._begun_at = time.monotonic()
         self._destinations: dict[Machine, Destination | None] = {}
         self._only_since: dict[Machine, float] = {}
@@ -56,27 +57,24 @@ class Connections:
             remote.close()
 
     def take(self, machine: Machine) -> Remote | None:
-        """An idle one to `machine`, for `reuse`; ConfigurationError if there is no way to it.
+        """An idle one to `machine`, now this conversation's own; ConfigurationError if there is no way to it.
 
         None also where it is not certain that one leads to where ssh would lead this caller, and ssh takes more than
         a moment to say so.
         """
-        route = self._route(machine)
-        destination = self._destination(machine, route, self._ask(route, self._services.caller.pause))
-        return None if destination is None else self._hub.pool.take(destination, self._only_since.get(machine, 0.0))
+        route, caller = self._route(machine), self._services.caller
+        destination = self._destination(machine, route, self._ask(route, caller.pause))
+        if destination is None:
+            return None
+        remote = self._hub.pool.take(destination, self._only_since.get(machine, 0.0))
+        if remote is not None:
+            self._remotes.add(remote)
+            remote.attach(self._log, caller.hangup_fd)
+        return remote
 
-    def reuse(self, remote: Remote, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
-        """Make it this conversation's own; also returns what `meanwhile` returns, errors of which give it back."""
-        self._remotes.add(remote)
-        remote.attach(self._log, self._services.caller.hangup_fd)
-        try:
-            return remote, meanwhile()
-        except BaseException:
-            self.give_back(remote)
-            raise
-
-    def open(self, machine: Machine, name: str, meanwhile: Callable[[], Value]) -> tuple[Remote, Value]:
-        """A handshaken connection to `machine`; `meanwhile` is called while ssh authenticates, once or twice.
+    @contextmanager
+    def begin(self, machine: Machine, name: str) -> Iterator[Opening]:
+        """A connection to `machine`, to be finished in the block, and then to be told to `own`.
 
         ConfigurationError, or MachineError, after which nothing depends on a shared connection that may be dead.
         """
@@ -84,14 +82,17 @@ class Connections:
         with step(self._log, f"connecting to '{name}'"):
             configuration = self._ask(route, caller.pause)
             destination = self._destination(machine, route, configuration)
-            opening = self._opening(machine, name, route)
-            remote, value = opening.open(
-                destination, configuration, caller.pause, meanwhile, self._log, caller.hangup_fd
-            )
+            address = Address(route, machine.uri.scheme, name, _longest_s(machine), machine.max_jobs)
+            with self._opener.begin(
+                address, destination, configuration, caller.pause, self._log, caller.hangup_fd
+            ) as opening:
+                yield opening
+
+    def own(self, remote: Remote) -> None:
+        """`remote` was made for this conversation, whose user is warned of what a machine prints."""
         self._remotes.add(remote)
         if remote.client.noise:
-            self._warn(name, remote.client.noise)
-        return remote, value
+            self._warn(remote.name, remote.client.noise)
 
     def _warn(self, name: str, noise: bytes) -> None:
         from hook.protocol.handshake import TALKS, quoted
@@ -109,7 +110,7 @@ class Connections:
             remote.close()
             return
         if remote.destination is None and (answer := self._ask(remote.route)) and answer.speaks_of(remote.begun_at):
-            remote.destination = destination_of(remote.route, self._services, answer.identity, remote.longest_s)
+            remote.destination = destination_of(remote.route, self._services, answer.identity, remote.address.longest_s)
         if remote.destination is None:
             remote.close()
         else:
@@ -157,35 +158,20 @@ class Connections:
         self._destinations[machine] = destination
         return destination
 
-    def _opening(self, machine: Machine, name: str, route: Route) -> Opening:
-        store, private_dir = self._services.store, self._services.private_dir
-        return Opening(
-            pool=self._hub.pool,
-            sharing=self._hub.sharing,
-            route=route,
-            scheme=machine.uri.scheme,
-            name=name,
-            store_dir=store.store_dir,
-            state_dir=store.state_dir,
-            private_dir=private_dir,
-            longest_s=_longest_s(machine),
-            jobs=machine.max_jobs,
-        )
-
     def _again(self, remote: Remote) -> Callable[[], Remote] | None:
         """What opens another one that leads where `remote` does, when this conversation may be over."""
-        services, configurations, route = self._services, self._hub.configurations, remote.route
-        opening, destination, longest_s = remote.opening, remote.destination, remote.longest_s
-        if opening is None or destination is None or longest_s < LEAST_S:
+        services, configurations, opener = self._services, self._hub.configurations, self._opener
+        address, destination = remote.address, remote.destination
+        if destination is None or address.longest_s < LEAST_S:
             return None
 
         def again() -> Remote:
-            answer = None
+            answer, route = None, address.route
             if configurations is not None and isinstance(route, Command) and is_ssh(route):
                 answer = configurations.renew(route, HANDSHAKE_S)
-                if answer is None or destination_of(route, services, answer.identity, longest_s) != destination:
+                if answer is None or destination_of(route, services, answer.identity, address.longest_s) != destination:
                     raise MachineError("ssh would lead elsewhere now")
-            return opening.again(destination, answer)
+            return opener.again(address, destination, answer)
 
         return again
 

@@ -15,6 +15,7 @@ from enum import Enum
 from hook.errors import shortened
 from hook.machines.identity import MachineInUse
 from hook.recent import Recent
+from hook.transfer.meter import Meter
 
 UNWRITTEN = 20_000
 UNWRITTEN_CHARACTERS = 8 << 20
@@ -122,9 +123,9 @@ class Ledger:
         self._answers: Counter[str] = Counter()
         self._totals: Recent[str, Total] = Recent(MOST_TOTALS)
 
-    def conversation(self, copied_bytes: Callable[[], int]) -> "Conversation":
-        """Somebody who asks for builds; `copied_bytes` says how much its builds have copied, either way."""
-        return Conversation(self, self._clock, copied_bytes)
+    def conversation(self, meter: Meter) -> "Conversation":
+        """Somebody who asks for builds; `meter` says how much they have copied, either way."""
+        return Conversation(self, self._clock, meter)
 
     def meet(self, private_dir: str, machines: Sequence[MachineInUse]) -> None:
         """These are the machines of whoever builds now for the store with this private directory."""
@@ -216,10 +217,10 @@ class Ledger:
 class Conversation:
     """What one hook asks for, told as it happens, by one thread; `close` when it is over."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float], copied_bytes: Callable[[], int]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], float], meter: Meter) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._copied_bytes = copied_bytes
+        self._meter = meter
         self._build: Build | None = None
         self._promised = False
         self._counted_bytes = 0
@@ -238,7 +239,7 @@ class Conversation:
         """A build that may be promised to Nix; `machine` is the likely one."""
         now = self._clock()
         self._build = Build(drv_path, machine, now, Phase.CONNECTING, now)
-        self._counted_bytes = self._copied_bytes()
+        self._counted_bytes = self._meter.copied_bytes
         self._ledger.began(self)
 
     def drop(self) -> None:
@@ -283,7 +284,7 @@ class Conversation:
         if build is None:
             return None
         sent, received = build.sent_bytes, build.received_bytes
-        more = max(self._copied_bytes() - self._counted_bytes, 0)
+        more = max(self._meter.copied_bytes - self._counted_bytes, 0)
         sent, received = (sent, received + more) if build.phase in COMING else (sent + more, received)
         return Build(
             build.drv_path,
@@ -298,7 +299,7 @@ class Conversation:
 
     def _settle(self, build: Build) -> None:
         """Account for the time and the bytes of the phase that ends now."""
-        now, copied = self._clock(), self._copied_bytes()
+        now, copied = self._clock(), self._meter.copied_bytes
         build.seconds[build.phase] += now - build.phase_since
         if build.phase in COMING:
             build.received_bytes += copied - self._counted_bytes

@@ -12,6 +12,7 @@ from hook.errors import StockOnly
 FOR_A_BUILD = (
     *(
         "hook.machines.backlog",
+        "hook.session.accepted",
         "hook.session.build",
         "hook.remote.hostkey",
         "hook.remote.ownstore",

@@ -5,15 +5,13 @@ machine that answered a moment ago, and a slot that is free or soon will be.  Wh
 is.  Tested in test_promises.py, and with two kinds of slots in tests/lab/test_mix.py.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
-
 from hook.front.request import Request
-from hook.machines.builders import Machine
-from hook.machines.identity import HealthOf, SlotsOf, is_handled
+from hook.machines.identity import SlotsOf, is_handled
 from hook.machines.places import Place
 from hook.machines.schedule import Answer, Decision
 from hook.session.hub import Hub
+from hook.session.prospects import Prospects
+from hook.session.roster import Roster
 from hook.session.services import Services
 from hook.values.release import Release
 
@@ -21,44 +19,16 @@ WOKEN_BY_OWN_SLOTS: Release = (2, 35)
 """From here on a declined build is asked about again only when a slot of Nix itself may be free."""
 
 
-class Machines(Protocol):
-    """Those of one conversation, by what it knows of them."""
-
-    def usable(self, request: Request) -> Sequence[Machine]:
-        """The machines that lack nothing for it but, perhaps, a free slot."""
-        ...
-
-    def able(self, request: Request) -> Sequence[Machine]:
-        """The machines that could build it, disabled or failing ones included."""
-        ...
-
-    def name(self, machine: Machine) -> str:
-        """What it is called."""
-        ...
-
-    def at(self, machine: Machine) -> SlotsOf:
-        """Whose slots these are."""
-        ...
-
-    def key(self, machine: Machine) -> HealthOf:
-        """Whose health this is."""
-        ...
-
-    def distrust(self, machine: Machine) -> str | None:
-        """Why it may refuse what only users it trusts may do."""
-        ...
-
-
 class Promises:
     """The rules for one conversation, and the promise that it has given, if its build still waits for a slot."""
 
-    def __init__(self, hub: Hub, services: Services, machines: Machines) -> None:
+    def __init__(self, hub: Hub, services: Services, roster: Roster) -> None:
         self._hub = hub
         self._services = services
-        self._machines = machines
+        self._roster = roster
         self._promised_at: list[SlotsOf] = []
 
-    def may_accept_first(self, request: Request, place: Place) -> bool:
+    def may_accept_first(self, prospects: Prospects, place: Place) -> bool:
         """Whether a promise to build it in `place` can be given without asking.
 
         What Nix could build itself rests on that very machine: another one may have no slot, now or for long.  For the
@@ -66,21 +36,15 @@ class Promises:
         """
         if not self._hub.lasting or not is_handled(place.machine):
             return False
-        if self.needs_proof(request):
-            return self._is_proven(place.machine)
-        return self._is_fresh(self._machines.able(request))
+        if self.needs_proof(prospects.request):
+            return self._roster.is_proven(place.machine)
+        return any(self._roster.is_fresh(machine) for machine in prospects.able())
 
     def needs_proof(self, request: Request) -> bool:
         """Whether Nix would build it itself where no machine does: then it is not given away on a mere chance."""
         return self._services.host.could_build(request)
 
-    def _is_fresh(self, machines: Iterable[Machine]) -> bool:
-        return any(self._hub.health.is_fresh(self._machines.key(machine)) for machine in machines)
-
-    def _is_proven(self, machine: Machine) -> bool:
-        return self._hub.health.is_proven(self._machines.key(machine))
-
-    def waits_for(self, request: Request, decision: Decision) -> str | None:
+    def waits_for(self, prospects: Prospects, decision: Decision) -> str | None:
         """The name of a machine that lacks nothing but a free slot for this build; None if it must not wait here.
 
         What Nix could build itself waits only for a slot that it is expected to have soon: once promised, it is never
@@ -89,12 +53,13 @@ class Promises:
         backlog = self._hub.backlog
         if decision.answer is not Answer.POSTPONE or backlog is None:
             return None
-        able = [machine for machine in self._machines.usable(request) if is_handled(machine)]
+        request, roster = prospects.request, self._roster
+        able = [machine for machine in prospects.usable() if is_handled(machine)]
         if self.needs_proof(request):
-            able = [m for m in able if self._machines.distrust(m) is None and self._is_proven(m)]
-            if not backlog.starts_soon([self._machines.at(machine) for machine in able], request.drv_path):
+            able = [m for m in able if roster.distrust(m) is None and roster.is_proven(m)]
+            if not backlog.starts_soon([roster.slots_of(machine) for machine in able], request.drv_path):
                 return None
-        return self._machines.name(max(able, key=lambda m: m.speed_factor)) if able else None
+        return roster.name(max(able, key=lambda m: m.speed_factor)) if able else None
 
     def refusal(self, request: Request, decision: Decision) -> Answer:
         """What to tell Nix about a build that it was not promised.
@@ -115,10 +80,10 @@ class Promises:
         build = self._services.caller.parent_pid, request.drv_path
         return self._hub.backlog.is_news(build, tuple(verdict.reason for verdict in decision.verdicts))
 
-    def promise(self, request: Request) -> None:
+    def promise(self, prospects: Prospects) -> None:
         """A build is promised that has no slot yet."""
         if self._hub.backlog is not None:
-            self._promised_at = [self._machines.at(machine) for machine in self._machines.usable(request)]
+            self._promised_at = [self._roster.slots_of(machine) for machine in prospects.usable()]
             self._hub.backlog.enter(self._promised_at)
 
     def kept(self) -> None:
@@ -134,6 +99,6 @@ class Promises:
 
     def ran(self, request: Request, place: Place, seconds: float) -> None:
         """A build has taken so long, and has built something."""
-        self._hub.health.built(self._machines.key(place.machine))
+        self._hub.health.built(self._roster.health_of(place.machine))
         if self._hub.backlog is not None:
             self._hub.backlog.ran(place.at, request.drv_path, seconds)

@@ -20,6 +20,7 @@ from hook.remote.connection import Remote
 from hook.remote.stream import Stream
 from hook.store.local import LocalStore
 from hook.store.nar import Dumper, Restorer
+from hook.transfer.meter import Meter
 from hook.values.info import PathInfo
 from hook.values.release import Release
 
@@ -159,39 +160,46 @@ class CopyProgress:
 
 
 class _PathProgress:
-    """Bytes of one path, reported every PROGRESS_STEP_BYTES and at the end."""
+    """Bytes of one path: counted as they come, reported every PROGRESS_STEP_BYTES and at the end."""
 
-    def __init__(self, log: Log, activity: int, expected: int) -> None:
-        self._log, self._activity, self._expected = log, activity, expected
-        self._reported = 0
+    def __init__(self, here: "LocalEnd", activity: int, expected: int) -> None:
+        self._log, self._meter = here.log, here.meter
+        self._activity, self._expected = activity, expected
+        self._counted = self._reported = 0
 
     def at(self, size: int) -> None:
+        self._meter.copied_bytes += size - self._counted
+        self._counted = size
         if size - self._reported >= PROGRESS_STEP_BYTES or size == self._expected:
             self._log.progress(self._activity, size, self._expected)
-            self._log.copied_bytes += size - self._reported
             self._reported = size
 
 
 @dataclass(frozen=True, slots=True)
 class LocalEnd:
-    """Our end of what is copied: the store, on whose behalf, who is told of it, and the release of the parent."""
+    """Our end of what is copied: the store, on whose behalf, who is told of it, and the release of the parent.
+
+    `log` is what its user sees, `meter` counts.
+    """
 
     store: LocalStore
     caller: Caller
     log: Log
+    meter: Meter
     release: Release
 
 
 class Copier:
-    """Copies store paths to and from one connected machine; `release` is that of the Nix whose user is told so."""
+    """Copies store paths to and from one connected machine."""
 
-    def __init__(self, remote: Remote, store: LocalStore, log: Log, release: Release) -> None:
+    def __init__(self, remote: Remote, here: LocalEnd) -> None:
         self._client = remote.client
         self._stream = remote.stream
         self._name = remote.name
-        self._store = store
-        self._log = log
-        self._release = release
+        self._here = here
+        self._store = here.store
+        self._log = here.log
+        self._release = here.release
 
     def upload(self, count: int, nar_bytes: int, infos: Iterable[PathInfo]) -> None:
         """Send `infos`, `count` of them with as many bytes of NARs, which must be in an order with references first.
@@ -213,18 +221,15 @@ class Copier:
                 self._client.abandon_upload()
                 raise
 
-    def download(
-        self, infos: Sequence[PathInfo], asked: Mapping[str, Answer[None]], arrived: Callable[[], object]
-    ) -> None:
-        """Fetch `infos`, references first, verify each and register all of them in one transaction.
+    def download(self, infos: Sequence[PathInfo], asked: Mapping[str, Answer[None]]) -> list[PathInfo]:
+        """Fetch `infos`, references first, and verify each; returns those that are to be registered in one transaction.
 
-        NARs that were `asked` for already come first.  Nothing is registered unless everything has arrived, which
-        `arrived` is told; what a failed transfer left on disk is invalid and overwritten by the next attempt.  A path
-        that became valid meanwhile is left alone.
+        NARs that were `asked` for already come first.  Nothing may be registered unless everything has arrived; what a
+        failed transfer left on disk is invalid and overwritten by the next attempt.  A path that became valid meanwhile
+        is left alone.
         """
         if not infos and self._release >= SILENT_WITHOUT_PATHS:
-            arrived()
-            return
+            return []
         nar_bytes = sum(info.nar_size for info in infos)
         with (progress := CopyProgress(self._log, len(infos), nar_bytes)).activity:
             destinations = {info.path: self._prepare(info) for info in infos}
@@ -237,8 +242,7 @@ class Copier:
                     with self._importing(info):
                         self._receive_path(info, destination, next(nars))
                 progress.path_done()
-            arrived()
-            self._store.commit(imported)
+        return imported
 
     def _send(self, sink: Sink, operation: Upload, progress: CopyProgress) -> None:
         sink.write(operation.request)
@@ -275,7 +279,7 @@ class Copier:
     def _send_nar(self, sink: Sink, info: PathInfo, progress: CopyProgress, wanted: Callable[[], int] | None) -> None:
         progress.path_started()
         with self._copying(info, f"to '{self._name}'", "local", self._name) as activity:
-            bytes_progress = _PathProgress(self._log, activity.id, info.nar_size)
+            bytes_progress = _PathProgress(self._here, activity.id, info.nar_size)
             try:
                 with Dumper(self._store.real_path(info.path), hashing=False) as dumper:
                     if wanted is not None:
@@ -300,7 +304,7 @@ class Copier:
             self._copying(info, f"from '{self._name}'", self._name, "local") as activity,
             Restorer(destination, **self._store.restore_options()) as restorer,
         ):
-            progress = _PathProgress(self._log, activity.id, info.nar_size)
+            progress = _PathProgress(self._here, activity.id, info.nar_size)
             nar.get()
             while not restorer.done:
                 self._stream.consume(restorer.feed(self._stream.available()))

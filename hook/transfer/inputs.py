@@ -44,10 +44,10 @@ class Inputs:
     """
 
     def __init__(self, here: LocalEnd, uploads: Uploads, slots: SlotTable, *, substitute: bool) -> None:
+        self._here = here
         self._store = here.store
         self._pause = here.caller.pause
         self._log = here.log
-        self._release = here.release
         self._uploads = uploads
         self._slots = slots
         self._substitute = substitute
@@ -121,7 +121,7 @@ class Inputs:
 
         ordered = references_first(missing, references())
         with remote.stream.patience(UPLOAD_SILENCE_S):
-            copier = Copier(remote, self._store, self._log, self._release)
+            copier = Copier(remote, self._here)
             copier.upload(len(ordered), nar_bytes, self._infos(ordered))
 
     @contextmanager

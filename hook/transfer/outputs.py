@@ -5,8 +5,9 @@ machine may name any path of the right name that the content it sends hashes to,
 fetched are the stock hook's, see the build-hook protocol, section 8.  Tested in test_outputs.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hook.errors import MachineError, RemoteError, StockOnly, StoreError
@@ -34,15 +35,13 @@ class Ahead:
 
 
 class Outputs:
-    """Outputs whose paths the derivation knows; `arrived` is called when all are here, and before they are valid."""
+    """Outputs whose paths the derivation knows."""
 
-    def __init__(self, derivation: Derivation, here: LocalEnd, arrived: Callable[[], object]) -> None:
+    def __init__(self, derivation: Derivation, here: LocalEnd) -> None:
         self._paths = {output.path for _, output in derivation.outputs}
+        self._here = here
         self._store = here.store
-        self._release = here.release
-        self._pause = here.caller.pause
         self._log = here.log
-        self._arrived = arrived
 
     def check_machine(self, remote: Remote) -> None:
         """MachineError if outputs of this kind cannot come from this machine."""
@@ -59,20 +58,25 @@ class Outputs:
             ahead.nars[missing[0]] = remote.client.nar_from_path(missing[0])
         return ahead
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
-        """Make every output valid, `wanted` or not, as `remote` has built it."""
+    @contextmanager
+    def fetched(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> Iterator[None]:
+        """Every output, `wanted` or not, is here in the block as `remote` has built it, and valid after it."""
+        imported: list[PathInfo] = []
         if missing := ahead.infos.keys() - self._store.database.valid_among(ahead.infos.keys()):
-            self._copy(remote, missing, ahead)
+            imported = self._copy(remote, missing, ahead)
+        yield
+        if imported:
+            self._store.commit(imported)
 
-    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead) -> None:
+    def _copy(self, remote: Remote, paths: AbstractSet[str], ahead: Ahead) -> list[PathInfo]:
+        """What is here now, to be made valid in one transaction."""
         with step(self._log, f"copying outputs from '{remote.name}'"):
             try:
                 # All are asked for before the first is waited for.
                 asked = {path: ahead.infos.get(path) or remote.client.query_path_info(path) for path in sorted(paths)}
                 infos = self._in_order([self._info(path, answer.get()) for path, answer in asked.items()])
                 remote.known.add(paths)
-                copier = Copier(remote, self._store, self._log, self._release)
-                copier.download(infos, ahead.nars, self._arrived)
+                return Copier(remote, self._here).download(infos, ahead.nars)
             except RemoteError as error:
                 raise MachineError(f"cannot copy its outputs: {error}") from None
 
@@ -101,8 +105,8 @@ class FloatingOutputs(Outputs):
     StockOnly if the local store does not keep realisations in a way that is known here.
     """
 
-    def __init__(self, drv_path: str, derivation: Derivation, here: LocalEnd, arrived: Callable[[], object]) -> None:
-        super().__init__(derivation, here, arrived)
+    def __init__(self, drv_path: str, derivation: Derivation, here: LocalEnd) -> None:
+        super().__init__(derivation, here)
         self._drv_name = name_of(drv_path).removesuffix(".drv")
         self._drv_hash = f"sha256:{resolved_hash(derivation).hex()}"
         self._realisations = Realisations(here.store.database, drv_path, self._drv_hash)
@@ -116,15 +120,20 @@ class FloatingOutputs(Outputs):
         """Nothing: the paths are not known yet."""
         return Ahead()
 
-    def fetch(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> None:
-        """Make those `wanted` outputs valid that have no realisation here, and register theirs."""
+    @contextmanager
+    def fetched(self, remote: Remote, wanted: AbstractSet[str], result: BuildResult, ahead: Ahead) -> Iterator[None]:
+        """Those `wanted` are here in the block that have no realisation yet, and valid and registered after it."""
         built = [self._realisation(name, result) for name in sorted(wanted - self._realisations.known())]
         if not built:
+            yield
             return
         paths = {realisation.out_path for realisation in built}
         # The parent has locked the outputs by name; it cannot hold the locks of paths that nobody knew.
-        with self._store.locked(paths, self._announce_wait, self._pause):
-            self._copy(remote, paths - self._store.database.valid_among(paths), ahead)
+        with self._store.locked(paths, self._announce_wait, self._here.caller.pause):
+            imported = self._copy(remote, paths - self._store.database.valid_among(paths), ahead)
+            yield
+            if imported:
+                self._store.commit(imported)
             self._realisations.register(built)
 
     def _realisation(self, name: str, result: BuildResult) -> Realisation:
@@ -156,15 +165,13 @@ class FloatingOutputs(Outputs):
         self._log.message(Verbosity.NOTICE, f"waiting for lock on '{real_path}'")
 
 
-def outputs_of(
-    drv_path: str, derivation: Derivation, here: LocalEnd, settings: Settings, arrived: Callable[[], object]
-) -> Outputs:
+def outputs_of(drv_path: str, derivation: Derivation, here: LocalEnd, settings: Settings) -> Outputs:
     """How the outputs of a derivation become valid; StockOnly if they are of a kind that is not handled here."""
     match derivation.kind:
         case OutputKind.INPUT_ADDRESSED | OutputKind.FIXED:
-            return Outputs(derivation, here, arrived)
+            return Outputs(derivation, here)
         # Nix asks for such builds only with the feature on, and after replacing input derivations by their outputs.
         case OutputKind.FLOATING if "ca-derivations" in settings.words("experimental-features"):
             if not derivation.input_drvs:
-                return FloatingOutputs(drv_path, derivation, here, arrived)
+                return FloatingOutputs(drv_path, derivation, here)
     raise StockOnly(f"its outputs are {derivation.kind.value}")

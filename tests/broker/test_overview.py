@@ -17,6 +17,7 @@ from hook.machines.identity import MachineInUse
 from hook.session.hub import new_hub
 from hook.session.ledger import Phase
 from hook.session.record import BUILDS, DECISIONS
+from hook.transfer.meter import Meter
 from tests.fakes.bench import Bench
 from tests.lab.container import wait_until
 
@@ -184,7 +185,7 @@ def test_a_machine_that_builds_is_in_use_however_long_ago_it_answered() -> None:
     now[0] += 3600
     (idle,) = overview(hub)["machines"]
     assert (idle["state"], idle["answered_s_ago"]) == ("not asked lately", 3600)
-    conversation = hub.ledger.conversation(lambda: 0)
+    conversation = hub.ledger.conversation(Meter())
     conversation.begin("/nix/store/x.drv", "ssh://b1")
     conversation.enter(Phase.BUILDING)
     assert overview(hub)["machines"][0]["state"] == "in use"

@@ -8,7 +8,7 @@ import pytest
 from hook.errors import ConnectionLost, MachineError
 from hook.front.log import Log
 from hook.remote.child import Command
-from hook.remote.connection import Remote
+from hook.remote.connection import Address, Link, Remote
 from hook.remote.ownstore import THE_SAME, refuse_own
 from hook.store.temproots import TempRoots, is_rooted
 from tests.fakes import DAEMON
@@ -28,9 +28,7 @@ def remote(state: Path, request: pytest.FixtureRequest) -> Iterator[Remote]:
     """A scripted daemon; as `own-store` it keeps its temporary roots in `state`."""
     argv = (*DAEMON, request.param)
     environ = {"OWN_STATE": str(state)}
-    remote = Remote(Command(argv, environ), "ssh-ng", "ssh-ng://b1")
-    remote.attach(Log(2, 3), None)
-    remote.shake_hands()
+    remote = Remote(Link(Address(Command(argv, environ), "ssh-ng", "ssh-ng://b1")), log=Log(2, 3))
     yield remote
     remote.close()
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -21,16 +22,23 @@ from hook.remote.connection import (
     RENEW_BYTES,
     RENEW_LOGIN_S,
     RENEW_S,
+    Address,
+    Link,
     Remote,
 )
 from hook.remote.pool import MOST_OPENED, TOGETHER_S, Pool
 
 
+class Answered(Remote):
+    """One that needs no handshake."""
+
+    def _shake_hands(self) -> StoreClient:
+        return cast(StoreClient, SimpleNamespace(idle=True))
+
+
 def connected(program: str, name: str) -> Remote:
     """A connection over which everything that was asked is answered."""
-    remote = Remote(Command(tuple(program.split()), dict(os.environ)), "ssh-ng", name)
-    remote.client = cast(StoreClient, SimpleNamespace(idle=True))
-    return remote
+    return Answered(Link(Address(Command(tuple(program.split()), dict(os.environ)), "ssh-ng", name)))
 
 
 def prompt(idle_s: float = 60) -> Pool:
@@ -204,7 +212,10 @@ class Deferred:
 
 def wear(remote: Remote, **use: float) -> None:
     for name, value in use.items():
-        setattr(remote.stream if name == "bytes_in" else remote, name, value)
+        if name == "longest_s":
+            remote.address = replace(remote.address, longest_s=value)
+        else:
+            setattr(remote.stream if name == "bytes_in" else remote, name, value)
 
 
 def refuse() -> Remote:
@@ -291,7 +302,7 @@ def test_the_more_jobs_a_machine_has_the_less_goes_over_each(remotes: list[Remot
     """What all of them keep alive counts; but each may be used for something."""
     renewed = []
     for jobs in (0, 1, 2, 64):
-        remote = Remote(remotes[0].route, "ssh-ng", "a", jobs=jobs)
+        remote = Answered(Link(replace(remotes[0].address, jobs=jobs)))
         remote.stream.bytes_in = LEAST_BYTES
         renewed.append(remote.is_worn)
         remote.stream.bytes_out = RENEW_BYTES // 2 - LEAST_BYTES

@@ -15,7 +15,7 @@ import pytest
 
 from hook.errors import ConnectionLost, MachineError
 from hook.protocol.options import Options
-from hook.remote.connection import Remote
+from hook.remote.connection import Address, Link, Remote
 from hook.remote.stream import Stream
 from hook.remote.unixsocket import UnixSocket
 from tests.fakes import DAEMON
@@ -54,8 +54,7 @@ def test_the_daemon_is_sent_the_settings_that_it_takes_from_us(
 ) -> None:
     """One that does not trust us would print a warning for each other; old ones do not say."""
     with listening(tmp_path / "socket", behaviour) as said:
-        remote = Remote(UnixSocket(str(tmp_path / "socket"), ALL, HUMBLE), "unix", "daemon")
-        remote.shake_hands()
+        remote = Remote(Link(Address(UnixSocket(str(tmp_path / "socket"), ALL, HUMBLE), "unix", "daemon")))
         assert remote.client.query_valid_paths([], substitute=False) == set()
         assert remote.is_clean()
         remote.close()

@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -18,15 +20,19 @@ from hook.machines.builders import Machine, parse_machines
 from hook.machines.health import Health
 from hook.machines.places import LookAhead, Place
 from hook.machines.queue import SlotQueue
-from hook.machines.schedule import Host
+from hook.machines.schedule import Answer, Decision, Host
 from hook.machines.slots import SlotTable
 from hook.remote.configurations import Configurations
 from hook.remote.connection import Remote
 from hook.remote.pool import Pool
 from hook.remote.sharing import Sharing
+from hook.session.contacts import Contacts
 from hook.session.dispatch import Dispatcher
 from hook.session.hub import Hub
 from hook.session.ledger import Ledger
+from hook.session.promises import Promises
+from hook.session.prospects import Prospects
+from hook.session.roster import Roster
 from hook.session.services import Services
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
@@ -35,6 +41,8 @@ from hook.transfer.claims import Uploads
 from hook.values.limits import limits_of
 from hook.values.settings import Settings
 from tests.fakes import DAEMON_IN_URI
+
+Value = TypeVar("Value")
 
 SYSTEM = "x86_64-linux"
 RELEASE = (2, 34)
@@ -86,9 +94,9 @@ class Desk:
         self._log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         environ = {"PATH": os.environ["PATH"]}
         self.caller = Caller(-1, self._log, -1, "3", environ, os.getpid(), self._hangup)
-        self._open: list[Dispatcher] = []
+        self._open: list[Conversation] = []
 
-    def dispatcher(self, *lines: str) -> Dispatcher:
+    def conversation(self, *lines: str) -> "Conversation":
         """A new conversation with these machines."""
         machines, warnings = parse_machines("\n".join(lines), default_system=SYSTEM, release=RELEASE, read_file=str)
         assert warnings == []
@@ -121,7 +129,7 @@ class Desk:
             self.lasting,
             self.configurations,
         )
-        self._open.append(Dispatcher(hub, services, Log(self._log, 3)))
+        self._open.append(Conversation(hub, services, Log(self._log, 3)))
         return self._open[-1]
 
     def held(self) -> int:
@@ -143,30 +151,94 @@ class Desk:
             self._end = -1
 
     def close(self) -> None:
-        for dispatcher in self._open:
-            dispatcher.close()
+        for conversation in self._open:
+            conversation.close()
         self.pool.close()
         self.hang_up()
         os.close(self._hangup)
         os.close(self._log)
 
 
-def place_of(dispatcher: Dispatcher, request: Request = REQUEST) -> Place:
-    _, place = dispatcher.decide(request)
+class Conversation:
+    """One that looks for places: its parts, and what they are asked about a build."""
+
+    def __init__(self, hub: Hub, services: Services, log: Log) -> None:
+        self.roster = Roster(hub, services)
+        self.promises = Promises(hub, services, self.roster)
+        self.contacts = Contacts(hub, services, log, self.roster)
+        self.dispatcher = Dispatcher(hub, services, log, self.roster, self.promises)
+
+    def close(self) -> None:
+        self.contacts.close()
+        self.dispatcher.close()
+
+    def prospects(self, request: Request) -> Prospects:
+        return Prospects(request, self.roster)
+
+    def decide(self, request: Request, avoided: Collection[Machine] = (), **rest: Any) -> tuple[Decision, Place | None]:
+        return self.dispatcher.decide(self.prospects(request), avoided, **rest)
+
+    def wait(self, request: Request, *, ahead: bool = False) -> Place | None:
+        return self.dispatcher.wait(self.prospects(request), ahead=ahead)
+
+    def wait_for_slot(self, request: Request, place: Place) -> Place:
+        return self.dispatcher.wait_for_slot(self.prospects(request), place)
+
+    def remind(self, request: Request) -> None:
+        self.dispatcher.remind(self.prospects(request))
+
+    def why_nowhere(self, request: Request) -> str:
+        return self.prospects(request).why_nowhere()
+
+    def connect(
+        self, place: Place, meanwhile: Callable[[], Value], *, needs_proof: bool = False
+    ) -> tuple[Remote, Value]:
+        """A connection, and what `meanwhile` returns, which is called while ssh authenticates."""
+        with self.contacts.begin(place, needs_proof=needs_proof) as contact:
+            value = meanwhile()
+            return contact.finish(), value
+
+    def give_back(self, remote: Remote) -> None:
+        self.contacts.give_back(remote)
+
+    def may_be_mended(self, place: Place, remote: Remote, error: MachineError) -> bool:
+        return self.contacts.may_be_mended(place, remote, error)
+
+    def lost(self, machine: Machine, error: MachineError) -> None:
+        self.contacts.lost(machine, error)
+
+    def spare(self, request: Request, machine: Machine, reason: str) -> None:
+        self.roster.spare(request.drv_path, machine, reason)
+
+    def may_accept_first(self, request: Request, place: Place) -> bool:
+        return self.promises.may_accept_first(self.prospects(request), place)
+
+    def waits_for(self, request: Request, decision: Decision) -> str | None:
+        return self.promises.waits_for(self.prospects(request), decision)
+
+    def promise(self, request: Request) -> None:
+        self.promises.promise(self.prospects(request))
+
+    def refusal(self, request: Request, decision: Decision) -> Answer:
+        return self.promises.refusal(request, decision)
+
+
+def place_of(conversation: Conversation, request: Request = REQUEST) -> Place:
+    _, place = conversation.decide(request)
     assert place is not None
     return place
 
 
-def connect(dispatcher: Dispatcher, place: Place | None = None) -> Remote:
-    remote, value = dispatcher.connect(place or place_of(dispatcher), lambda: "value")
+def connect(conversation: Conversation, place: Place | None = None) -> Remote:
+    remote, value = conversation.connect(place or place_of(conversation), lambda: "value")
     assert value == "value"
     return remote
 
 
-def fail_to_connect(dispatcher: Dispatcher) -> None:
-    place = place_of(dispatcher)
+def fail_to_connect(conversation: Conversation) -> None:
+    place = place_of(conversation)
     with pytest.raises(MachineError):
-        connect(dispatcher, place)
+        connect(conversation, place)
     place.release()
 
 
@@ -174,8 +246,8 @@ def is_running(remote: Remote) -> bool:
     return not remote.stream.closed
 
 
-def machine_of(dispatcher: Dispatcher) -> Machine:
-    place = place_of(dispatcher)
+def machine_of(conversation: Conversation) -> Machine:
+    place = place_of(conversation)
     place.release()
     return place.machine
 
@@ -183,15 +255,15 @@ def machine_of(dispatcher: Dispatcher) -> Machine:
 class Waiting:
     """A conversation that waits for a place in a thread of its own."""
 
-    def __init__(self, dispatcher: Dispatcher, request: Request = REQUEST, *, ahead: bool = False) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, conversation: Conversation, request: Request = REQUEST, *, ahead: bool = False) -> None:
+        self.conversation = conversation
         self._request = request
         self._ahead = ahead
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _wait(self) -> Place | None:
-        return self.dispatcher.wait(self._request, ahead=self._ahead)
+        return self.conversation.wait(self._request, ahead=self._ahead)
 
     def _run(self) -> None:
         try:
@@ -211,24 +283,24 @@ class Waiting:
 class Ready(Waiting):
     """One that has its inputs at `place` and waits for a slot."""
 
-    def __init__(self, dispatcher: Dispatcher, place: Place) -> None:
+    def __init__(self, conversation: Conversation, place: Place) -> None:
         self.place = place
-        super().__init__(dispatcher)
+        super().__init__(conversation)
 
     def _wait(self) -> Place | None:
-        return self.dispatcher.wait_for_slot(self._request, self.place)
+        return self.conversation.wait_for_slot(self._request, self.place)
 
 
-def run(dispatcher: Dispatcher, request: Request = REQUEST) -> Place:
+def run(conversation: Conversation, request: Request = REQUEST) -> Place:
     """A build that runs."""
-    place = place_of(dispatcher, request)
-    assert dispatcher.wait_for_slot(request, place) is place
+    place = place_of(conversation, request)
+    assert conversation.wait_for_slot(request, place) is place
     return place
 
 
-def ahead(dispatcher: Dispatcher) -> Place:
+def ahead(conversation: Conversation) -> Place:
     """A place ahead of a slot."""
-    place = dispatcher.wait(REQUEST, ahead=True)
+    place = conversation.wait(REQUEST, ahead=True)
     assert place is not None
     return place
 

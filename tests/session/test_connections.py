@@ -9,6 +9,7 @@ import pytest
 
 from hook.config import Config
 from hook.errors import MachineError, StoreError
+from hook.machines.identity import Destination
 from hook.protocol.worker import WorkerClient
 from hook.remote import configurations, sshfiles
 from hook.remote import pool as pool_module
@@ -20,6 +21,7 @@ from hook.remote.pool import Pool
 from hook.remote.sharing import SESSIONS_EACH
 from hook.remote.sshfiles import SshFiles
 from hook.remote.watch import Deadline
+from hook.values.limits import Limits
 from tests.fakes import DAEMON
 from tests.leaks import children
 from tests.session.desk import (
@@ -35,14 +37,14 @@ from tests.session.desk import (
 
 def test_a_connection_is_used_again(desk: Desk) -> None:
     """By the next conversation; it then speaks for that one."""
-    first = desk.dispatcher(good())
+    first = desk.conversation(good())
     place = place_of(first)
     remote = connect(first, place)
     first.give_back(remote)
     place.release()
     first.close()
     assert is_running(remote)
-    second = desk.dispatcher(good())
+    second = desk.conversation(good())
     assert connect(second) is remote
     assert remote.stream.hangup_fd == desk.caller.hangup_fd
 
@@ -50,21 +52,21 @@ def test_a_connection_is_used_again(desk: Desk) -> None:
 def test_a_lone_hook_keeps_no_connection(desk: Desk) -> None:
     """Nobody comes after it."""
     desk.lasting = False
-    dispatcher = desk.dispatcher(good())
-    remote = connect(dispatcher)
-    dispatcher.give_back(remote)
+    conversation = desk.conversation(good())
+    remote = connect(conversation)
+    conversation.give_back(remote)
     assert not is_running(remote)
 
 
 def test_a_connection_that_fetches_nothing_any_more_is_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stock has a connection for each build, so its machines always fetch what they can."""
     monkeypatch.setattr(WorkerClient, "stops_substituting", True)
-    first = desk.dispatcher(good(jobs=2))
+    first = desk.conversation(good(jobs=2))
     other = connect(first)
     first.give_back(other)
     assert is_running(other)
     desk.settings["builders-use-substitutes"] = "true"
-    second = desk.dispatcher(good(jobs=2))
+    second = desk.conversation(good(jobs=2))
     remote = connect(second)
     assert remote is not other
     second.give_back(remote)
@@ -73,22 +75,22 @@ def test_a_connection_that_fetches_nothing_any_more_is_not_kept(desk: Desk, monk
 
 def test_a_warm_connection_is_not_lost_when_the_build_is_refused(desk: Desk) -> None:
     """The derivation cannot be read: no fault of the machine's."""
-    first = desk.dispatcher(good(jobs=2))
+    first = desk.conversation(good(jobs=2))
     remote = connect(first)
     first.give_back(remote)
-    second = desk.dispatcher(good(jobs=2))
+    second = desk.conversation(good(jobs=2))
 
     def refuse() -> None:
         raise StoreError("unreadable")
 
     with pytest.raises(StoreError):
         second.connect(place_of(second), refuse)
-    assert connect(desk.dispatcher(good(jobs=3))) is remote
+    assert connect(desk.conversation(good(jobs=3))) is remote
 
 
 def test_an_error_of_ours_while_ssh_connects_ends_ssh(desk: Desk) -> None:
     """Nothing of it may stay behind."""
-    dispatcher = desk.dispatcher(good())
+    conversation = desk.conversation(good())
     before = children()
     started: set[str] = set()
 
@@ -97,7 +99,7 @@ def test_an_error_of_ours_while_ssh_connects_ends_ssh(desk: Desk) -> None:
         raise StoreError("unreadable")
 
     with pytest.raises(StoreError):
-        dispatcher.connect(place_of(dispatcher), refuse)
+        conversation.connect(place_of(conversation), refuse)
     assert len(started) == 1
     assert not started & children()
 
@@ -140,7 +142,7 @@ def test_where_sharing_fails_a_connection_of_its_own_does(
     """A control connection may end at the very moment in which it is wanted."""
     monkeypatch.setattr(sharing_module, "LONGEST_PATH", 200)
     (tmp_path / "bin/ssh").write_text(NO_SHARED_SESSION.format(daemon=" ".join(DAEMON)))
-    remote = connect(desk.dispatcher("ssh-ng://b1"))
+    remote = connect(desk.conversation("ssh-ng://b1"))
     assert is_running(remote)
     assert list((tmp_path / "nix-ferry/ssh").iterdir()) == []
 
@@ -149,7 +151,7 @@ def test_where_sharing_fails_a_connection_of_its_own_does(
 def test_the_connect_timeout_is_configured(desk: Desk) -> None:
     """Five seconds are too short over a satellite."""
     desk.config = Config(connect_timeout_s=30)
-    assert "-oConnectTimeout=30" in connect(desk.dispatcher("ssh-ng://b1")).route.argv
+    assert "-oConnectTimeout=30" in connect(desk.conversation("ssh-ng://b1")).route.argv
 
 
 @pytest.mark.parametrize(
@@ -170,28 +172,28 @@ def test_callers_share_a_connection_only_if_ssh_would_make_the_same_one(
     desk: Desk, line: str, name: str, same: bool
 ) -> None:
     """Whatever else is in their environments; a local command may look at any variable."""
-    first = desk.dispatcher(line)
+    first = desk.conversation(line)
     remote = connect(first)
     first.give_back(remote)
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, name: "other"})
-    second = desk.dispatcher(line)
+    second = desk.conversation(line)
     other = connect(second)
     assert (other is remote) is same
     # Each finds its own again.
     second.give_back(other)
-    assert connect(desk.dispatcher(line)) is other
+    assert connect(desk.conversation(line)) is other
 
 
 @pytest.mark.usefixtures("ssh")
 def test_a_program_on_the_way_may_look_at_any_variable(desk: Desk) -> None:
     """A cloud's ProxyCommand goes where its profile says; ssh itself knows nothing of that."""
     desk.caller = replace(desk.caller, environ={**desk.caller.environ, "PROXY": "nc"})
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
     first.give_back(remote)
     for name, same in (("SHLVL", True), ("AWS_PROFILE", False)):
         desk.caller = replace(desk.caller, environ={**desk.caller.environ, name: "other"})
-        later = desk.dispatcher("ssh-ng://b1 - - 9")
+        later = desk.conversation("ssh-ng://b1 - - 9")
         assert (connect(later) is remote) is same
         if same:
             later.give_back(remote)
@@ -216,9 +218,9 @@ def test_nobody_waits_for_an_ssh_that_decides_by_the_moment(
     (tmp_path / "bin/ssh").write_text(SLOW.format(daemon=" ".join(DAEMON), gate=gate))
     monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
     monkeypatch.setattr(configurations, "TOGETHER_S", 3600)
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
-    other = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+    other = connect(desk.conversation("ssh-ng://b1 - - 9"))
     assert other is not remote
     # Both ask once.
     gate.write_text("\n")
@@ -226,7 +228,7 @@ def test_nobody_waits_for_an_ssh_that_decides_by_the_moment(
     assert isinstance(route, Command)
     assert desk.configurations.renew(route, 60)
     first.give_back(remote)
-    assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is remote
+    assert connect(desk.conversation("ssh-ng://b1 - - 9")) is remote
 
 
 @pytest.mark.usefixtures("ssh")
@@ -235,7 +237,7 @@ def test_a_connection_that_is_not_known_to_lead_anywhere_is_not_kept(
 ) -> None:
     """Where it went may not be where ssh went when it said."""
     monkeypatch.setattr(configurations, "ssh_files", lambda argv: SshFiles(momentary=True))
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
     remote.destination = None
     remote.begun_at -= 3600
@@ -243,25 +245,33 @@ def test_a_connection_that_is_not_known_to_lead_anywhere_is_not_kept(
     assert not is_running(remote)
 
 
+THERE = Destination("there", None, (), Limits(), machines_substitute=False, state_dir="", longest_s=60.0)
+
+
 class Momentary:
     """A configuration that decides by the moment: what ssh says of it now, and what it said too long ago."""
 
     def __init__(self, desk: Desk) -> None:
-        remote = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
-        assert remote.opening is not None
+        conversation = desk.conversation("ssh-ng://b1 - - 9")
+        remote = connect(conversation)
         assert isinstance(remote.route, Command)
         answer = desk.configurations.renew(remote.route, 60)
         assert answer is not None
-        self.opening = remote.opening
+        self.opener = conversation.contacts.connections._opener
+        self.address = remote.address
         self.now = replace(answer, options=())
         self.late = replace(self.now, asked_at=answer.asked_at - 2 * HOUR_S)
         self.remotes: list[Remote] = []
 
-    def open(
-        self, configuration: Configuration, pause: Callable[[float], object] = pytest.fail, where: str = "there"
-    ) -> Remote:
+    def open(self, configuration: Configuration, pause: Callable[[float], object] = pytest.fail) -> Remote:
         """Another connection, to be closed with the others."""
-        self.remotes.append(self.opening.open(where, configuration, pause, lambda: None)[0])
+        with self.opener.begin(self.address, THERE, configuration, pause) as opening:
+            self.remotes.append(opening.finish())
+        return self.remotes[-1]
+
+    def again(self, configuration: Configuration) -> Remote:
+        """One in the background."""
+        self.remotes.append(self.opener.again(self.address, THERE, configuration))
         return self.remotes[-1]
 
 
@@ -289,13 +299,12 @@ def test_what_is_known_is_not_that_of_a_connection_which_may_lead_elsewhere(mome
     """What ssh said a while ago of a configuration that decides by the moment says nothing of a connection made now."""
     alone = replace(momentary.now, options=None)
     first, second = momentary.open(alone), momentary.open(replace(momentary.late, options=None))
-    third = momentary.opening.again("there", alone)
-    momentary.remotes.append(third)
+    third = momentary.again(alone)
     assert first.known is third.known
     assert first.known is not second.known
-    assert (first.destination, second.destination, third.destination) == ("there", None, "there")
+    assert (first.destination, second.destination, third.destination) == (THERE, None, THERE)
     with pytest.raises(MachineError, match="elsewhere"):
-        momentary.opening.again("there", momentary.late)
+        momentary.again(momentary.late)
 
 
 def test_nobody_shares_a_connection_that_may_lead_elsewhere(momentary: Momentary) -> None:
@@ -312,14 +321,14 @@ def test_nobody_begins_one_for_others_that_may_lead_elsewhere(momentary: Momenta
     momentary.open(momentary.now).close()
     assert is_alone(momentary.open(momentary.late))
     again = momentary.open(momentary.now)
-    assert (again.login_at < again.begun_at, again.destination) == (True, "there")
+    assert (again.login_at < again.begun_at, again.destination) == (True, THERE)
 
 
 def test_who_has_waited_too_long_for_a_connection_to_share_makes_one(
     desk: Desk, momentary: Momentary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the other login fails, ssh makes one of its own: by then it may lead elsewhere."""
-    other = desk.sharing.join("there", (), momentary.opening.private_dir)
+    other = desk.sharing.join(THERE, (), momentary.opener.private_dir)
     assert other is not None
 
     def log_in(_: float) -> None:
@@ -328,7 +337,7 @@ def test_who_has_waited_too_long_for_a_connection_to_share_makes_one(
 
     remote = momentary.open(momentary.now, log_in)
     assert is_alone(remote)
-    assert remote.known is not desk.pool.known("there")
+    assert remote.known is not desk.pool.known(THERE)
     monkeypatch.setattr(configurations, "TOGETHER_S", HOUR_S)
     # It has left its place.
     other.leave()
@@ -348,52 +357,52 @@ def ssh_config(ssh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def test_a_changed_configuration_is_noticed_at_once(desk: Desk, ssh_config: Path) -> None:
     """Also if ssh says the same of it: a machine on the way may be another one."""
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
     first.give_back(remote)
     ssh_config.write_text("Host jump\n  HostName elsewhere\n")
-    assert connect(desk.dispatcher("ssh-ng://b1 - - 9")) is not remote
+    assert connect(desk.conversation("ssh-ng://b1 - - 9")) is not remote
 
 
 def test_what_comes_from_where_ssh_led_before_is_no_proof(desk: Desk, ssh_config: Path) -> None:
     """A build goes on there, and says something all the time; the next one goes where ssh leads now."""
     desk.max_jobs = 1
     line = "ssh-ng://b1 - - 9"
-    first = desk.dispatcher(line)
+    first = desk.conversation(line)
     remote = connect(first)
-    second = desk.dispatcher(line)
-    assert second.promises.may_accept_first(REQUEST, place_of(second))
+    second = desk.conversation(line)
+    assert second.may_accept_first(REQUEST, place_of(second))
     ssh_config.write_text("Host b1\n  HostName elsewhere\n")
     remote.client.query_valid_paths([], substitute=False)
-    third = desk.dispatcher(line)
-    assert not third.promises.may_accept_first(REQUEST, place_of(third))
+    third = desk.conversation(line)
+    assert not third.may_accept_first(REQUEST, place_of(third))
 
 
 @pytest.mark.parametrize(("age", "kept"), [("0", False), ("3600", True)])
 def test_the_age_that_an_address_allows_is_honoured(desk: Desk, age: str, kept: bool) -> None:
     """As stock does with the connections of one build."""
     line = good(jobs=9).replace("?", f"?max-connection-age={age}&")
-    first = desk.dispatcher(line)
+    first = desk.conversation(line)
     remote = connect(first)
     first.give_back(remote)
-    assert (connect(desk.dispatcher(line)) is remote) is kept
+    assert (connect(desk.conversation(line)) is remote) is kept
 
 
 def test_a_line_that_allows_less_does_not_get_the_connection_of_one_that_allows_more(desk: Desk) -> None:
     """Both lead to the same machine; each has its own kept."""
     hasty, patient = (good(jobs=9).replace("?", f"?max-connection-age={age}&") for age in (9, 3600))
-    first = desk.dispatcher(patient)
+    first = desk.conversation(patient)
     remote = connect(first)
     first.give_back(remote)
-    assert connect(desk.dispatcher(hasty)) is not remote
-    assert connect(desk.dispatcher(patient)) is remote
+    assert connect(desk.conversation(hasty)) is not remote
+    assert connect(desk.conversation(patient)) is remote
 
 
 def test_an_age_that_is_no_number_costs_that_machine(desk: Desk) -> None:
     """As with stock."""
-    dispatcher = desk.dispatcher(good().replace("?", "?max-connection-age=soon&"))
+    conversation = desk.conversation(good().replace("?", "?max-connection-age=soon&"))
     with pytest.raises(MachineError, match="parameter 'max-connection-age' is 'soon', expected a whole number"):
-        connect(dispatcher)
+        connect(conversation)
 
 
 @pytest.mark.usefixtures("ssh")
@@ -401,7 +410,7 @@ def test_a_worn_connection_is_followed_by_one_like_it(desk: Desk) -> None:
     """Opened when the build that used it is over, and its conversation, too; the next build finds it."""
     opened: list[Callable[[], object]] = []
     desk.pool = Pool(run=opened.append)
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
     remote.builds = RENEW_BUILDS
     first.give_back(remote)
@@ -409,7 +418,7 @@ def test_a_worn_connection_is_followed_by_one_like_it(desk: Desk) -> None:
     for work in opened:
         work()
     assert not is_running(remote)
-    other = connect(desk.dispatcher("ssh-ng://b1 - - 9"))
+    other = connect(desk.conversation("ssh-ng://b1 - - 9"))
     assert other.destination == remote.destination
     assert other.builds == 1
     assert len(opened) == 1
@@ -419,7 +428,7 @@ def test_a_worn_connection_is_followed_by_one_like_it(desk: Desk) -> None:
 def test_a_connection_is_not_followed_where_ssh_would_lead_elsewhere_now(desk: Desk, tmp_path: Path) -> None:
     opened: list[Callable[[], object]] = []
     desk.pool = Pool(run=opened.append)
-    first = desk.dispatcher("ssh-ng://b1 - - 9")
+    first = desk.conversation("ssh-ng://b1 - - 9")
     remote = connect(first)
     remote.builds = RENEW_BUILDS
     first.give_back(remote)

@@ -35,39 +35,39 @@ def enable(desk: Desk, place: Place) -> None:
 
 def test_a_disabled_machine_gets_no_build_until_it_is_enabled(desk: Desk) -> None:
     """While no other can do it, and neither can this host, Nix is to ask again, and its user is told why."""
-    dispatcher = desk.dispatcher(good())
-    place = place_of(dispatcher)
+    conversation = desk.conversation(good())
+    place = place_of(conversation)
     place.release()
     disable(desk, place)
-    decision, none = dispatcher.decide(REQUEST)
+    decision, none = conversation.decide(REQUEST)
     assert none is None
     assert decision.answer is Answer.POSTPONE
     assert decision.verdicts[0].reason.startswith("disabled by the user since 2")
-    assert dispatcher.promises.waits_for(REQUEST, decision) is None
+    assert conversation.waits_for(REQUEST, decision) is None
     assert desk.held() == 0
-    dispatcher.remind(REQUEST)
-    dispatcher.remind(REQUEST)
+    conversation.remind(REQUEST)
+    conversation.remind(REQUEST)
     (line,) = (desk.root / "log").read_text().splitlines()
     assert "waiting for a machine: 'ssh-ng://localhost" in line
     assert "': disabled by the user since" in line
     enable(desk, place)
-    assert place_of(dispatcher).name == place.name
+    assert place_of(conversation).name == place.name
 
 
 def test_a_disabled_machine_is_no_hindrance_to_others(desk: Desk) -> None:
     """Nor to this host."""
-    place = place_of(desk.dispatcher(good("a", speed=2), good("b")))
+    place = place_of(desk.conversation(good("a", speed=2), good("b")))
     place.release()
     disable(desk, place)
-    assert "ok%20b" in place_of(desk.dispatcher(good("a", speed=2), good("b"))).name
+    assert "ok%20b" in place_of(desk.conversation(good("a", speed=2), good("b"))).name
     desk.max_jobs = 1
-    assert desk.dispatcher(good("a", speed=2)).decide(REQUEST)[0].answer is Answer.DECLINE
+    assert desk.conversation(good("a", speed=2)).decide(REQUEST)[0].answer is Answer.DECLINE
 
 
 def test_a_promised_build_waits_until_its_only_machine_is_enabled(desk: Desk) -> None:
-    running = run(desk.dispatcher(good()))
+    running = run(desk.conversation(good()))
     disable(desk, running)
-    waiting = Waiting(desk.dispatcher(good()))
+    waiting = Waiting(desk.conversation(good()))
     wait_for_lines(desk, 1)
     running.release()
     enable(desk, running)
@@ -77,12 +77,12 @@ def test_a_promised_build_waits_until_its_only_machine_is_enabled(desk: Desk) ->
 def test_builds_that_only_wait_at_a_disabled_machine_leave_it(desk: Desk) -> None:
     """All of the line, though only its first one looks; what runs there goes on."""
     desk.config = Config(look_ahead=2)
-    running = run(desk.dispatcher(good("a", speed=2)))
+    running = run(desk.conversation(good("a", speed=2)))
     both = good("a", speed=2), good("b", jobs=2)
-    blocked = [run(desk.dispatcher(good("b", jobs=2))) for _ in range(2)]
-    places = [ahead(desk.dispatcher(*both)) for _ in range(2)]
+    blocked = [run(desk.conversation(good("b", jobs=2))) for _ in range(2)]
+    places = [ahead(desk.conversation(*both)) for _ in range(2)]
     assert [place.name for place in places] == [running.name] * 2
-    ready = [Ready(dispatcher, place) for dispatcher, place in zip(desk._open[-2:], places, strict=True)]
+    ready = [Ready(conversation, place) for conversation, place in zip(desk._open[-2:], places, strict=True)]
     wait_for_lines(desk, 2)
     disable(desk, running)
     end = time.monotonic() + TIMEOUT_S
@@ -97,25 +97,25 @@ def test_builds_that_only_wait_at_a_disabled_machine_leave_it(desk: Desk) -> Non
 
 def test_a_build_whose_inputs_still_travel_does_not_start_on_a_disabled_machine(desk: Desk) -> None:
     """It has a slot there, which it gives up."""
-    dispatcher = desk.dispatcher(good("a", speed=2), good("b"))
-    place = place_of(dispatcher)
+    conversation = desk.conversation(good("a", speed=2), good("b"))
+    place = place_of(conversation)
     place.lend()
     disable(desk, place)
-    other = dispatcher.wait_for_slot(REQUEST, place)
+    other = conversation.wait_for_slot(REQUEST, place)
     assert "ok%20b" in other.name
     assert desk.held() == 1
 
 
 def test_who_has_left_a_disabled_machine_does_not_try_there_again(desk: Desk) -> None:
     """A slot that a build had in a place which it had given up already would be nobody's to release."""
-    first = desk.dispatcher(good(jobs=2))
+    first = desk.conversation(good(jobs=2))
     first.give_back(connect(first))
-    dispatcher = desk.dispatcher(good(jobs=2))
-    place = place_of(dispatcher)
-    remote = connect(dispatcher, place)
+    conversation = desk.conversation(good(jobs=2))
+    place = place_of(conversation)
+    remote = connect(conversation, place)
     place.lend()
     disable(desk, place)
-    dispatcher.leave_out(place.machine, "has failed")
+    conversation.roster.leave_out(place.machine, "has failed")
     with pytest.raises(MachineError, match="disabled by the user") as error:
-        dispatcher.wait_for_slot(REQUEST, place)
-    assert not dispatcher.may_be_mended(place, remote, error.value)
+        conversation.wait_for_slot(REQUEST, place)
+    assert not conversation.may_be_mended(place, remote, error.value)

@@ -9,6 +9,7 @@ import pytest
 from hook.session import ledger as ledger_module
 from hook.session.ledger import Build, Conversation, Ledger, Outcome, Phase
 from hook.session.record import BUILDS, DECISIONS
+from hook.transfer.meter import Meter
 
 DRV = "/nix/store/00000000000000000000000000000001-a.drv"
 
@@ -18,12 +19,12 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.now = 1000.0
-        self.copied = 500
+        self.meter = Meter(500)
         self.ledger = Ledger(lambda: self.now)
         self._directory = str(directory)
 
     def conversation(self) -> Conversation:
-        return self.ledger.conversation(lambda: self.copied)
+        return self.ledger.conversation(self.meter)
 
     def build(self) -> Build:
         (build,) = self.ledger.standing()[0]
@@ -48,17 +49,17 @@ def test_a_build_is_told_of_as_it_goes_on(world: World) -> None:
     told = world.conversation()
     told.begin(DRV, "ssh://b1")
     world.now += 2
-    world.copied += 30
+    world.meter.copied_bytes += 30
     build = world.build()
     assert (build.drv_path, build.machine, build.since, build.phase) == (DRV, "ssh://b1", 1000.0, Phase.CONNECTING)
     told.enter(Phase.SENDING, "ssh://b2")
-    world.copied += 4
+    world.meter.copied_bytes += 4
     build = world.build()
     assert (build.machine, build.phase, build.phase_since) == ("ssh://b2", Phase.SENDING, 1002.0)
     assert (build.sent_bytes, build.received_bytes) == (34, 0)
     for phase, received in ((Phase.FETCHING, 7), (Phase.REGISTERING, 14)):
         told.enter(phase)
-        world.copied += 7
+        world.meter.copied_bytes += 7
         build = world.build()
         assert (build.phase, build.machine, build.sent_bytes, build.received_bytes) == (phase, "ssh://b2", 34, received)
 
@@ -70,14 +71,14 @@ def test_a_build_that_is_over_is_kept_with_the_time_of_each_phase(world: World) 
     told.promise()
     for phase in (Phase.SENDING, Phase.BUILDING, Phase.WAITING, Phase.SENDING, Phase.BUILDING, Phase.FETCHING):
         world.now += 1
-        world.copied += 10
+        world.meter.copied_bytes += 10
         if phase is Phase.WAITING:
             told.lose("ssh://b1")
             told.enter(phase, "ssh://b2")
         else:
             told.enter(phase)
     world.now += 5
-    world.copied += 1000
+    world.meter.copied_bytes += 1000
     told.end(Outcome.BUILT)
     assert world.ledger.standing()[0] == []
     assert world.over() == [
@@ -112,7 +113,7 @@ def test_phases_add_up_to_the_whole_build(tmp_path: Path) -> None:
     """However long it takes to write that down."""
     clock = itertools.count(1000.0)
     ledger = Ledger(lambda: next(clock))
-    told = ledger.conversation(lambda: 0)
+    told = ledger.conversation(Meter())
     told.begin(DRV, "ssh://b1")
     told.promise()
     told.enter(Phase.BUILDING)

@@ -24,12 +24,12 @@ from tests.session.desk import (
 
 def test_a_build_that_waits_has_a_machine_already(desk: Desk) -> None:
     """Where its inputs can go meanwhile: it takes no slot, and when one is free it runs there."""
-    running = run(desk.dispatcher(good()))
-    dispatcher = desk.dispatcher(good())
-    place = ahead(dispatcher)
+    running = run(desk.conversation(good()))
+    conversation = desk.conversation(good())
+    place = ahead(conversation)
     assert desk.held() == 1
-    assert is_running(connect(dispatcher, place))
-    ready = Ready(dispatcher, place)
+    assert is_running(connect(conversation, place))
+    ready = Ready(conversation, place)
     wait_for_lines(desk, 1)
     assert desk.held() == 1
     running.release()
@@ -44,8 +44,8 @@ def test_the_machine_is_chosen_by_the_rule_for_slots(desk: Desk) -> None:
     desk.config = Config(look_ahead=9)
     machines = good("slow"), good("fast", speed=2)
     for _ in range(2):
-        run(desk.dispatcher(*machines))
-    names = [ahead(desk.dispatcher(*machines)).name for _ in range(4)]
+        run(desk.conversation(*machines))
+    names = [ahead(desk.conversation(*machines)).name for _ in range(4)]
     assert ["fast" in name for name in names] == [True, True, False, True]
 
 
@@ -53,9 +53,9 @@ def test_the_machine_is_chosen_by_the_rule_for_slots(desk: Desk) -> None:
 def test_only_so_many_builds_are_ahead(desk: Desk, configured: int | None, limit: int) -> None:
     """The others wait in line, without connections; the next one takes the place of one that runs."""
     desk.config = Config(look_ahead=configured)
-    running = [run(desk.dispatcher(good(jobs=2))) for _ in range(2)]
-    places = [ahead(desk.dispatcher(good(jobs=2))) for _ in range(limit)]
-    waiting = Waiting(desk.dispatcher(good(jobs=2)), ahead=True)
+    running = [run(desk.conversation(good(jobs=2))) for _ in range(2)]
+    places = [ahead(desk.conversation(good(jobs=2))) for _ in range(limit)]
+    waiting = Waiting(desk.conversation(good(jobs=2)), ahead=True)
     wait_for_lines(desk, 1)
     assert desk.look_ahead.count(places[0].at) == limit
     ready = Ready(desk._open[2], places[0])
@@ -68,8 +68,8 @@ def test_only_so_many_builds_are_ahead(desk: Desk, configured: int | None, limit
 
 def test_builds_that_have_a_slot_and_do_not_run_yet_are_ahead(desk: Desk) -> None:
     """They are on the link, and the next ones would only slow them down."""
-    starting = place_of(desk.dispatcher(good()))
-    waiting = Waiting(desk.dispatcher(good()), ahead=True)
+    starting = place_of(desk.conversation(good()))
+    waiting = Waiting(desk.conversation(good()), ahead=True)
     wait_for_lines(desk, 1)
     assert desk._open[0].wait_for_slot(REQUEST, starting) is starting
     assert isinstance(waiting.outcome(), Place)
@@ -82,8 +82,8 @@ def test_without_look_ahead_a_build_waits_for_its_slot(desk: Desk, why: str) -> 
         desk.config = Config(look_ahead=0)
     else:
         desk.lasting = False
-    running = run(desk.dispatcher(good()))
-    waiting = Waiting(desk.dispatcher(good()), ahead=True)
+    running = run(desk.conversation(good()))
+    waiting = Waiting(desk.conversation(good()), ahead=True)
     wait_for_lines(desk, 1)
     assert desk.look_ahead.count(running.at) == 0
     running.release()
@@ -94,8 +94,8 @@ def test_without_look_ahead_a_build_waits_for_its_slot(desk: Desk, why: str) -> 
 def test_a_slot_is_lent_while_inputs_travel(desk: Desk) -> None:
     """To a build that has its own there; the lender has the next one."""
     desk.config = Config(look_ahead=2)
-    uploading = place_of(desk.dispatcher(good()))
-    place = ahead(desk.dispatcher(good()))
+    uploading = place_of(desk.conversation(good()))
+    place = ahead(desk.conversation(good()))
     ready = Ready(desk._open[1], place)
     wait_for_lines(desk, 1)
     uploading.lend()
@@ -108,11 +108,11 @@ def test_a_slot_is_lent_while_inputs_travel(desk: Desk) -> None:
 
 def test_a_slot_is_kept_for_who_is_ready(desk: Desk) -> None:
     """A build that arrives in this moment has yet to bring its inputs."""
-    running = run(desk.dispatcher(good()))
-    place = ahead(desk.dispatcher(good()))
+    running = run(desk.conversation(good()))
+    place = ahead(desk.conversation(good()))
     with desk.queue.first("any", desk.caller, place.at):
         running.release()
-        decision, none = desk.dispatcher(good()).decide(REQUEST)
+        decision, none = desk.conversation(good()).decide(REQUEST)
         assert none is None
         assert decision.answer is Answer.POSTPONE
     assert desk.held() == 0
@@ -121,11 +121,11 @@ def test_a_slot_is_kept_for_who_is_ready(desk: Desk) -> None:
 def test_whichever_machine_is_free_first(desk: Desk) -> None:
     """The inputs are on one; the slot comes on the other."""
     machines = good("a"), good("b")
-    running = [run(desk.dispatcher(*machines)) for _ in range(2)]
-    dispatcher = desk.dispatcher(*machines)
-    place = ahead(dispatcher)
+    running = [run(desk.conversation(*machines)) for _ in range(2)]
+    conversation = desk.conversation(*machines)
+    place = ahead(conversation)
     (other,) = (each for each in running if each.name != place.name)
-    ready = Ready(dispatcher, place)
+    ready = Ready(conversation, place)
     wait_for_lines(desk, 1)
     other.release()
     moved = ready.outcome()
@@ -138,10 +138,10 @@ def test_a_slot_elsewhere_is_for_builds_that_have_their_inputs_nowhere(desk: Des
     """Else one upload would be for nothing, and another build would still wait."""
     desk.config = Config(look_ahead=1)
     machines = good("a"), good("b")
-    running = [run(desk.dispatcher(*machines)) for _ in range(2)]
-    places = [ahead(desk.dispatcher(*machines)) for _ in range(2)]
+    running = [run(desk.conversation(*machines)) for _ in range(2)]
+    places = [ahead(desk.conversation(*machines)) for _ in range(2)]
     ready = Ready(desk._open[2], places[0])
-    waiting = Waiting(desk.dispatcher(*machines))
+    waiting = Waiting(desk.conversation(*machines))
     wait_for_lines(desk, 2)
     (other,) = (each for each in running if each.name != places[0].name)
     other.release()
@@ -154,39 +154,39 @@ def test_a_slot_elsewhere_is_for_builds_that_have_their_inputs_nowhere(desk: Des
 
 def test_a_build_ahead_may_be_the_one_that_tries_a_machine_again(desk: Desk) -> None:
     """One at a time, as with a slot; and what it finds holds for all."""
-    running = run(desk.dispatcher(good(jobs=1)))
-    first = desk.dispatcher(good(jobs=1))
-    desk.health.failed(first.key(running.machine), "timed out")
+    running = run(desk.conversation(good(jobs=1)))
+    first = desk.conversation(good(jobs=1))
+    desk.health.failed(first.roster.health_of(running.machine), "timed out")
     desk.clock.now += FIRST_PAUSE_S
     desk.config = Config(look_ahead=5)
     place = ahead(first)
-    decision, none = desk.dispatcher(good(jobs=1)).decide(REQUEST, ahead=True)
+    decision, none = desk.conversation(good(jobs=1)).decide(REQUEST, ahead=True)
     assert none is None
     assert "being tried again" in decision.verdicts[0].reason
     connect(first, place)
-    ahead(desk.dispatcher(good(jobs=1)))
+    ahead(desk.conversation(good(jobs=1)))
 
 
 def test_a_build_that_is_ready_waits_for_a_machine_that_others_find_down(desk: Desk) -> None:
     """It is connected to it."""
-    running = run(desk.dispatcher(good()))
-    dispatcher = desk.dispatcher(good())
-    place = ahead(dispatcher)
-    desk.health.failed(dispatcher.key(place.machine), "its sshd turns connections away")
-    ready = Ready(dispatcher, place)
+    running = run(desk.conversation(good()))
+    conversation = desk.conversation(good())
+    place = ahead(conversation)
+    desk.health.failed(conversation.roster.health_of(place.machine), "its sshd turns connections away")
+    ready = Ready(conversation, place)
     running.release()
     assert ready.outcome() is place
 
 
 def test_the_end_of_a_build_ahead_makes_room(desk: Desk) -> None:
     """Nix has given it up while it waited."""
-    run(desk.dispatcher(good()))
-    dispatcher = desk.dispatcher(good())
-    place = ahead(dispatcher)
-    ready = Ready(dispatcher, place)
+    run(desk.conversation(good()))
+    conversation = desk.conversation(good())
+    place = ahead(conversation)
+    ready = Ready(conversation, place)
     wait_for_lines(desk, 1)
     desk.hang_up()
     assert isinstance(ready.outcome(), Cancelled)
-    dispatcher.close()
+    conversation.close()
     assert desk.look_ahead.count(place.at) == 0
     assert desk.held() == 1

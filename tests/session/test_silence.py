@@ -18,11 +18,12 @@ from hook.broker.conversation import serve
 from hook.front.caller import Caller
 from hook.front.request import Job
 from hook.machines.health import FIRST_PAUSE_S, Health
+from hook.machines.identity import HealthOf
 from hook.remote import child
 from hook.remote import connection as remote
 from hook.remote.connection import Remote
-from hook.session import session
-from hook.session.build import Builder
+from hook.session import answering
+from hook.session.build import Builder, Built
 from hook.session.hub import new_hub
 from hook.transfer import inputs
 from tests.fakes.bench import Bench, Outcome
@@ -118,9 +119,8 @@ class Known(Watched):
         super().__init__(given_up)
         self._name = name
 
-    def is_fresh(self, machine: Hashable) -> bool:
-        assert isinstance(machine, tuple)
-        return self._name in machine[0]
+    def is_fresh(self, machine: HealthOf) -> bool:
+        return self._name in machine.uri
 
 
 @pytest.mark.parametrize(("known", "answer"), [("nobody", "postpone"), ("third", "accept")])
@@ -137,10 +137,10 @@ def test_many_machines_do_not_keep_nix_waiting_one_after_the_other(
         if not left:
             # That was long enough.  Who is asked now has all the time it takes.
             monkeypatch.undo()
-            monkeypatch.setattr(session, "ANSWER_S", -1.0)
+            monkeypatch.setattr(answering, "ANSWER_S", -1.0)
 
     monkeypatch.setattr(child, "HANDSHAKE_S", SHORT_S)
-    monkeypatch.setattr(session, "ANSWER_S", HOUR_S)
+    monkeypatch.setattr(answering, "ANSWER_S", HOUR_S)
     outcome = converse(bench, *silent, bench.machine("ok", "third"), health=Known(known, given_up))
     assert outcome.answers == [f"# {answer}"]
     assert outcome.messages.count("cannot build on") == 2
@@ -148,19 +148,16 @@ def test_many_machines_do_not_keep_nix_waiting_one_after_the_other(
 
 def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is silent for longer than it took to give up another machine, which was asked something."""
-    run = Builder.run
+    build_there = Builder.build
 
-    def run_in_a_hurry(builder: Builder, machine: Remote, job: Job, over: Callable[[bool], object]) -> None:
+    def build_in_a_hurry(builder: Builder, machine: Remote, job: Job) -> Built:
         """The limit on its silence is short until the build is over."""
-
-        def relax(is_built: bool) -> None:
-            machine.stream.silence_s = HOUR_S
-            over(is_built)
-
         machine.stream.silence_s = SHORT_S
-        run(builder, machine, job, relax)
+        built = build_there(builder, machine, job)
+        machine.stream.silence_s = HOUR_S
+        return built
 
-    monkeypatch.setattr(Builder, "run", run_in_a_hurry)
+    monkeypatch.setattr(Builder, "build", build_in_a_hurry)
     life, gate = tmp_path / "life", tmp_path / "gate"
     for pipe in (life, gate):
         os.mkfifo(pipe)
@@ -176,7 +173,7 @@ def test_a_silent_build_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
         thread.start()
         with life.open() as daemon:
             assert daemon.readline() == "waiting\n"
-            monkeypatch.setattr(Builder, "run", run)
+            monkeypatch.setattr(Builder, "build", build_there)
             monkeypatch.setattr(remote, "QUERY_SILENCE_S", SHORT_S)
             machines = other.machine("hang-query_valid_paths", speed=9), other.machine("ok")
             lost = converse(other, *machines, given_up=monkeypatch.undo)

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from hook.errors import Cancelled, MachineError, StockOnly, Trouble
 from hook.machines.health import FIRST_PAUSE_S, LONGEST_PAUSE_S, Health
 from hook.machines.places import Place
+from hook.machines.schedule import Decision
 from tests.session.desk import (
     REQUEST,
     Desk,
@@ -28,8 +30,8 @@ from tests.session.desk import (
 def test_a_slot_that_is_freed_goes_to_who_waits(desk: Desk, willing: bool) -> None:
     """Whether this host could have built it does not matter any more: it was promised."""
     desk.max_jobs = 8
-    place = place_of(desk.dispatcher(good()))
-    waiting = Waiting(desk.dispatcher(good()), replace(REQUEST, am_willing=willing))
+    place = place_of(desk.conversation(good()))
+    waiting = Waiting(desk.conversation(good()), replace(REQUEST, am_willing=willing))
     place.release()
     taken = waiting.outcome()
     assert isinstance(taken, Place)
@@ -39,12 +41,12 @@ def test_a_slot_that_is_freed_goes_to_who_waits(desk: Desk, willing: bool) -> No
 def test_a_slot_that_the_first_in_line_has_no_use_for_goes_to_the_next(desk: Desk) -> None:
     """A machine would refuse the one and takes the other."""
     lines = good("picky"), good("other")
-    picky, other = (run(desk.dispatcher(line)) for line in lines)
-    first = desk.dispatcher(*lines)
-    first.spare(REQUEST, first.machines()[0].machine, "nobody has signed its input")
+    picky, other = (run(desk.conversation(line)) for line in lines)
+    first = desk.conversation(*lines)
+    first.spare(REQUEST, first.roster.in_use()[0].machine, "nobody has signed its input")
     refused = Waiting(first)
     wait_for_lines(desk, 1)
-    taken = Waiting(desk.dispatcher(*lines))
+    taken = Waiting(desk.conversation(*lines))
     wait_for_lines(desk, 2)
     picky.release()
     place = taken.outcome()
@@ -58,17 +60,17 @@ def test_a_slot_that_the_first_in_line_has_no_use_for_goes_to_the_next(desk: Des
 
 def test_a_build_waits_for_no_machine_that_would_refuse_it(desk: Desk) -> None:
     """Not even if it is the only one."""
-    dispatcher = desk.dispatcher(good())
-    machine = machine_of(dispatcher)
-    dispatcher.spare(REQUEST, machine, "nobody has signed its input")
-    assert Waiting(dispatcher).outcome() is None
-    assert "nobody has signed its input" in dispatcher.why_nowhere(REQUEST)
+    conversation = desk.conversation(good())
+    machine = machine_of(conversation)
+    conversation.spare(REQUEST, machine, "nobody has signed its input")
+    assert Waiting(conversation).outcome() is None
+    assert "nobody has signed its input" in conversation.why_nowhere(REQUEST)
 
 
 def test_waiting_ends_when_nix_gives_up(desk: Desk) -> None:
     """And holds nothing."""
-    place_of(desk.dispatcher(good()))
-    waiting = Waiting(desk.dispatcher(good()))
+    place_of(desk.conversation(good()))
+    waiting = Waiting(desk.conversation(good()))
     desk.hang_up()
     assert isinstance(waiting.outcome(), Cancelled)
     assert desk.held() == 1
@@ -77,10 +79,10 @@ def test_waiting_ends_when_nix_gives_up(desk: Desk) -> None:
 def test_a_machine_that_is_down_for_a_moment_is_waited_for(desk: Desk) -> None:
     """The build was promised, and the machine may be back in a few seconds."""
     line = good()
-    dispatcher = desk.dispatcher(line)
-    place = place_of(dispatcher)
-    waiting = Waiting(desk.dispatcher(line))
-    desk.health.failed(dispatcher.key(place.machine), "refused")
+    conversation = desk.conversation(line)
+    place = place_of(conversation)
+    waiting = Waiting(desk.conversation(line))
+    desk.health.failed(conversation.roster.health_of(place.machine), "refused")
     place.release()
     desk.clock.now += FIRST_PAUSE_S
     assert isinstance(waiting.outcome(), Place)
@@ -89,16 +91,16 @@ def test_a_machine_that_is_down_for_a_moment_is_waited_for(desk: Desk) -> None:
 def test_a_machine_that_fails_again_is_not_waited_for_any_longer(desk: Desk) -> None:
     """Whoever tried it: two hundred builds must not each have a try, with longer and longer pauses between."""
     line = good()
-    dispatcher = desk.dispatcher(line)
-    place = place_of(dispatcher)
-    key = dispatcher.key(place.machine)
-    waiting = [Waiting(desk.dispatcher(line)) for _ in range(5)]
+    conversation = desk.conversation(line)
+    place = place_of(conversation)
+    key = conversation.roster.health_of(place.machine)
+    waiting = [Waiting(desk.conversation(line)) for _ in range(5)]
     wait_for_lines(desk, len(waiting))
     desk.health.failed(key, "timed out")
     desk.clock.now += FIRST_PAUSE_S
     desk.health.failed(key, "timed out")
     assert [each.outcome() for each in waiting] == [None] * len(waiting)
-    assert "timed out" in waiting[-1].dispatcher.why_nowhere(REQUEST)
+    assert "timed out" in waiting[-1].conversation.why_nowhere(REQUEST)
 
 
 class Watched(Health):
@@ -122,13 +124,13 @@ def test_a_machine_that_has_worked_meanwhile_is_waited_for(desk: Desk) -> None:
     """A build may wait for hours, and a machine turn away a connection now and then; only what lasts is a reason."""
     desk.health = health = Watched(desk.clock, jitter=lambda: 0.5)
     line = good()
-    dispatcher = desk.dispatcher(line)
-    place = place_of(dispatcher)
-    waiting = Waiting(desk.dispatcher(line))
+    conversation = desk.conversation(line)
+    place = place_of(conversation)
+    waiting = Waiting(desk.conversation(line))
     for _ in range(3):
-        health.failed(dispatcher.key(place.machine), "its sshd turns connections away")
+        health.failed(conversation.roster.health_of(place.machine), "its sshd turns connections away")
         desk.clock.now += FIRST_PAUSE_S
-        health.worked(dispatcher.key(place.machine))
+        health.worked(conversation.roster.health_of(place.machine))
         health.wait_for_look(waiting)
     place.release()
     assert isinstance(waiting.outcome(), Place)
@@ -137,14 +139,14 @@ def test_a_machine_that_has_worked_meanwhile_is_waited_for(desk: Desk) -> None:
 def test_a_machine_whose_disk_is_full_again_is_not_waited_for_any_longer(desk: Desk) -> None:
     """A hundred builds would each have a try, and a pause between; there is one to connect to it, but none to build."""
     line = good()
-    dispatcher = desk.dispatcher(line)
-    place = place_of(dispatcher)
-    waiting = Waiting(desk.dispatcher(line))
+    conversation = desk.conversation(line)
+    place = place_of(conversation)
+    waiting = Waiting(desk.conversation(line))
     wait_for_lines(desk, 1)
     for _ in range(2):
-        dispatcher.lost(place.machine, MachineError("full", Trouble.DISK_FULL))
+        conversation.lost(place.machine, MachineError("full", Trouble.DISK_FULL))
         desk.clock.now += LONGEST_PAUSE_S
-        desk.health.worked(dispatcher.key(place.machine))
+        desk.health.worked(conversation.roster.health_of(place.machine))
     assert waiting.outcome() is None
 
 
@@ -152,9 +154,9 @@ def test_of_a_machine_that_was_down_before_only_what_follows_counts(desk: Desk) 
     """It is given two more tries; after a success it is a machine like any other."""
     desk.health = health = Watched(desk.clock, jitter=lambda: 0.5)
     line = good()
-    dispatcher = desk.dispatcher(line)
-    place = place_of(dispatcher)
-    key = dispatcher.key(place.machine)
+    conversation = desk.conversation(line)
+    place = place_of(conversation)
+    key = conversation.roster.health_of(place.machine)
 
     def fail() -> None:
         health.failed(key, "timed out")
@@ -162,7 +164,7 @@ def test_of_a_machine_that_was_down_before_only_what_follows_counts(desk: Desk) 
 
     for _ in range(3):
         fail()
-    waiting = Waiting(desk.dispatcher(line))
+    waiting = Waiting(desk.conversation(line))
     health.wait_for_look(waiting)
     fail()
     health.wait_for_look(waiting)
@@ -177,16 +179,37 @@ def test_of_a_machine_that_was_down_before_only_what_follows_counts(desk: Desk) 
 
 def test_with_every_machine_left_out_there_is_nothing_to_wait_for(desk: Desk) -> None:
     """The build fails with the reason, instead of never."""
-    dispatcher = desk.dispatcher(bad())
-    fail_to_connect(dispatcher)
-    assert dispatcher.wait(REQUEST) is None
+    conversation = desk.conversation(bad())
+    fail_to_connect(conversation)
+    assert conversation.wait(REQUEST) is None
 
 
 def test_a_machine_for_the_stock_hook_is_no_place_after_the_accept(desk: Desk) -> None:
     """The stock hook would have had to answer in our place."""
-    dispatcher = desk.dispatcher("mounted-ssh-ng://b1 - - 1 2", good())
+    conversation = desk.conversation("mounted-ssh-ng://b1 - - 1 2", good())
     with pytest.raises(StockOnly):
-        connect(dispatcher)
-    place = dispatcher.wait(REQUEST)
+        connect(conversation)
+    place = conversation.wait(REQUEST)
     assert place is not None
     assert "ok" in place.name
+
+
+def test_a_machine_for_the_stock_hook_is_chosen_once_and_not_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the best one and has slots enough, so it would be chosen for ever."""
+    conversation = desk.conversation("mounted-ssh-ng://b1 - - 8 9", good())
+    chosen: list[str] = []
+    decide = conversation.dispatcher.decide
+
+    def count(*args: Any, **rest: Any) -> tuple[Decision, Place | None]:
+        decision, place = decide(*args, **rest)
+        assert place is not None
+        chosen.append(place.name)
+        assert len(chosen) <= 2
+        return decision, place
+
+    monkeypatch.setattr(conversation.dispatcher, "decide", count)
+    place = conversation.wait(REQUEST)
+    assert place is not None
+    assert chosen == ["mounted-ssh-ng://b1", place.name]
+    assert "'mounted-ssh-ng://b1': is one for the stock hook" in conversation.why_nowhere(REQUEST)
+    assert desk.held() == 1

@@ -15,7 +15,8 @@ from hook.protocol import serve
 from hook.protocol.activity import Verbosity
 from hook.protocol.pipeline import Answer
 from hook.store.nar import Dumper
-from hook.transfer.copier import NARS_AHEAD, Copier
+from hook.transfer.copier import NARS_AHEAD, Copier, LocalEnd
+from hook.transfer.meter import Meter
 from hook.values.info import PathInfo
 from tests import oracles
 from tests.transfer.test_upload import Peer
@@ -32,7 +33,6 @@ class Store:
         self.root = root
         self.valid = valid
         self.prepared: list[str] = []
-        self.committed: list[list[str]] = []
 
     def real_path(self, path: str) -> str:
         return str(self.root / os.path.basename(path))
@@ -48,15 +48,13 @@ class Store:
         if (nar_hash, nar_size) != (info.nar_hash, info.nar_size):
             raise StoreError("hash mismatch")
 
-    def commit(self, infos: Sequence[PathInfo]) -> None:
-        self.committed.append([info.path for info in infos])
-
 
 class Receiving:
     """Files that a peer has, `sent` as other bytes if given, fetched into an empty store."""
 
     def __init__(self, root: Path, contents: Sequence[bytes], sent: dict[int, bytes], valid: Sequence[str]) -> None:
         self.store = Store(root, valid)
+        self.meter = Meter()
         self.asked: list[str] = []
         self.infos = []
         nars = {}
@@ -78,7 +76,7 @@ class Receiving:
 
         self.peer = Peer(act)
         self.client = serve.ServeClient(self.peer.stream)
-        self.arrived = 0
+        self.imported: list[str] | None = None
 
     def _serve(self, peer: Peer, nars: dict[str, bytes]) -> None:
         while peer.r.u64() == serve.Command.DUMP_STORE_PATH:
@@ -89,15 +87,11 @@ class Receiving:
         null = os.open(os.devnull, os.O_WRONLY)
         try:
             remote = cast(Any, SimpleNamespace(client=self.client, stream=self.peer.stream, name="peer"))
-            copier = Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR), (2, 34))
+            here = LocalEnd(cast(Any, self.store), cast(Any, None), Log(null, Verbosity.ERROR), self.meter, (2, 34))
             asked: dict[str, Answer[None]] = {path: self.client.nar_from_path(path) for path in ahead}
-            copier.download(self.infos, asked, self._arrive)
+            self.imported = [info.path for info in Copier(remote, here).download(self.infos, asked)]
         finally:
             os.close(null)
-
-    def _arrive(self) -> None:
-        assert self.store.committed == []
-        self.arrived += 1
 
     @property
     def there(self) -> list[str]:
@@ -131,7 +125,8 @@ def test_all_paths_arrive_in_their_order_and_become_valid_together(receive: Rece
     receiving.run()
     assert receiving.store.prepared == PATHS
     assert receiving.asked == PATHS
-    assert (receiving.arrived, receiving.store.committed) == (1, [PATHS])
+    assert receiving.imported == PATHS
+    assert receiving.meter.copied_bytes == sum(info.nar_size for info in receiving.infos)
     assert [Path(receiving.store.real_path(path)).read_bytes() for path in PATHS] == FILES
 
 
@@ -140,14 +135,14 @@ def test_what_is_valid_already_is_neither_fetched_nor_registered(receive: Receiv
     receiving = receive(FILES, valid=PATHS[1:3])
     receiving.run()
     rest = [PATHS[0], PATHS[3]]
-    assert (receiving.asked, receiving.there, receiving.store.committed) == (rest, rest, [rest])
+    assert (receiving.asked, receiving.there, receiving.imported) == (rest, rest, rest)
 
 
 def test_what_was_asked_for_is_not_asked_again(receive: Receive) -> None:
     """The answer is on its way, and would be taken for another one."""
     receiving = receive(FILES[:1])
     receiving.run(ahead=PATHS[:1])
-    assert (receiving.asked, receiving.store.committed) == (PATHS[:1], [PATHS[:1]])
+    assert (receiving.asked, receiving.imported) == (PATHS[:1], PATHS[:1])
 
 
 def test_so_many_are_asked_for_ahead(receive: Receive) -> None:
@@ -172,7 +167,7 @@ def test_a_machine_that_sends_something_else_is_at_fault(receive: Receive, kind:
     receiving = receive(FILES, {2: sent})
     with pytest.raises(MachineError, match=message):
         receiving.run()
-    assert (receiving.arrived, receiving.store.committed) == (0, [])
+    assert receiving.imported is None
 
 
 def test_a_place_that_cannot_be_written_to_is_our_own_fault(receive: Receive) -> None:
@@ -181,4 +176,4 @@ def test_a_place_that_cannot_be_written_to_is_our_own_fault(receive: Receive) ->
     receiving.store.root = receiving.store.root / "nowhere"
     with pytest.raises(StoreError, match=f"cannot import '{PATHS[0]}': No such file or directory"):
         receiving.run()
-    assert receiving.store.committed == []
+    assert receiving.imported is None

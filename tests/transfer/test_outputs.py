@@ -6,10 +6,15 @@ Whole sessions against scripted machines, as in test_session.py; Nix itself foll
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from hook.errors import Cancelled
+from hook.transfer.outputs import Ahead, Outputs
 from hook.values.derivation import resolved_hash
+from hook.values.info import PathInfo
 from hook.values.path import base_name
 from tests.fakes.bench import Bench, Outcome
 
@@ -211,3 +216,32 @@ def test_kinds_that_are_not_handled_go_to_the_stock_hook(
         outcome = bench.hook(data, PATH=str(tmp_path))
     assert outcome.answers == ["# decline-permanently"]
     assert f"its outputs are {kind}" in outcome.messages
+
+
+def test_what_has_arrived_becomes_valid_only_after_the_block(tmp_path: Path) -> None:
+    """All together, and not at all if something goes wrong meanwhile: whoever tells of it may be cancelled."""
+    infos = [PathInfo(f"/nix/store/{number:032}-file", None, b"", 1, ()) for number in range(2)]
+    paths = {info.path for info in infos}
+    events: list[object] = []
+
+    class Store:
+        database = SimpleNamespace(valid_among=lambda paths: set())
+
+        def commit(self, imported: list[PathInfo]) -> None:
+            events.append([info.path for info in imported])
+
+    class Ready(Outputs):
+        def _copy(self, *_: object) -> list[PathInfo]:
+            events.append("copied")
+            return infos
+
+    derivation = cast(Any, SimpleNamespace(outputs=[(str(path), SimpleNamespace(path=path)) for path in paths]))
+    outputs = Ready(derivation, cast(Any, SimpleNamespace(store=Store(), log=None)))
+    ahead = Ahead({path: cast(Any, None) for path in paths})
+    with outputs.fetched(cast(Any, None), paths, cast(Any, None), ahead):
+        events.append("told")
+    assert events == ["copied", "told", [info.path for info in infos]]
+    events.clear()
+    with pytest.raises(Cancelled), outputs.fetched(cast(Any, None), paths, cast(Any, None), ahead):
+        raise Cancelled
+    assert events == ["copied"]

@@ -22,7 +22,8 @@ from hook.protocol.wire import Reader, Writer
 from hook.protocol.worker import Stderr
 from hook.remote.stream import Stream
 from hook.store.nar import Dumper
-from hook.transfer.copier import CHUNK_BYTES, Copier
+from hook.transfer.copier import CHUNK_BYTES, Copier, LocalEnd
+from hook.transfer.meter import Meter
 from hook.values.info import PathInfo
 from tests import oracles
 from tests.fakes.source import BytesSource
@@ -175,6 +176,7 @@ class Sending:
 
     def __init__(self, root: Path, release: str, contents: list[bytes], act: Callable[[Peer], None]) -> None:
         self.store = Store(root, contents)
+        self.meter = Meter()
 
         def speak(peer: Peer) -> None:
             peer.shake_hands(release)
@@ -191,8 +193,8 @@ class Sending:
         try:
             remote = cast(Any, SimpleNamespace(client=self.client, stream=self.peer.stream, name="peer"))
             infos = self.store.infos
-            copier = Copier(remote, cast(Any, self.store), Log(null, Verbosity.ERROR), (2, 34))
-            copier.upload(len(infos), sum(info.nar_size for info in infos), iter(infos))
+            here = LocalEnd(cast(Any, self.store), cast(Any, None), Log(null, Verbosity.ERROR), self.meter, (2, 34))
+            Copier(remote, here).upload(len(infos), sum(info.nar_size for info in infos), iter(infos))
         finally:
             os.close(null)
 

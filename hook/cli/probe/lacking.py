@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hook.cli.words import size
 from hook.errors import FerryError
 from hook.machines.builders import Machine
-from hook.remote.connection import Remote
+from hook.remote.connection import Address, Link, Remote
 from hook.remote.routes import Routes
 from hook.remote.watch import Deadline
 from hook.store.database import Database
@@ -91,8 +91,9 @@ def lacks_of(machines: Sequence[Machine], inputs: Inputs, routes: Routes, releas
 
 def _ask(machine: Machine, inputs: Inputs, routes: Routes, release: Release) -> Lack:
     try:
-        with closing(Remote(routes.to(machine), machine.uri.scheme, machine.uri.render(release))) as remote:
-            remote.shake_hands()
+        address = Address(routes.to(machine), machine.uri.scheme, machine.uri.render(release))
+        with closing(Link(address)) as link:
+            remote = Remote(link)
             remote.be_ready()
             remote.stream.watch = Deadline(ANSWER_S)
             missing = inputs.sizes.keys() - remote.client.query_valid_paths(inputs.sizes.keys(), substitute=False)

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from hook.broker.client import say_they_work
@@ -14,7 +15,7 @@ from hook.errors import FerryError, MachineError, StockOnly, Trouble
 from hook.machines.builders import Machine
 from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient
-from hook.remote.connection import Remote
+from hook.remote.connection import Address, Link, Remote
 from hook.remote.diagnosis import with_advice
 from hook.remote.ownstore import refuse_own
 from hook.remote.routes import Routes
@@ -99,16 +100,13 @@ def _ping(machine: Machine, routes: Routes, release: Release, ours: StoreLocatio
         return Pong(name, error=wrong)
     start = time.perf_counter()
     try:
-        remote = Remote(routes.to(machine), machine.uri.scheme, name)
-        try:
-            remote.shake_hands()
+        with closing(Link(Address(routes.to(machine), machine.uri.scheme, name))) as link:
+            remote = Remote(link)
             connected = time.perf_counter()
             remote.client.query_valid_paths([], substitute=False)
             answered = time.perf_counter()
             if ours is not None:
                 refuse_own(remote, ours.store_dir, ours.state_dir)
-        finally:
-            remote.close()
     except MachineError as error:
         error = with_advice(error)
         return Pong(name, error=error.one_line, trouble=error.trouble, advice=error.advice)
