@@ -21,6 +21,7 @@ python3Packages.buildPythonApplication {
     click
     jeepney
     rich
+    tomli
   ];
   buildInputs = [ openssl ];
 

@@ -77,6 +77,25 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str | bytes, exp
     assert f"'{tmp_path}/ferry.toml' is ignored" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("look-ahead = 1\nbroker true", 2, 8),
+        ("look-ahead = 1 1", 1, 16),
+        ("broker = yes", 1, 10),
+        ("broker = true\nbroker = false", 2, 15),
+        ("\n\n[broker", 3, 8),
+        ("look-ahead = 1\nbroker = 'tr", 2, 13),
+        ("broker = ", 1, 10),
+        (b"look-ahead = 1\nbroker = '\xff'", 2, 11),
+    ],
+)
+def test_a_mistake_of_syntax_has_a_line_and_a_column(tmp_path: Path, text: str | bytes, line: int, column: int) -> None:
+    """Also at the end of the file, where something is missing that may have been meant to be much earlier."""
+    with pytest.raises(ConfigurationError, match=rf"is ignored: [^\n]* \(at line {line}, column {column}\)$"):
+        read(tmp_path, text)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A directory, here."""
     with pytest.raises(ConfigurationError, match=r"cannot read '.*': Is a directory; it is ignored"):
