@@ -9,7 +9,6 @@ from contextlib import suppress
 from hook.errors import EXIT_FAILED, EXIT_OK, Cancelled, FerryError, RequestError
 from hook.front.caller import Caller, Word
 from hook.front.front import Front
-from hook.protocol.activity import Verbosity
 from hook.session.hub import Hub
 from hook.session.session import Session
 
@@ -50,7 +49,7 @@ def _give_up(caller: Caller, text: str) -> int:
 
 
 def _warn(caller: Caller, text: str) -> None:
-    Front(caller).log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
+    Front(caller).log.warning(text)
 
 
 def _where(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """The JSON log that Nix reads from its hook: one `@nix {…}` line a message.
 
 Every call writes whole lines with one system call, so messages of several threads never mix.  Fields hold only strings
-and non-negative integers: Nix aborts the user's command on anything else.  Source: build-hook protocol, "Log messages".
+and non-negative integers: Nix aborts the user's command on anything else.
+
+Source: docs/protocols/build-hook.md, "Log messages".  Tested in front/test_log.py.
 """
 
 import json
@@ -58,6 +60,10 @@ class Log:
         first, *rest = text.splitlines() or [""]
         lines = [f"\x1b[31;1merror:\x1b[0m {first}".rstrip(), *(f"       {line}".rstrip() for line in rest)]
         self.message(Verbosity.ERROR, "\n".join(lines))
+
+    def warning(self, text: str) -> None:
+        """A warning in Nix's own layout: a magenta `warning:` before the text."""
+        self.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
 
     def start(self, level: int, kind: int, text: str, fields: tuple[str | int, ...] = ()) -> int:
         """Begin an activity; returns its id."""

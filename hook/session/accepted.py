@@ -87,8 +87,7 @@ class Accepted:
         if lost is not None:
             self._told.lose(self._name)
             where = "there again" if place.name == self._name else f"on '{place.name}'"
-            moved = f"'{self._name}' was lost ({lost.one_line}); building {where}"
-            self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {moved}")
+            self._log.warning(f"'{self._name}' was lost ({lost.one_line}); building {where}")
             self._name = place.name
         return place
 

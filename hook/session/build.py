@@ -1,9 +1,10 @@
 """One build on one connected machine: inputs there, the build, outputs here.
 
-The order of the steps is the stock hook's, see the build-hook protocol, section 8; but what does not depend on the
-answer to something else is asked together with it, so that a build whose inputs are there takes one round trip.  Raises
-BuildFailed when the derivation itself fails, MachineError when another machine may do better.  Tested in
-test_session.py and test_build.py.
+The order of the steps is the stock hook's; but what does not depend on the answer to something else is asked together
+with it, so that a build whose inputs are there takes one round trip.  Raises BuildFailed when the derivation itself
+fails, MachineError when another machine may do better.
+
+Source: docs/protocols/build-hook.md, "What the stock hook does".  Tested in test_session.py and test_build.py.
 """
 
 import time
@@ -15,7 +16,6 @@ from functools import cached_property
 from hook.errors import BuildFailed, InputsDoubted, MachineError, NotTrusted, RemoteError, Trouble
 from hook.front.log import Log
 from hook.front.request import Job
-from hook.protocol.activity import Verbosity
 from hook.protocol.building import BuildResult, BuildStatus
 from hook.protocol.pipeline import Answer
 from hook.protocol.worker import WorkerClient
@@ -211,7 +211,7 @@ class Builder:
         text = "The failed build directory was kept on the remote builder due to `--keep-failed`."
         if self._derivation.system in {host.system, *host.extra_platforms}:
             text += " You can re-run the command with `--builders ''` to disable remote building for this invocation."
-        self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
+        self._log.warning(text)
 
     @contextmanager
     def _limited(self, remote: Remote) -> Iterator[None]:

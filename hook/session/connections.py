@@ -100,7 +100,7 @@ class Connections:
         # Perhaps it prints the time.
         if self._services.notices.first_time(f"what '{name}' prints"):
             text = f"'{name}' prints '{quoted(noise)}', which is skipped here and fails with stock Nix: {TALKS}"
-            self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {text}")
+            self._log.warning(text)
 
     def give_back(self, remote: Remote) -> None:
         """A connection whose build went through to the end: keep it if somebody may need it."""

@@ -228,4 +228,4 @@ class Dispatcher:
         """Tell the user, once in a while, if none of the machines that could build it can be used now."""
         why = prospects.why_all_are_down()
         if why and self._services.notices.first_time("all are down", REMINDER_S):
-            self._log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m waiting for a machine: {why}")
+            self._log.warning(f"waiting for a machine: {why}")

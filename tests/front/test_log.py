@@ -47,6 +47,16 @@ def test_an_error_looks_like_one_of_nix() -> None:
     assert message == {"action": "msg", "level": 0, "msg": "\x1b[31;1merror:\x1b[0m first\n\n       second"}
 
 
+def test_a_warning_looks_like_one_of_nix() -> None:
+    """Magenta word, and a level that `--quiet` leaves out."""
+    lines = Lines()
+    lines.log.warning("a line\nand another")
+    lines.log.verbosity = Verbosity.ERROR
+    lines.log.warning("too much")
+    (message,) = lines.taken()
+    assert message == {"action": "msg", "level": 1, "msg": "\x1b[35;1mwarning:\x1b[0m a line\nand another"}
+
+
 def test_an_activity_ends_with_its_block_even_on_errors() -> None:
     """An activity left open stays in the user's progress display."""
     lines = Lines()
