@@ -18,17 +18,18 @@ from hook.broker.server import ASKING, CREDENTIALS, Question
 from hook.broker.serving import HEADER, LENGTH
 from hook.broker.standing import same_namespaces, socket_path, socket_paths, standing_of
 from hook.errors import FerryError
+from hook.store.location import own_directory, state_dir_of
 
 TIMEOUT_S = 10.0
 
 
 def broker_directory(environ: Mapping[str, str]) -> str:
     """Where the broker of this user is, or would be; FerryError if that is another user's."""
-    state_dir = environ.get("NIX_STATE_DIR") or "/nix/var/nix"
+    state_dir = state_dir_of(environ)
     runtime = environ.get("XDG_RUNTIME_DIR")
     # Whoever owns it could put another directory in the place of ours.
     parents = [state_dir, runtime] if runtime and _owner(runtime) == os.geteuid() else [state_dir]
-    owners = {os.path.join(parent, "nix-ferry"): _owner(os.path.join(parent, "nix-ferry")) for parent in parents}
+    owners = {own: _owner(own) for own in map(own_directory, parents)}
     for directory, owner in owners.items():
         if owner == os.geteuid():
             return directory
@@ -38,7 +39,7 @@ def broker_directory(environ: Mapping[str, str]) -> str:
         raise FerryError(f"'{first}' belongs to user '{name}', who builds on this host: run this as '{name}'")
     for parent in parents:
         if os.access(parent, os.W_OK):
-            return os.path.join(parent, "nix-ferry")
+            return own_directory(parent)
     if not os.path.exists(state_dir):
         # A store of the user's own, say.
         raise FerryError(f"there is no '{state_dir}' for a broker, nor a XDG_RUNTIME_DIR: each hook works alone")

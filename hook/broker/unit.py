@@ -14,12 +14,13 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from hook.broker.standing import listens, socket_path, standing_of
+from hook.store.location import STATE_DIR, own_directory
 
 if TYPE_CHECKING:
     from hook.broker.systemd import Manager
 
 SERVICE = "nix-ferry-broker.service"
-DIRECTORY = "/nix/var/nix/nix-ferry"
+DIRECTORY = own_directory(STATE_DIR)
 """Where the service's broker listens."""
 
 START_S = 5.0

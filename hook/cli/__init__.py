@@ -1,1 +1,1 @@
-"""The nix-ferry command; the only place where an error becomes a line and an exit status."""
+"""The nix-ferry command: what a user asks and tells the hook; main.py lists it."""

@@ -103,21 +103,3 @@ def warn(warnings: Sequence[str]) -> None:
 def _echo(what: str, text: str) -> None:
     """Say something in which a machine may have had a say."""
     click.echo(what + "\n".join(map(printable, text.split("\n"))), err=True)
-
-
-def state_dir() -> str:
-    """Nix's state directory, where hooks keep their locks and what is theirs alone."""
-    return os.environ.get("NIX_STATE_DIR") or "/nix/var/nix"
-
-
-def private_dir() -> str:
-    """The hook's private directory, or one that goes with this process where that is not for us."""
-    directory = os.path.join(state_dir(), "nix-ferry")
-    if os.access(state_dir(), os.W_OK):
-        os.makedirs(directory, 0o700, exist_ok=True)
-        return directory
-    import tempfile
-
-    passing = tempfile.TemporaryDirectory(prefix="nix-ferry-")
-    click.get_current_context().call_on_close(passing.cleanup)
-    return passing.name

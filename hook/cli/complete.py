@@ -20,8 +20,8 @@ VARIABLE = "_NIX_FERRY_COMPLETE"
 def complete_machine(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Hosts of 'builders' that begin with what was typed; addresses only if it looks like one."""
     try:
-        host = host_of(settings := nix.settings())
-        uris = [machine.uri for machine in machines_of(settings, host)[0]]
+        settings = nix.settings()
+        uris = [machine.uri for machine in machines_of(settings, host_of(settings))[0]]
     except FerryError:
         return []
     if typed.startswith("ssh"):

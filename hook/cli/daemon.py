@@ -14,9 +14,8 @@ from contextlib import contextmanager, suppress
 
 from hook.cli.install.rootonly import ROOT, only_root_changes
 from hook.errors import FerryError
+from hook.store.location import daemon_socket, state_dir_of
 from hook.values.settings import Settings
-
-STATE_DIR = "/nix/var/nix"
 
 SYSTEMD = "/run/systemd/system"
 """Exists where systemd is the first process."""
@@ -38,15 +37,15 @@ def is_used(settings: Settings, environ: Mapping[str, str]) -> bool:
     if store in ("", "auto"):
         store = environ.get("NIX_REMOTE") or "auto"
     if store == "auto":
-        state_dir = environ.get("NIX_STATE_DIR") or STATE_DIR
-        return not os.access(state_dir, os.R_OK | os.W_OK) and os.path.exists(_socket(environ, state_dir))
+        state_dir = state_dir_of(environ)
+        return not os.access(state_dir, os.R_OK | os.W_OK) and os.path.exists(daemon_socket(environ, state_dir))
     return store == "daemon" or store.startswith("unix://")
 
 
 def serves(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Whether this host has a daemon that builds for its users, though root itself may do without."""
-    state_dir = environ.get("NIX_STATE_DIR") or STATE_DIR
-    return is_used(settings, environ) or (os.geteuid() == 0 and os.path.exists(_socket(environ, state_dir)))
+    socket = daemon_socket(environ, state_dir_of(environ))
+    return is_used(settings, environ) or (os.geteuid() == 0 and os.path.exists(socket))
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -169,7 +168,3 @@ def _runs_nix(process: str, environ: Mapping[str, str]) -> bool:
         return True
     path = os.readlink(running)
     return os.path.basename(path).startswith("nix") and only_root_changes(path)
-
-
-def _socket(environ: Mapping[str, str], state_dir: str) -> str:
-    return environ.get("NIX_DAEMON_SOCKET_PATH") or os.path.join(state_dir, "daemon-socket/socket")

@@ -1,28 +1,29 @@
 """`nix-ferry explain`: which machine a derivation would be built on now, why not on the others, and what Nix does then.
 
 Asks the same pure decision as the hook, with the settings and the slots of this moment, and then the machines that are
-able to build it what they lack; builds nothing and keeps no slot.
+able to build it what they lack; builds nothing and keeps no slot.  Tested in lab/test_command.py.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import click
+
 from hook.cli import daemon, nix
+from hook.cli.command import as_json, command, nix_options, warn
+from hook.cli.complete import complete_file
+from hook.cli.here import Here
+from hook.cli.output import print_json, print_table
 from hook.cli.probe.lacking import Inputs, Lack, inputs_of, lacks_of, read_derivation
 from hook.cli.probe.ping import own_store
+from hook.cli.status.history import show_recent
 from hook.cli.words import size
-from hook.config import find_config
 from hook.errors import ConfigurationError, FerryError
 from hook.front.request import Request
 from hook.machines.builders import Machine
-from hook.machines.configured import host_of, machines_of
-from hook.machines.disabled import Disabled
 from hook.machines.schedule import Answer, Candidate, Decision, Host, decide, suitable
-from hook.machines.slots import MOST_SLOTS, SlotTable
-from hook.remote.routes import Routes
+from hook.machines.slots import MOST_SLOTS
 from hook.values.requirements import prefers_local_build, required_features
-from hook.values.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,48 +101,81 @@ class Explanation:
         }
 
 
-def explain(drv_path: str, settings: Settings, environ: Mapping[str, str], private_dir: str) -> Explanation:
+def explained(drv_path: str, here: Here) -> Explanation:
     """What would become of the derivation at `drv_path` if Nix asked for it now."""
     derivation = read_derivation(drv_path)
-    host = host_of(settings)
-    machines, warnings = machines_of(settings, host)
+    host, warnings = here.host, list(here.warnings)
     request = Request(derivation.system, drv_path, required_features(derivation), am_willing=host.max_jobs > 0)
-    state_dir = environ.get("NIX_STATE_DIR") or "/nix/var/nix"
-    disabled = Disabled(os.path.join(state_dir, "nix-ferry"))
     try:
-        candidates = _probe(SlotTable(state_dir), request, host, machines)
+        candidates = [_candidate(machine, request, here) for machine in here.machines]
     except ConfigurationError as error:
-        warnings = [*warnings, f"cannot see which slots are in use, and takes all for free: {error}"]
-        candidates = [Candidate(machine, 0, machine.max_jobs > 0) for machine in machines]
-    candidates = [replace(each, disabled=disabled.reason(each.machine)) for each in candidates]
+        warnings.append(f"cannot see which slots are in use, and takes all for free: {error}")
+        candidates = [Candidate(machine, 0, machine.max_jobs > 0) for machine in here.machines]
+    candidates = [replace(each, disabled=here.disabled.reason(each.machine)) for each in candidates]
     decision = decide(request, host, candidates)
-    if daemon.is_used(settings, environ) and nix.is_trusted() is False:
-        warnings = [
-            *warnings,
-            "the daemon does not trust you: it goes by its own 'builders' and max-jobs, not by yours",
-        ]
+    if daemon.is_used(here.settings, here.environ) and nix.is_trusted() is False:
+        warnings.append("the daemon does not trust you: it goes by its own 'builders' and max-jobs, not by yours")
     inputs, lacks = None, {}
-    if location := own_store(settings, environ):
+    if location := own_store(here.settings, here.environ):
         try:
             inputs = inputs_of(derivation, location)
         except FerryError as error:
-            warnings = [*warnings, f"cannot see what it reads: {error.one_line}"]
+            warnings.append(f"cannot see what it reads: {error.one_line}")
         else:
-            config, _ = find_config(environ)
-            routes = Routes(settings, host.release, environ, private_dir, os.getpid(), config.connect_timeout_s)
-            able = [machine for machine in machines if suitable(request, machine) is None]
-            lacks = lacks_of(able, inputs, routes, host.release)
+            able = [machine for machine in here.machines if suitable(request, machine) is None]
+            lacks = lacks_of(able, inputs, here.routes, host.release)
     prefers_here = prefers_local_build(derivation)
     return Explanation(drv_path, request, host, prefers_here, decision, tuple(warnings), inputs, lacks)
 
 
-def _probe(slots: SlotTable, request: Request, host: Host, machines: list[Machine]) -> list[Candidate]:
-    """Every machine with the number of its slots in use, where that matters."""
-    candidates = []
-    for machine in machines:
-        if suitable(request, machine) is not None:
-            candidates.append(Candidate(machine))
+def _candidate(machine: Machine, request: Request, here: Here) -> Candidate:
+    """A machine with the number of its slots in use, where that matters."""
+    if suitable(request, machine) is not None:
+        return Candidate(machine)
+    busy = here.busy(machine)
+    return Candidate(machine, busy, busy < min(machine.max_jobs, MOST_SLOTS))
+
+
+@click.command()
+@click.argument("installable", required=False, shell_complete=complete_file)
+@click.option("--recent", is_flag=True, help="What was decided lately, of paths that contain INSTALLABLE, if given.")
+@nix_options
+@as_json
+@command
+def explain(installable: str | None, recent: bool, options: nix.Options, as_json: bool) -> int:
+    """Say for every machine why it would or would not build INSTALLABLE.
+
+    INSTALLABLE is a derivation (/nix/store/….drv), a file with Nix code, or a flake reference like nixpkgs#hello.
+    Nothing is built.
+
+    \b
+    Examples:
+      nix-ferry explain ./default.nix    each machine with a verdict, and where it goes
+      nix-ferry explain nixpkgs#hello --option max-jobs 0   if nothing could be built here
+      nix-ferry explain --recent hello   what was decided about it lately, and why
+    """
+    if recent:
+        return show_recent(installable, as_json=as_json)
+    if installable is None:
+        raise click.UsageError("Missing argument 'INSTALLABLE'.")
+    here = Here(options)
+    explanations = [explained(path, here) for path in nix.derivation_paths(installable, options)]
+    if not explanations:
+        raise FerryError(f"'{installable}' stands for no derivation")
+    if as_json:
+        print_json([explanation.to_json() for explanation in explanations])
+        return 0
+    for number, explanation in enumerate(explanations):
+        if number:
+            click.echo()
+        needs = [explanation.request.system, *sorted(explanation.request.features)]
+        click.echo(f"{explanation.drv_path} needs {', '.join(needs)}")
+        warn(explanation.warnings)
+        if rows := explanation.rows():
+            print_table(("MACHINE", "LACKS", "VERDICT"), rows)
         else:
-            busy = slots.busy(machine.uri.lock_stem(host.release), machine.max_jobs)
-            candidates.append(Candidate(machine, busy, busy < min(machine.max_jobs, MOST_SLOTS)))
-    return candidates
+            click.echo("no machine is configured: 'builders' is empty, or the file it names")
+        if explanation.reads:
+            click.echo(explanation.reads)
+        click.echo(f"so {explanation.outcome}")
+    return 0

@@ -1,4 +1,7 @@
-"""Ask the Nix of this host, by its command line: which release it is, its settings, what an installable stands for."""
+"""Ask the Nix of this host, by its command line: which release it is, its settings, what an installable stands for.
+
+Tested in cli/test_command.py, with odd programs in the place of Nix.
+"""
 
 import json
 import os

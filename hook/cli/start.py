@@ -1,4 +1,7 @@
-"""Where nix-ferry begins: Ctrl-C while its modules are loaded ends it like any program, not with a stack trace."""
+"""Where nix-ferry begins: Ctrl-C while its modules are loaded ends it like any program, not with a stack trace.
+
+Tested in lab/test_command.py.
+"""
 
 import signal
 

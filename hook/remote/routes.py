@@ -1,7 +1,9 @@
 """Which way leads to a machine: ssh, a Nix that runs here and opens the machine's store, or the socket of a daemon.
 
 Opens nothing itself.  A store on this host is opened by a child with the settings Nix sent us, as stock opens it in its
-own process with them; a daemon behind a socket is sent them.  Source: machines.md section 2; tested in test_routes.py.
+own process with them; a daemon behind a socket is sent them.
+
+Source: docs/protocols/machines.md, "Addresses".  Tested in test_routes.py.
 """
 
 import os
@@ -14,6 +16,7 @@ from hook.machines.builders import Machine
 from hook.machines.identity import REMOTE_PROGRAMS, is_handled
 from hook.remote.child import Command
 from hook.remote.ssh import command_for
+from hook.store.location import daemon_socket, state_dir_of
 from hook.values.release import Release
 from hook.values.settings import Settings
 from hook.values.storeuri import StoreUri, format_parameters
@@ -86,8 +89,8 @@ class Routes:
         """The socket that `uri` stands for; None if it is a store that is opened directly."""
         if uri.scheme == "unix" and uri.authority + uri.path:
             return os.path.join("/", uri.authority + uri.path)
-        state_dir = uri.parameter("state", "") or self._environ.get("NIX_STATE_DIR") or "/nix/var/nix"
-        default = self._environ.get("NIX_DAEMON_SOCKET_PATH") or os.path.join(state_dir, "daemon-socket/socket")
+        state_dir = uri.parameter("state", "") or state_dir_of(self._environ)
+        default = daemon_socket(self._environ, state_dir)
         if uri.scheme in ("daemon", "unix"):
             return default
         if uri.scheme == "auto" and not os.access(state_dir, os.R_OK | os.W_OK) and os.path.exists(default):

@@ -1,4 +1,7 @@
-"""What one conversation works with: its caller, the settings Nix sent, and what they name, opened."""
+"""What one conversation works with: its caller, the settings Nix sent, and what they name, opened.
+
+Tested in session/test_session.py.
+"""
 
 import os
 import stat
@@ -16,9 +19,9 @@ from hook.machines.configured import host_of, machines_of
 from hook.machines.disabled import Disabled
 from hook.machines.schedule import Host
 from hook.machines.slots import SlotTable
-from hook.protocol.activity import Verbosity
 from hook.store.databases import Databases
 from hook.store.local import LocalStore
+from hook.store.location import own_directory
 from hook.values.limits import Limits, limits_of
 from hook.values.settings import Settings
 
@@ -79,7 +82,7 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     for directory in (store.real_store_dir, store.state_dir):
         if not caller.sees(directory):
             raise AloneOnly(f"'{directory}' is another directory for the broker than for Nix")
-    private_dir, reason = _private_directory(os.path.join(store.state_dir, "nix-ferry"))
+    private_dir, reason = _private_directory(own_directory(store.state_dir))
     if reason:
         complaints.append(reason)
     machines, warnings = machines_of(settings, host)
@@ -87,7 +90,7 @@ def open_services(settings: Settings, caller: Caller, databases: Databases, log:
     notices = Notices(private_dir, caller.parent_pid)
     for warning in complaints + warnings + unknown:
         if notices.first_time(warning):
-            log.message(Verbosity.WARN, f"\x1b[35;1mwarning:\x1b[0m {warning}")
+            log.warning(warning)
     return Services(
         caller=caller,
         config=config,

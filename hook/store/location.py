@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from hook.errors import StockOnly, StoreError
 
+STATE_DIR = "/nix/var/nix"
+"""Where it is without a NIX_STATE_DIR."""
+
 # Parameters that change nothing about how paths are read or added here.
 _HARMLESS = frozenset(
     {"build-dir", "path-info-cache-size", "priority", "require-sigs", "system-features", "trusted", "want-mass-query"}
@@ -25,6 +28,21 @@ class StoreLocation:
     real_store_dir: str
     state_dir: str
     log_dir: str
+
+
+def state_dir_of(environ: Mapping[str, str]) -> str:
+    """Where a Nix with this environment keeps its state."""
+    return environ.get("NIX_STATE_DIR") or STATE_DIR
+
+
+def own_directory(state_dir: str) -> str:
+    """Where hooks keep what is theirs alone, below Nix's state."""
+    return os.path.join(state_dir, "nix-ferry")
+
+
+def daemon_socket(environ: Mapping[str, str], state_dir: str) -> str:
+    """Where a daemon listens, if there is one."""
+    return environ.get("NIX_DAEMON_SOCKET_PATH") or os.path.join(state_dir, "daemon-socket/socket")
 
 
 def find_store(uri: str, environ: Mapping[str, str]) -> StoreLocation:
@@ -46,7 +64,7 @@ def find_store(uri: str, environ: Mapping[str, str]) -> StoreLocation:
         real, state, log = (os.path.join(root, below) for below in ("nix/store", "nix/var/nix", "nix/var/log/nix"))
     else:
         real = store_dir
-        state = _first(environ.get("NIX_STATE_DIR"), "/nix/var/nix")
+        state = state_dir_of(environ)
         log = _first(environ.get("NIX_LOG_DIR"), "/nix/var/log/nix")
     location = StoreLocation(
         store_dir=_absolute(store_dir),

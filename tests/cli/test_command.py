@@ -131,7 +131,7 @@ def test_an_error_that_others_have_worded_moves_no_cursor(tmp_path: Path) -> Non
 def test_a_check_of_doctor_moves_no_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of machines, users and processes are for others to choose."""
     check = Check(f"{CLEAR}box", Level.WRONG, f"{CLEAR}refused", f"try {CLEAR}", "tcp")
-    monkeypatch.setattr("hook.cli.main.examine", lambda options, private_dir: iter([check]))
+    monkeypatch.setattr("hook.cli.doctor.doctor.examine", lambda here: iter([check]))
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
     assert "\x1b" not in done.output

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from hook.cli import main as main_module
 from hook.cli.main import main
 from man.make import command_page, everything
 
@@ -80,3 +81,17 @@ def test_the_manual_has_every_example() -> None:
     for context in CONTEXTS:
         for line in examples(context):
             assert line.strip().replace("…", "...") in manual
+
+
+def test_the_list_of_commands_has_no_command_in_it() -> None:
+    """Each stands in a module of its own, with all that it does; a second home for one would be found second."""
+    source = inspect.getsource(main_module)
+    assert "def " not in source.replace("def main() -> None:", "", 1)
+    homes = {
+        name: inspect.getmodule(inspect.unwrap(each.callback)) for name, each in main.commands.items() if each.callback
+    }
+    assert homes.keys() >= {"doctor", "explain", "install", "machine", "ping", "status"}
+    assert main_module not in homes.values()
+    # Nothing is listed twice, and every command of ours is listed.
+    assert len(main.commands) == len({id(each) for each in main.commands.values()})
+    assert not [name for name in homes if not hasattr(main_module, name)]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from hook.broker.client import broker_directory, elsewhere, overview_of, own_socket, user_name
 from hook.cli import daemon, nix
 from hook.cli.change import read_text
-from hook.cli.command import state_dir
 from hook.cli.doctor.check import Check, Level
 from hook.cli.doctor.holders import holders, slot_holders
 from hook.cli.install import install
@@ -23,7 +22,7 @@ from hook.machines.builders import Machine
 from hook.machines.schedule import Host
 from hook.session.loading import load_all
 from hook.store.database import Database
-from hook.store.location import find_store
+from hook.store.location import daemon_socket, find_store, state_dir_of
 from hook.values.settings import Settings
 
 MACHINES = "/etc/nix/machines"
@@ -50,7 +49,7 @@ def unreachable_daemon(environ: Mapping[str, str]) -> Check | None:
     """What keeps this user from the daemon of this host; None if nothing does, or there is none."""
     if os.geteuid() == 0:
         return None
-    path = environ.get("NIX_DAEMON_SOCKET_PATH") or os.path.join(state_dir(), "daemon-socket/socket")
+    path = daemon_socket(environ, state_dir_of(environ))
     directory = os.path.dirname(path)
     enters = os.access(directory, os.X_OK)
     if not os.path.isdir(directory) or os.access(path, os.W_OK) or (enters and not os.path.lexists(path)):
@@ -224,9 +223,9 @@ def _text_of(path: str) -> str | None:
         return None
 
 
-def check_slots(machines: list[Machine], host: Host) -> Check:
+def check_slots(state_dir: str, machines: list[Machine], host: Host) -> Check:
     """Whose builds hold them: those of a process that hangs would be held for ever."""
-    held = holders(os.path.join(state_dir(), "current-load"))
+    held = holders(os.path.join(state_dir, "current-load"))
     busy = []
     for machine in machines:
         stem = machine.uri.lock_stem(host.release)

@@ -14,17 +14,15 @@ import click
 
 from hook.cli import daemon
 from hook.cli.change import Change, make
+from hook.cli.here import Here
 from hook.cli.install import where as place
 from hook.cli.machine import machinesfile
 from hook.cli.machine.login import HostKey, Login, make_key, pinned_key, public_key
 from hook.cli.machine.trial import try_out
-from hook.cli.probe.ping import Pong, own_store, ping
+from hook.cli.probe.ping import Pong, answers, own_store
 from hook.cli.probe.survey import SCRIPT, Survey, kvm_script, parse_survey, survey_here
-from hook.config import find_config
 from hook.errors import FerryError, MachineError, printable
 from hook.machines.builders import Machine, format_machine
-from hook.machines.schedule import Host
-from hook.remote.routes import Routes
 from hook.values.settings import Settings
 from hook.values.storeuri import SSH_SCHEMES, parse_store_uri
 
@@ -53,20 +51,10 @@ class Wanted:
 class Adding:
     """One machine on its way into the machines file of this host."""
 
-    def __init__(
-        self,
-        wanted: Wanted,
-        settings: Settings,
-        host: Host,
-        machines: list[Machine],
-        environ: Mapping[str, str],
-        private_dir: str,
-    ) -> None:
+    def __init__(self, wanted: Wanted, here: Here) -> None:
         self._wanted = wanted
-        self._settings = settings
-        self._host = host
-        self._environ = environ
-        self._private_dir = private_dir
+        self._here = here
+        settings, host, environ = here.settings, here.host, here.environ
         self._store_dir = environ.get("NIX_STORE_DIR") or "/nix/store"
         self._distrusted = False
         self._done: list[str] = []
@@ -75,7 +63,7 @@ class Adding:
             raise FerryError("run this as root: the Nix daemon logs in to machines as root")
         target = wanted.target.removeprefix("ssh-ng://").removeprefix("ssh://")
         uri = parse_store_uri(f"ssh-ng://{target}", host.release)
-        self._old = next((each for each in machines if _is_at(each, uri.user, uri.host, uri.port)), None)
+        self._old = next((each for each in here.machines if _is_at(each, uri.user, uri.host, uri.port)), None)
         if self._old is not None:
             uri = self._old.uri
             self._file, _ = machinesfile.place_of(self._old.origin)
@@ -90,8 +78,6 @@ class Adding:
         if not wanted.dry_run:
             # Before anything is sent to the machine.
             Change.of(self._file, lambda text: text).check()
-        config, _ = find_config(environ)
-        self._timeout_s = config.connect_timeout_s
         key = os.path.abspath(os.path.expanduser(wanted.key or KEY))
         for word in (uri.text, key):
             if not word.isprintable() or set(word) & set(" #;"):
@@ -99,7 +85,7 @@ class Adding:
         text = f"{uri.text} - {key}"
         nothing: frozenset[str] = frozenset()
         machine = Machine(uri, text, "", (host.system,), key, 1, 1.0, nothing, nothing, None)
-        self._login = Login(machine, environ, private_dir, self._timeout_s)
+        self._login = Login(machine, environ, here.private_dir, here.config.connect_timeout_s)
 
     def run(self) -> None:
         """All steps.  FerryError with what was done before, if one of them fails."""
@@ -208,16 +194,13 @@ class Adding:
 
     def _with_protocol(self) -> Machine:
         """The machine by the first protocol that works there: ssh-ng, unless there is only ssh."""
-        routes = Routes(
-            self._settings, self._host.release, self._environ, self._private_dir, os.getpid(), self._timeout_s
-        )
         machine = self._login.machine
         _, separator, rest = machine.uri.text.partition("://")
-        ours = own_store(self._settings, self._environ)
+        ours = own_store(self._here.settings, self._here.environ)
         failed: Pong | None = None
         for scheme in ("ssh-ng", "ssh"):
-            machine = replace(machine, uri=parse_store_uri(scheme + separator + rest, self._host.release))
-            (pong,) = ping([machine], routes, self._host.release, ours)
+            machine = replace(machine, uri=parse_store_uri(scheme + separator + rest, self._here.host.release))
+            (pong,) = answers([machine], self._here.routes, self._here.host.release, ours)
             if not pong.error:
                 trust = {True: ", trusts us", False: ", does not trust us", None: ""}[pong.trusted]
                 _say("protocol", f"{scheme}: {pong.says}{trust}")
@@ -255,7 +238,7 @@ class Adding:
             mandatory=self._old.mandatory if self._old else frozenset(),
         )
         _say("speed", f"{machine.speed_factor:g} times that of this host, by the time Nix takes to evaluate something")
-        line = format_machine(machine, self._host.release)
+        line = format_machine(machine, self._here.host.release)
         change = self._change(line)
         changes = [each for each in (change, self._naming) if each]
         if not changes:
@@ -265,7 +248,7 @@ class Adding:
         if self._wanted.dry_run:
             return
         try:
-            try_out(machine, line, self._environ, self._store_dir, trusts=not self._distrusted)
+            try_out(machine, line, self._here.environ, self._store_dir, trusts=not self._distrusted)
         except (FerryError, KeyboardInterrupt):
             if change:
                 self._take_back(
@@ -275,7 +258,7 @@ class Adding:
                 self._take_back(naming, lambda: machinesfile.without_last(naming))
             raise
         with_input = "" if self._distrusted else ", of an input that only this host vouches for"
-        _say("proof", f"built something on '{machine.uri.render(self._host.release)}'{with_input}")
+        _say("proof", f"built something on '{machine.uri.render(self._here.host.release)}'{with_input}")
 
     def _take_back(self, change: Change, undoing: Callable[[], Change]) -> None:
         """Undo `change`, and nothing that somebody else has changed meanwhile."""
@@ -289,7 +272,7 @@ class Adding:
             _say("undone", f"'{change.path}' is as it was" + ("" if same else ", but for what others have changed"))
 
     def _speed(self, survey: Survey) -> float:
-        measured = survey.speed_against(survey_here(self._environ))
+        measured = survey.speed_against(survey_here(self._here.environ))
         known = self._old.speed_factor if self._old else measured
         # No two measurements agree.
         return known if abs(measured / known - 1) < SAME_SPEED else measured

@@ -1,4 +1,7 @@
-"""`nix-ferry machine`: the machines of `builders`, looked at and changed one at a time."""
+"""`nix-ferry machine`: the machines of `builders`, looked at and changed one at a time.
+
+Tested in cli/machine/test_drain.py and lab/test_machine.py.
+"""
 
 import os
 import time
@@ -10,17 +13,14 @@ import click
 from hook.broker.client import broker_directory, overview_of, retry, say_they_work
 from hook.cli import nix
 from hook.cli.change import dry_run_option, yes_option
-from hook.cli.command import as_json, command, nix_options, private_dir, state_dir, warn
+from hook.cli.command import as_json, command, nix_options, warn
 from hook.cli.complete import complete_machine
+from hook.cli.here import Here
 from hook.cli.machine.add import Adding, Wanted
 from hook.cli.machine.machinesfile import refuse_made, removal
 from hook.cli.output import print_json, print_table
 from hook.errors import FerryError
 from hook.machines.builders import Machine
-from hook.machines.configured import host_of, machines_of
-from hook.machines.disabled import Disabled
-from hook.machines.schedule import Host
-from hook.machines.slots import SlotTable
 
 LOOK_S = 0.5
 """How often a machine that is being emptied is looked at."""
@@ -60,43 +60,6 @@ class Entry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The machines of the effective `builders`."""
-
-    host: Host
-    machines: Sequence[Machine]
-    warnings: Sequence[str]
-
-    def named(self, name: str) -> list[Machine]:
-        """Those with this address or on this host; FerryError if there is none."""
-        found = [m for m in self.machines if name in (m.uri.text, m.uri.host, m.text.split()[0], self.address(m))]
-        if not found:
-            others = ", ".join(f"'{self.address(machine)}'" for machine in self.machines) or "none at all"
-            raise FerryError(f"no machine of 'builders' is called '{name}'; there are: {others}")
-        return found
-
-    def address(self, machine: Machine) -> str:
-        """What `machine` is called in messages."""
-        return machine.uri.render(self.host.release)
-
-    def busy(self, machine: Machine) -> int:
-        """How many of its slots are in use, by whatever hooks of this host.  FerryError if that is not ours to see."""
-        return SlotTable(state_dir()).busy(machine.uri.lock_stem(self.host.release), machine.max_jobs)
-
-
-def known(options: nix.Options) -> Known:
-    """What `builders` says now."""
-    host = host_of(settings := nix.settings(options))
-    machines, warnings = machines_of(settings, host)
-    return Known(host, machines, warnings)
-
-
-def disabled() -> Disabled:
-    """The machines that are out of use for the hooks of this host."""
-    return Disabled(os.path.join(state_dir(), "nix-ferry"))
-
-
 @click.group()
 def machine() -> None:
     """List, add and remove machines, or take them out of use for a while.
@@ -125,12 +88,12 @@ def list_(options: nix.Options, as_json: bool) -> int:
       nix-ferry machine list   what each takes, enabled or not, and where it is written
       nix-ferry machine list --json | jq '.[] | {machine, busy, state}'   for programs
     """
-    found = known(options)
-    entries = [_entry(found, each) for each in found.machines]
+    here = Here(options)
+    entries = [_entry(here, each) for each in here.machines]
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return 0
-    warn(found.warnings)
+    warn(here.warnings)
     print_table(HEADER, [entry.row() for entry in entries])
     return 0
 
@@ -176,14 +139,12 @@ def add(
       nix-ferry machine add --dry-run fast-box:2222   the line it would write
       nix-ferry machine add --yes --host-key SHA256:LQ5M… fast-box   asks nothing, takes no other key
     """
-    settings = nix.settings(options)
-    host = host_of(settings)
-    machines, warnings = machines_of(settings, host)
-    warn(warnings)
+    here = Here(options)
+    warn(here.warnings)
     if port is not None:
         target = f"{target}:{port}"
     wanted = Wanted(target, key, jobs, yes, dry_run, host_key)
-    Adding(wanted, settings, host, machines, os.environ, private_dir()).run()
+    Adding(wanted, here).run()
     return 0
 
 
@@ -202,13 +163,14 @@ def remove(name: str, options: nix.Options) -> int:
       nix-ferry machine remove fast-box   says which line of which file it was
     """
     # One at a time: the next one's place is known only when this one is gone.
-    for old in [each.text for each in known(options).named(name)]:
-        each = next(each for each in known(options).machines if each.text == old)
+    for old in [each.text for each in Here(options).named(name)]:
+        here = Here(options)
+        each = next(each for each in here.machines if each.text == old)
         change = removal(each.origin, each.text)
         refuse_made(change.path)
         change.check()
         change.make()
-        disabled().remove(each)
+        here.disabled.remove(each)
         click.echo(f"removed from {change.path}: {each.text}")
     return 0
 
@@ -227,9 +189,9 @@ def disable(name: str, options: nix.Options) -> int:
     Examples:
       nix-ferry machine disable fast-box   since when it is out of use
     """
-    found = known(options)
-    for each in found.named(name):
-        _disable(found, each)
+    here = Here(options)
+    for each in here.named(name):
+        _disable(here, each)
     return 0
 
 
@@ -249,19 +211,19 @@ def drain(name: str, wait: bool, options: nix.Options) -> int:
       nix-ferry machine drain fast-box   how many builds still run there
       nix-ferry machine drain --wait fast-box && ssh fast-box reboot   restarts it then
     """
-    found = known(options)
-    machines = found.named(name)
+    here = Here(options)
+    machines = here.named(name)
     for each in machines:
-        _disable(found, each)
+        _disable(here, each)
     try:
-        running = _say_running(found, machines)
+        running = _say_running(here, machines)
         while wait and running:
             time.sleep(LOOK_S)
             for each in machines:
-                if disabled().since(each) is None:
-                    raise FerryError(f"'{found.address(each)}' was enabled again; not waiting any longer")
-            if _running(found, machines) != running:
-                running = _say_running(found, machines)
+                if here.disabled.since(each) is None:
+                    raise FerryError(f"'{here.address(each)}' was enabled again; not waiting any longer")
+            if _running(here, machines) != running:
+                running = _say_running(here, machines)
     except KeyboardInterrupt:
         raise FerryError("not waiting any longer; what was disabled stays so") from None
     return 0
@@ -280,11 +242,11 @@ def enable(name: str, options: nix.Options) -> int:
     Examples:
       nix-ferry machine enable fast-box   that it is enabled, and whether it was before
     """
-    found = known(options)
-    for each in found.named(name):
-        was_out = disabled().remove(each)
+    here = Here(options)
+    for each in here.named(name):
+        was_out = here.disabled.remove(each)
         say_they_work([each.uri.text], os.environ)
-        click.echo(f"'{found.address(each)}' is enabled" + ("" if was_out else ", and was before"))
+        click.echo(f"'{here.address(each)}' is enabled" + ("" if was_out else ", and was before"))
     return 0
 
 
@@ -302,12 +264,12 @@ def retry_(name: str, options: nix.Options) -> int:
     Examples:
       nix-ferry machine retry fast-box   what kept builds from it, if there was something
     """
-    found = known(options)
+    here = Here(options)
     directory = broker_directory(os.environ)
     overview = overview_of(directory) or {"machines": []}
     reasons = {each["machine"]: each["reason"] for each in overview["machines"] if each["state"] == "failed"}
-    for each in found.named(name):
-        address = found.address(each)
+    for each in here.named(name):
+        address = here.address(each)
         reason = reasons.get(address)
         retry(directory, each.uri.text)
         click.echo(
@@ -316,47 +278,46 @@ def retry_(name: str, options: nix.Options) -> int:
     return 0
 
 
-def _disable(found: Known, each: Machine) -> None:
-    out = disabled()
-    out.add(each)
-    click.echo(f"'{found.address(each)}' is {out.reason(each)}")
+def _disable(here: Here, each: Machine) -> None:
+    here.disabled.add(each)
+    click.echo(f"'{here.address(each)}' is {here.disabled.reason(each)}")
 
 
-def _say_running(found: Known, machines: Sequence[Machine]) -> int:
-    running = _running(found, machines)
+def _say_running(here: Here, machines: Sequence[Machine]) -> int:
+    running = _running(here, machines)
     builds = "nothing is" if running == 0 else "1 build is" if running == 1 else f"{running} builds are"
     click.echo(f"{builds} running there")
     return running
 
 
-def _running(found: Known, machines: Sequence[Machine]) -> int:
+def _running(here: Here, machines: Sequence[Machine]) -> int:
     # Lines with one address share their slots.
-    most = {found.address(each): each for each in sorted(machines, key=lambda each: each.max_jobs)}
-    return sum(map(found.busy, most.values()))
+    most = {here.address(each): each for each in sorted(machines, key=lambda each: each.max_jobs)}
+    return sum(map(here.busy, most.values()))
 
 
-def _entry(found: Known, each: Machine) -> Entry:
-    since = disabled().since(each)
+def _entry(here: Here, each: Machine) -> Entry:
+    since = here.disabled.since(each)
     try:
-        busy: int | None = found.busy(each)
+        busy: int | None = here.busy(each)
     except FerryError:
         busy = None
     return Entry(
-        machine=found.address(each),
+        machine=here.address(each),
         systems=each.systems,
         max_jobs=each.max_jobs,
         busy=busy,
         speed_factor=each.speed_factor,
         supported_features=sorted(each.supported),
         mandatory_features=sorted(each.mandatory),
-        state=_state(since, busy),
+        state=_state(here, since, busy),
         disabled_since=since,
         origin=each.origin,
         line=each.text,
     )
 
 
-def _state(since: float | None, busy: int | None) -> str:
+def _state(here: Here, since: float | None, busy: int | None) -> str:
     if since is None:
-        return "enabled" if disabled().is_visible() else "?"
+        return "enabled" if here.disabled.is_visible() else "?"
     return "draining" if busy else "disabled"

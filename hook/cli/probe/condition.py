@@ -5,10 +5,10 @@ A machine whose login runs nothing but Nix says nothing.  Tested in test_conditi
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hook.cli.probe.shell import CAPABILITIES, MOST_SAID, SSH_FAILED, run, shell_command, system_features
+from hook.cli.probe.together import at_once
 from hook.errors import FerryError
 from hook.machines.builders import Machine
 from hook.remote.routes import Routes
@@ -58,12 +58,7 @@ class Condition:
 
 def conditions(machines: Sequence[Machine | None], routes: Routes) -> list[Condition | None]:
     """Ask all of them at once, and nobody where there is None."""
-
-    def one(machine: Machine | None) -> Condition | None:
-        return _ask(machine, routes) if machine else None
-
-    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        return list(threads.map(one, machines))
+    return at_once(lambda machine: _ask(machine, routes) if machine else None, machines)
 
 
 def _ask(machine: Machine, routes: Routes) -> Condition | None:
@@ -89,12 +84,7 @@ class Shell:
 
 def shells(machines: Sequence[Machine | None], routes: Routes) -> list[Shell | None]:
     """Ask all of them at once, and nobody where there is None; None for one that is not reached by ssh."""
-
-    def one(machine: Machine | None) -> Shell | None:
-        return _shell(machine, routes) if machine else None
-
-    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        return list(threads.map(one, machines))
+    return at_once(lambda machine: _shell(machine, routes) if machine else None, machines)
 
 
 def _shell(machine: Machine, routes: Routes) -> Shell | None:

@@ -5,10 +5,10 @@ Nothing is copied or substituted.  Tested in test_lacking.py, and in tests/lab/t
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
+from hook.cli.probe.together import at_once
 from hook.cli.words import size
 from hook.errors import FerryError
 from hook.machines.builders import Machine
@@ -80,13 +80,8 @@ def read_derivation(file: str) -> Derivation:
 
 def lacks_of(machines: Sequence[Machine], inputs: Inputs, routes: Routes, release: Release) -> dict[str, Lack]:
     """Ask all of them at once; by what they are called."""
-
-    def one(machine: Machine) -> Lack:
-        return _ask(machine, inputs, routes, release)
-
-    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        found = threads.map(one, machines)
-        return {machine.uri.render(release): lack for machine, lack in zip(machines, found, strict=True)}
+    found = at_once(lambda machine: _ask(machine, inputs, routes, release), machines)
+    return {machine.uri.render(release): lack for machine, lack in zip(machines, found, strict=True)}
 
 
 def _ask(machine: Machine, inputs: Inputs, routes: Routes, release: Release) -> Lack:

@@ -3,15 +3,22 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import click
 
 from hook.broker.client import say_they_work
+from hook.cli import nix
+from hook.cli.command import as_json, command, nix_options, warn
+from hook.cli.complete import complete_machine
 from hook.cli.doctor import storekinds
+from hook.cli.here import Here
+from hook.cli.output import print_json, print_table
 from hook.cli.probe.speed import HEADER as SPEED_HEADER
-from hook.cli.probe.speed import Speed
-from hook.errors import FerryError, MachineError, StockOnly, Trouble
+from hook.cli.probe.speed import Speed, measure
+from hook.cli.probe.together import at_once
+from hook.errors import EXIT_FAILED, FerryError, MachineError, StockOnly, Trouble
 from hook.machines.builders import Machine
 from hook.protocol.handshake import quoted
 from hook.protocol.worker import WorkerClient
@@ -68,17 +75,12 @@ def header(*, speed: bool = False) -> tuple[str, ...]:
     return "MACHINE", "CONNECT", "REQUEST", "TRUSTED", *(SPEED_HEADER if speed else ()), "SAYS"
 
 
-def ping(machines: Sequence[Machine], routes: Routes, release: Release, ours: StoreLocation | None) -> list[Pong]:
+def answers(machines: Sequence[Machine], routes: Routes, release: Release, ours: StoreLocation | None) -> list[Pong]:
     """Ask all machines at once, also whether they are the store that is `ours`.
 
     Builds then know, too, that those work which do.
     """
-
-    def one(machine: Machine) -> Pong:
-        return _ping(machine, routes, release, ours)
-
-    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        pongs = list(threads.map(one, machines))
+    pongs = at_once(lambda machine: _ping(machine, routes, release, ours), machines)
     well = [machine.uri.text for machine, pong in zip(machines, pongs, strict=True) if not pong.error]
     say_they_work(well, os.environ)
     return pongs
@@ -127,3 +129,36 @@ def to_json(pongs: Sequence[Pong]) -> list[dict[str, object]]:
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:.0f} ms"
+
+
+@click.command()
+@click.argument("machines", nargs=-1, metavar="[MACHINE]...", shell_complete=complete_machine)
+@click.option("--speed", is_flag=True, help="Also measure what ssh carries each way, which takes some seconds each.")
+@nix_options
+@as_json
+@command
+def ping(machines: Sequence[str], speed: bool, options: nix.Options, as_json: bool) -> int:
+    """Connect to machines as a build would, and say how long that takes.
+
+    All of 'builders' are asked, or those whose address contains MACHINE; all at once. Of one that cannot be
+    used it tells why, as the hook would.
+
+    \b
+    Examples:
+      nix-ferry ping                    how long each takes, its Nix, and whether it trusts us
+      nix-ferry ping --speed fast-box   also how much ssh carries to and from that one
+      nix-ferry ping --json | jq '.[] | select(.error != "")'   only those that cannot be used
+    """
+    here = Here(options)
+    chosen = here.like(machines)
+    pongs = answers(chosen, here.routes, here.host.release, own_store(here.settings, here.environ))
+    if speed:
+        # One after the other: they share the link of this host.
+        pairs = zip(chosen, pongs, strict=True)
+        pongs = [pong if pong.error else replace(pong, speed=measure(machine, here.routes)) for machine, pong in pairs]
+    if as_json:
+        print_json(to_json(pongs))
+    else:
+        warn([*here.complaints, *here.warnings])
+        print_table(header(speed=speed), [pong.row(speed=speed) for pong in pongs])
+    return EXIT_FAILED if any(pong.error for pong in pongs) else 0

@@ -7,10 +7,10 @@ so, too, and not through another machine.  Tested in test_way.py, and in tests/l
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from hook.cli.machine.login import public_key
+from hook.cli.probe.together import at_once
 from hook.errors import FerryError, MachineError
 from hook.machines.builders import Machine
 from hook.remote.child import Command
@@ -62,12 +62,7 @@ def ways(machines: Sequence[Machine], routes: Routes) -> list[Way | None]:
 
     How long a name may take is up to the resolver, as it is for ssh.
     """
-
-    def one(machine: Machine) -> Way | None:
-        return _way(machine, routes)
-
-    with ThreadPoolExecutor(max_workers=max(len(machines), 1)) as threads:
-        return list(threads.map(one, machines))
+    return at_once(lambda machine: _way(machine, routes), machines)
 
 
 def _way(machine: Machine, routes: Routes) -> Way | None:

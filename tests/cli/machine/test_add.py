@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from hook.cli.here import Here
 from hook.cli.machine.add import Adding, Wanted
 from hook.errors import FerryError
-from hook.machines.schedule import Host
 from hook.values.settings import Settings
-
-HOST = Host("x86_64-linux", frozenset(), frozenset(), 1, (2, 34))
 
 
 def adding(directory: Path, target: str, key: str) -> Adding:
-    settings = Settings({"builders": f"@{directory}/machines", "store": "auto"})
-    environ = {"NIX_STATE_DIR": str(directory), "NIX_CONF_DIR": str(directory)}
-    return Adding(Wanted(target, key, None, True, False), settings, HOST, [], environ, str(directory))
+    here = Here((), {"NIX_STATE_DIR": str(directory), "NIX_CONF_DIR": str(directory)})
+    here.settings = Settings({"builders": f"@{directory}/machines", "store": "auto", "system": "x86_64-linux"})
+    return Adding(Wanted(target, key, None, True, False), here)
 
 
 @pytest.mark.parametrize("end", [" ", "\n", "\r", "\t", "#", ";", "\u00a0", "\u2028", "\ufeff", "\udcff"], ids=ascii)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hook.cli.probe.ping import ping
+from hook.cli.probe.ping import answers
 from hook.errors import Trouble
 from hook.machines.builders import parse_machines
 from hook.remote import child
@@ -28,6 +28,6 @@ def test_a_machine_has_a_limited_time_whatever_it_says(
     line = f"ssh-ng://localhost?remote-program={DAEMON_IN_URI}%20{behaviour}"
     machines, _ = parse_machines(line, default_system="x86_64-linux", release=RELEASE, read_file=str)
     routes = Routes(Settings({}), RELEASE, os.environ, str(tmp_path), os.getpid(), 5)
-    (pong,) = ping(machines, routes, RELEASE, find_store(f"local?state={tmp_path}", {}))
+    (pong,) = answers(machines, routes, RELEASE, find_store(f"local?state={tmp_path}", {}))
     assert pong.error == "not ready after 1 s"
     assert pong.trouble is Trouble.TIMED_OUT
