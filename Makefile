@@ -1,4 +1,4 @@
-# Everything a developer or CI runs.  On Debian each target installs what it needs (as root) and is missing.
+# Everything a developer or CI runs.  On Debian, run as root, each target installs the packages that it lacks.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin

@@ -2,7 +2,7 @@
 
 The text of an error is one line for the user: what was being done, to which machine or store path, what came back.
 What happens next (decline, try another machine, give up) follows from the class, and for a machine from the kind of its
-trouble, never from the text.
+trouble, never from the text.  Tested in session/test_session.py.
 """
 
 import re

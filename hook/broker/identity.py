@@ -2,6 +2,7 @@
 
 `share/nix-ferry/identity` beside the directory of programs has a hash of the sources (setup.py), and is all that the
 shim, which may lie elsewhere and be older, reads of an installation.  Installed in place, nothing has an identity.
+Tested in broker/test_client.py and lab/test_brokers.py.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 Serves one hook over the socket FD, in a process that ends with it.  Whatever goes wrong before a build is accepted,
 down to this program not being there at all, the shim notices, and hands the conversation to Nix's own hook.
+Tested in broker/test_shim.py.
 """
 
 import socket

@@ -2,7 +2,9 @@
 
 All knowledge of the build-hook protocol is here and in log.py, so that another front can take their place.  A request
 is either read whole or raises RequestError; after `accept` the parent reads log lines only.
-Source: build-hook protocol, sections 3 to 5.  Tested in test_front.py with recorded bytes of three Nix releases.
+
+Source: docs/protocols/build-hook.md, "The settings preamble", "Questions and answers", "After the accept".  Tested in
+test_front.py with recorded bytes of Nix releases.
 """
 
 import struct

@@ -1,6 +1,6 @@
 """What Nix asks of its hook: a build, and after the accept what that build reads and makes.
 
-Source: build-hook protocol, sections 4 and 5.
+Source: docs/protocols/build-hook.md, "Questions and answers", "After the accept".  Tested in test_front.py.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
 """Read `builders` and the files it names into machines, and write a machine as such a line.
 
 One line that cannot be used costs that line and a warning; every other machine stays.  Stock refuses them all.  Files
-are read by a function of the caller's.  Source: machines.md section 1; each rule is a row in machines/test_builders.py.
+are read by a function of the caller's.
+
+Source: docs/protocols/machines.md, "The builders setting".  Each rule is a row in machines/test_builders.py.
 """
 
 import math

@@ -3,7 +3,7 @@
 Two lines can have the same slots and another health, or stand in one queue and lead elsewhere.  So each question has a
 type of its own for its answer, which no other can be taken for.
 
-Source: machines.md section 2.  Tested in test_routes.py and test_identity.py.
+Source: docs/protocols/machines.md, "Addresses".  Tested in test_routes.py and test_identity.py.
 """
 
 from collections.abc import Hashable, Mapping

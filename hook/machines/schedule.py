@@ -4,8 +4,9 @@ Pure: the request, this host, and what was found out about each machine go in, a
 opens a file, takes a lock or knows what ssh is.  The caller asks `suitable` which machines are worth probing, probes
 their slots under the main lock, and hands everything to `decide`.
 
-Source: machines.md section 3, build-hook.md section 8.  Each rule is a row in test_schedule.py, which also compares
-every choice with a second implementation, and the refusal texts with a stock hook.
+Source: docs/protocols/machines.md, "Selection"; docs/protocols/build-hook.md, "What the stock hook does".  Each rule
+is a row in test_schedule.py, which also compares every choice with a second implementation, and the refusal texts with
+a stock hook.
 """
 
 import struct

@@ -1,10 +1,10 @@
 """The lock files in `current-load/`: a machine's slots, and one upload to a machine at a time.
 
-Stock hooks use the same files, so both kinds of hook together keep to a machine's max jobs.  This is the only module
-that calls flock(2).  Locks go with the open file: the kernel drops them when this process ends, however it ends, and
-no child gets a copy.  The files are empty, never written and never deleted.
+Stock hooks use the same files, so both kinds of hook together keep to a machine's max jobs.  Locks go
+with the open file: the kernel drops them when this process ends, however it ends, and no child gets a copy.  The files
+are empty, never written and never deleted.
 
-Source: machines.md section 4; tested in test_slots.py, also against locks held by other processes.
+Source: docs/protocols/machines.md, "Slots".  Tested in test_slots.py, also against locks held by other processes.
 """
 
 import errno

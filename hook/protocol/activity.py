@@ -1,7 +1,7 @@
 """What a daemon or a hook says while it works: log lines, activities and their results.
 
 Values only.  Numbers are Nix's own (`Verbosity`, `ActivityType`, `ResultType` in its logging interface) and go over
-the worker protocol and the JSON log alike.
+the worker protocol and the JSON log alike.  Tested in protocol/test_recordings.py.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """What a build needs of a machine's store, whichever protocol reaches it.
 
 Implemented by WorkerClient and ServeClient; their docstrings say what each protocol adds.
+Tested in protocol/test_worker.py and protocol/test_serve.py.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,9 @@
 """How a worker-protocol connection begins: magic numbers, versions, features, trust.
 
-Source: worker protocol, "Handshake".  Text that a login shell prints before the daemon starts is recognised here,
-because only here is it known which eight bytes must come first.  It is skipped if the protocol follows soon.
+Text that a login shell prints before the daemon starts is recognised here, because only here is it known which eight
+bytes must come first.  It is skipped if the protocol follows soon.
+
+Source: docs/protocols/worker-protocol.md, "Handshake".  Tested in test_worker.py and test_serve.py.
 """
 
 import re

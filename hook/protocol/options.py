@@ -1,6 +1,6 @@
 """What SetOptions says: how the daemon is to behave towards one connection.
 
-Source: worker protocol, "SetOptions"; decoded in test_worker.py.
+Source: docs/protocols/worker-protocol.md, "SetOptions".  Decoded in test_worker.py.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,10 @@
 """The serve protocol's client (`nix-store --serve --write`), what `ssh://` machines speak.
 
 There are no log messages and no errors on this connection: the build log and every error text come on the remote's
-standard error, and an error ends the connection.  Layouts: serve protocol, sections 1 to 4; decoded against bytes
-recorded from five Nix releases in test_serve.py.
+standard error, and an error ends the connection.
+
+Source: docs/protocols/serve-protocol.md, "Handshake and versions", "Commands", "How a server behaves".  Decoded against
+bytes recorded from five Nix releases in test_serve.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator

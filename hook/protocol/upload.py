@@ -1,6 +1,6 @@
 """An upload as a plan: which bytes go where, without the NARs themselves; and how both protocols speak of a path.
 
-Both make such plans, so that one piece of code can carry them out.
+Both make such plans, so that one piece of code can carry them out.  Tested in transfer/test_upload.py.
 """
 
 from collections.abc import Callable, Iterable

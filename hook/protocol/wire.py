@@ -2,7 +2,8 @@
 
 `Reader` pulls exact byte counts from a `Source` and `Writer` collects bytes; neither knows where they come from or
 go to.  Each length that a peer sends is checked against a limit before anything is read or allocated for it.
-Sources: worker protocol, "Primitives".  Tested in test_wire.py, for every split of the input.
+
+Source: docs/protocols/worker-protocol.md, "Primitives".  Tested in test_wire.py, for every split of the input.
 """
 
 from collections.abc import Callable, Sequence

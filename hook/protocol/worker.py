@@ -2,8 +2,10 @@
 
 Every request is written whole; its answer is the daemon's log messages, which are passed on as they come, and then the
 result.  An ERROR from the daemon raises RemoteError and leaves the connection usable; anything the protocol does not
-allow raises ProtocolError and the connection must be closed.  Layouts: worker protocol, sections 3 to 8; each is
-decoded against recorded bytes of five Nix releases in protocol/test_recordings.py.
+allow raises ProtocolError and the connection must be closed.
+
+Source: docs/protocols/worker-protocol.md, "Messages", "Operations", "Uploads", "Realisations".  Each layout is decoded
+against recorded bytes of five Nix releases in protocol/test_recordings.py.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator

@@ -1,8 +1,9 @@
 """Which cipher ssh tries first: AES-GCM where nobody has configured any and both processors have instructions for AES.
 
 ssh itself begins with ChaCha20-Poly1305, the fastest where there are none; elsewhere it takes twice as long.  Only the
-order changes: everything ssh offers by default stays on offer.  Source: Ciphers in ssh_config(5); tested in
-test_cipher.py and with a real ssh in tests/lab/test_sharing.py.
+order changes: everything ssh offers by default stays on offer.
+
+Source: ssh_config(5), on Ciphers.  Tested in test_cipher.py and with a real ssh in lab/test_sharing.py.
 """
 
 from collections.abc import Mapping, Sequence

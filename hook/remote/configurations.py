@@ -5,7 +5,9 @@ else is in their environments.  The question is a command line with the environm
 process has of its own.  An answer holds until a file that ssh reads has changed; where it depends on the moment, as
 with `Match exec`, it holds for HOLDS_S, and a connection is taken to be what it says only if both began at about one
 time.  Nobody waits for an answer that may take long: who has none yet makes a connection of its own, which is the right
-one whatever ssh says.  Source: ssh_config(5); tested in test_configurations.py and with a real ssh in the lab.
+one whatever ssh says.
+
+Source: ssh_config(5).  Tested in test_configurations.py and with a real ssh in the lab.
 """
 
 import functools

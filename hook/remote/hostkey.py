@@ -1,8 +1,9 @@
 """The host key that a machine's line pins: what the column may hold, and the known-hosts file that is made of it.
 
 Stock's base64 needs no padding, and so does this.  Where stock writes whatever comes out into a known-hosts file, keys
-are recognised here, also as a line of known_hosts or without their type.  Source: ssh.md section 1, and sshd(8) on the
-format of known_hosts; tested in test_hostkey.py.
+are recognised here, also as a line of known_hosts or without their type.
+
+Source: docs/protocols/ssh.md, "Host keys"; sshd(8), on the format of known_hosts.  Tested in test_hostkey.py.
 """
 
 import base64

@@ -1,7 +1,10 @@
-"""Turn a machine into a connected Stream: the user's own ssh, or a local command.
+"""How ssh is run to reach a machine: its command line, the host key it must find, and what it is configured to do.
 
 Nothing here speaks a Nix protocol.  ssh is the one found in PATH with the user's whole configuration; it is never given
-a way to ask a question.  Source: ssh.md; tested with a scripted ssh in remote/test_ssh.py and a real one in the lab.
+a way to ask a question.
+
+Source: docs/protocols/ssh.md, "Command lines".  Tested with a scripted ssh in remote/test_ssh.py and a real one in the
+lab.
 """
 
 import os

@@ -1,7 +1,9 @@
 """The files that ssh reads its configuration from: whether one was changed, and whether they decide by the moment.
 
 Only what is needed to know when ssh must be asked again; what the files mean is for ssh to say.  In doubt they decide
-by the moment.  Source: ssh_config(5), on Include and Match; tested in test_sshfiles.py.
+by the moment.
+
+Source: ssh_config(5), on Include and Match.  Tested in test_sshfiles.py.
 """
 
 import os

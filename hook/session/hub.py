@@ -14,6 +14,7 @@ Everything in it has a bound, whatever machines say and however long the broker 
     the preamble of the last conversation     1 MiB
     files: builds.jsonl, decisions.jsonl      8 MiB each, broker.log 2 MiB, notices/ 4,096 files
     files that the user makes                 disabled/: one for each machine that was disabled
+Tested in broker/test_soak.py.
 """
 
 import time

@@ -35,7 +35,10 @@ DEPTH_LIMITED: Release = (2, 30)
 """From here on Nix refuses deep NARs, at least in its last patch releases; before, too few of its releases do."""
 
 MAX_DEPTH = 63
-"""Of a node below the root.  What is deeper, such a Nix could neither verify nor copy.  Source: nar.md."""
+"""Of a node below the root.  What is deeper, such a Nix could neither verify nor copy.
+
+Source: docs/protocols/nar.md, "What is refused".
+"""
 
 
 class RestoreOptions(TypedDict):

@@ -2,8 +2,9 @@
 
 The lock of a path is the file `<path>.lock` beside it, as in Nix.  The parent holds those of all outputs whose paths
 are known before the build; the others are ours to take.  Whoever lets go of a lock deletes its file and leaves a byte
-in it, which tells those who waited to open it anew.  Source: local store, section 5.  Tested in
-store/test_pathlocks.py, also against Nix.
+in it, which tells those who waited to open it anew.
+
+Source: docs/protocols/local-store.md, "Path locks".  Tested in store/test_pathlocks.py, also against Nix.
 """
 
 import errno

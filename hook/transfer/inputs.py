@@ -1,8 +1,10 @@
 """Bring what a build reads to the machine that builds.
 
-The steps are the stock hook's, see the build-hook protocol, section 8.  What differs: nothing is locked unless
-something is missing; within a broker only uploads of the same paths wait for each other; and what somebody else
-uploaded meanwhile is not sent again.  Tested in test_inputs.py, test_session.py and test_build.py.
+The steps are the stock hook's.  What differs: nothing is locked unless something is missing; within a broker only
+uploads of the same paths wait for each other; and what somebody else uploaded meanwhile is not sent again.
+
+Source: docs/protocols/build-hook.md, "What the stock hook does".  Tested in test_inputs.py, test_session.py and
+test_build.py.
 """
 
 import re

@@ -2,7 +2,9 @@
 
 The paths of most outputs are known before the build.  Those of floating content-addressed ones come with its result: a
 machine may name any path of the right name that the content it sends hashes to, and no other.  The rules for what is
-fetched are the stock hook's, see the build-hook protocol, section 8.  Tested in test_outputs.py.
+fetched are the stock hook's.
+
+Source: docs/protocols/build-hook.md, "What the stock hook does".  Tested in test_outputs.py.
 """
 
 from collections.abc import Iterator

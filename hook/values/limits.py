@@ -1,4 +1,4 @@
-"""The limits that the user sets for a build.  Pure."""
+"""The limits that the user sets for a build.  Pure.  Tested in remote/test_watch.py."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """What a derivation asks of the machine that builds it, as Nix reads its attributes before it runs a hook.
 
-Source: Nix's own rules, which tests/lab/test_explain.py compares this with; tested in values/test_requirements.py.
+The rules are Nix's own.  Tested in values/test_requirements.py, and with real derivations in lab/test_command.py.
 """
 
 import json

@@ -1,7 +1,9 @@
 """Nix's settings as the parent sends them: names and canonical text.
 
-The preamble may lack any setting and may hold names unknown here (build-hook protocol, "settings preamble"), so every
-accessor takes the default that Nix documents.  Values are never interpreted before somebody asks.
+The preamble may lack any setting and may hold names unknown here, so every accessor takes the default that Nix
+documents.  Values are never interpreted before somebody asks.
+
+Source: docs/protocols/build-hook.md, "The settings preamble".  Tested in test_front.py and test_builders.py.
 """
 
 from collections.abc import Iterator, Mapping

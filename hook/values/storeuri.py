@@ -2,8 +2,10 @@
 
 What one Nix release accepts is accepted for all, and what could reach ssh as an option is refused.  Two things differ
 by release: as whom ssh logs in, and `render`, since its text names lock files that stock hooks share with us.
-No file, socket or process is touched.  Source: machines.md section 2, ssh.md sections 1 and 3; rules and renderings are
-rows in test_storeuri.py.
+No file, socket or process is touched.
+
+Source: docs/protocols/machines.md, "Addresses"; docs/protocols/ssh.md, "Command lines", "Parameters of an address".
+Rules and renderings are rows in test_storeuri.py.
 """
 
 from collections.abc import Iterable
