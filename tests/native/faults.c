@@ -18,6 +18,7 @@ static bool armed;
 static int odd;
 static unsigned labels_removed;
 static unsigned system_calls;
+static const char *failed;
 
 void faults_arm(unsigned call)
 {
@@ -30,6 +31,11 @@ bool faults_fired(void)
     bool fired = armed && left == 0;
     armed = false;
     return fired;
+}
+
+const char *faults_failed(void)
+{
+    return failed;
 }
 
 void faults_oddities(int oddities)
@@ -48,18 +54,19 @@ unsigned faults_system_calls(void)
     return system_calls;
 }
 
-static bool fails(void)
+static bool fails(const char *name)
 {
     if (!armed || left == 0 || --left > 0)
         return false;
     errno = EIO;
+    failed = name;
     return true;
 }
 
-static bool call_fails(void)
+static bool call_fails(const char *name)
 {
     system_calls++;
-    return fails();
+    return fails(name);
 }
 
 #define WRAP(fails, result, failure, name, parameters, arguments) \
@@ -67,7 +74,7 @@ static bool call_fails(void)
     result __wrap_##name parameters;                       \
     result __wrap_##name parameters                        \
     {                                                      \
-        return fails() ? failure : __real_##name arguments; \
+        return fails(#name) ? failure : __real_##name arguments; \
     }
 
 WRAP(fails, void *, NULL, malloc, (size_t size), (size))
@@ -93,23 +100,24 @@ int __wrap_openat(int dir, const char *name, int flags, ...)
     va_start(more, flags);
     mode_t mode = flags & O_CREAT ? va_arg(more, mode_t) : 0;
     va_end(more);
-    return call_fails() ? -1 : __real_openat(dir, name, flags, mode);
+    return call_fails("openat") ? -1 : __real_openat(dir, name, flags, mode);
 }
 
 int __real_open(const char *name, int flags, ...);
 int __wrap_open(const char *name, int flags, ...);
 int __wrap_open(const char *name, int flags, ...)
 {
-    return call_fails() ? -1 : __real_open(name, flags);
+    return call_fails("open") ? -1 : __real_open(name, flags);
 }
 
 int __real_close(int fd);
 int __wrap_close(int fd);
 int __wrap_close(int fd)
 {
+    bool written = (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
     /* A close that fails has closed all the same. */
     int result = __real_close(fd);
-    return call_fails() ? -1 : result;
+    return call_fails(written ? "close" : FAULT_CLOSE_READ) ? -1 : result;
 }
 
 static bool interrupted(void)
@@ -127,21 +135,21 @@ ssize_t __real_read(int fd, void *out, size_t len);
 ssize_t __wrap_read(int fd, void *out, size_t len);
 ssize_t __wrap_read(int fd, void *out, size_t len)
 {
-    return call_fails() || interrupted() ? -1 : __real_read(fd, out, odd & FAULT_SHORT ? 1 : len);
+    return call_fails("read") || interrupted() ? -1 : __real_read(fd, out, odd & FAULT_SHORT ? 1 : len);
 }
 
 ssize_t __real_write(int fd, const void *in, size_t len);
 ssize_t __wrap_write(int fd, const void *in, size_t len);
 ssize_t __wrap_write(int fd, const void *in, size_t len)
 {
-    return call_fails() || interrupted() ? -1 : __real_write(fd, in, odd & FAULT_SHORT ? 1 : len);
+    return call_fails("write") || interrupted() ? -1 : __real_write(fd, in, odd & FAULT_SHORT ? 1 : len);
 }
 
 ssize_t __real_getdents64(int fd, void *out, size_t len);
 ssize_t __wrap_getdents64(int fd, void *out, size_t len);
 ssize_t __wrap_getdents64(int fd, void *out, size_t len)
 {
-    if (call_fails())
+    if (call_fails("getdents64"))
         return -1;
     ssize_t got = __real_getdents64(fd, out, len);
     for (ssize_t at = 0; odd & FAULT_UNTYPED && at < got;) {
@@ -171,7 +179,7 @@ ssize_t __real_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len);
 ssize_t __wrap_flistxattr(int fd, char *out, size_t len)
 {
-    ssize_t result = call_fails() ? -1 : listed(out, false);
+    ssize_t result = call_fails("flistxattr") ? -1 : listed(out, false);
     return result == 1 ? __real_flistxattr(fd, out, len) : result;
 }
 
@@ -179,7 +187,7 @@ ssize_t __real_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len);
 ssize_t __wrap_llistxattr(const char *path, char *out, size_t len)
 {
-    ssize_t result = call_fails() ? -1 : listed(out, true);
+    ssize_t result = call_fails("llistxattr") ? -1 : listed(out, true);
     return result == 1 ? __real_llistxattr(path, out, len) : result;
 }
 
@@ -196,14 +204,14 @@ int __wrap_fremovexattr(int fd, const char *name);
 int __wrap_fremovexattr(int fd, const char *name)
 {
     (void)fd;
-    return call_fails() ? -1 : removed(name);
+    return call_fails("fremovexattr") ? -1 : removed(name);
 }
 
 int __wrap_lremovexattr(const char *path, const char *name);
 int __wrap_lremovexattr(const char *path, const char *name)
 {
     (void)path;
-    return call_fails() ? -1 : removed(name);
+    return call_fails("lremovexattr") ? -1 : removed(name);
 }
 
 static void *crypto_malloc(size_t size, const char *file, int line)

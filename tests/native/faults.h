@@ -10,6 +10,11 @@ void faults_arm(unsigned call);
 /* Disarms; whether the call to fail was reached. */
 bool faults_fired(void);
 
+/* The name of the last call that was made to fail; that of a close() says whether the file was written to. */
+const char *faults_failed(void);
+
+#define FAULT_CLOSE_READ "close of what was only read"
+
 enum {
     FAULT_SHORT = 1,     /* reads and writes move one byte, and every other one is interrupted first */
     FAULT_UNTYPED = 2,   /* directory entries come without a type */

@@ -149,12 +149,19 @@ static void every_call_of_a_dump_may_fail(void)
     CHECK(!error && errors > 150);
 }
 
+/* What may fail and leave a restore as good as without: a directory has nothing left to write when it is closed, and
+ * what has no memory for a thread that hashes (digest.c) hashes by itself. */
+static bool is_harmless(const char *call)
+{
+    return strcmp(call, FAULT_CLOSE_READ) == 0 || strcmp(call, "malloc") == 0;
+}
+
 static void every_call_of_a_restore_may_fail(int oddities)
 {
     char copy[64];
     snprintf(copy, sizeof copy, "%s/copy", place);
     size_t before = open_descriptors();
-    unsigned call = 0, errors = 0;
+    unsigned call = 0, errors = 0, threads = 0;
     int error;
     bool fired;
     do {
@@ -163,11 +170,16 @@ static void every_call_of_a_restore_may_fail(int oddities)
         error = restore(1000, true);
         fired = faults_fired();
         CHECK(!error || error == EIO || error == ENOMEM);
+        if (!error && fired) {
+            CHECK(is_harmless(faults_failed()));
+            threads += strcmp(faults_failed(), "malloc") == 0;
+        }
         errors += error != 0;
         CHECK(open_descriptors() == before);
         remove_tree(copy);
     } while (fired);
     CHECK(!error && errors > 300);
+    CHECK(threads == 1);
     CHECK(faults_labels_removed() == (oddities & FAULT_LABELS ? NODES : 0));
     faults_oddities(0);
 }

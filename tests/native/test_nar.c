@@ -91,11 +91,46 @@ static void nesting_ends_at_the_ceiling(void)
     nar_free(&parser);
 }
 
+static size_t put_all(uint8_t *out, const char *const *texts)
+{
+    size_t len = 0;
+    for (; *texts; texts++)
+        len += put(out + len, *texts);
+    return len;
+}
+
+/* What was named last is another node by then, and all right. */
+static void what_is_wrong_between_entries_is_the_directory(void)
+{
+    static const char *const begin[] = {NAR_MAGIC, "(", "type", "directory", "entry", "(", "name", "d", "node", "(", "type",
+                                        "directory", "entry", "(", "name", "a", "node", "(", "type", "symlink", "target", "x",
+                                        ")", ")", NULL};
+    static const char *const wrong[][5] = {
+        {"exit", NULL}, {"entry", "[", NULL}, {"entry", "(", "nome", NULL}, {"entry", "(", "name", "..", NULL},
+        {"entry", "(", "name", "a", NULL}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        uint8_t bytes[1024];
+        size_t len = put_all(bytes, begin);
+        len += put_all(bytes + len, wrong[i]);
+        struct nar_parser parser;
+        nar_init(&parser, UINT32_MAX);
+        nar_put_data(&parser, bytes, len);
+        enum nar_event event;
+        do
+            event = nar_step(&parser);
+        while (event != NAR_INVALID && event != NAR_NEED_DATA);
+        CHECK(event == NAR_INVALID);
+        CHECK(parser.error.path_len == 2 && memcmp(parser.error.path, "/d", 2) == 0);
+        nar_free(&parser);
+    }
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc > 1);
     for (int i = 1; i < argc; i++)
         fixture(argv[i]);
     nesting_ends_at_the_ceiling();
+    what_is_wrong_between_entries_is_the_directory();
     puts("nar: ok");
 }
