@@ -131,10 +131,11 @@ class Host(Container):
         return tuple(int(part) for part in self.nix_version().split("."))
 
     def add_user(self, name: str) -> None:
-        """Add an ordinary user, unless there is one of that name."""
+        """Add an ordinary user, unless there is one of that name; settings of their own another test may have left."""
         if self.run(["id", name], check=False).returncode != 0:
             # Sshd refuses an account without any password.
             self.run(["useradd", "--create-home", "--password", "*", name])
+        self.run(["rm", "-rf", f"/home/{name}/.config/nix"])
 
     # ssh
 

@@ -115,7 +115,7 @@ def test_each_bad_machine_costs_one_line_and_the_build_goes_to_a_good_one(
     client.configure(hook=HOOK, builders=" ; ".join([f"{good} - - 1 1", *(f"{uri} - - 1 9" for uri in bad)]))
     if daemon:
         client.start_daemon()
-    with altered(client, "hook.session.session", ANSWER_S=EVER_S):
+    with altered(client, "hook.session.answering", ANSWER_S=EVER_S):
         result = client.run(nix_build("from-source", seed="bad"))
     assert re.findall(r"^building '\S+' on '(\S+)'", result.stderr, re.MULTILINE) == [good]
     for line, (uri, expected) in zip(errors(result), bad.items(), strict=True):
