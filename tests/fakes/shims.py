@@ -120,13 +120,18 @@ class Hook:
     """The shim with the descriptors that Nix gives it, and one that leaked; the test is Nix."""
 
     def __init__(
-        self, programs: Bin, argument: str = "3", environ: Mapping[str, str] | None = None, redirect: str = ""
+        self,
+        programs: Bin,
+        argument: str = "3",
+        environ: Mapping[str, str] | None = None,
+        redirect: str = "",
+        before: str = "",
     ):
         log_read, log_write = os.pipe()
         self.log = log_read
         # Out of the way of the numbers to be given away.
         leaked = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (log_read, log_write)]
-        command = f'exec "$0" "$@" 1>&2 4>&{leaked[1]} 5<&{leaked[0]} {redirect}'
+        command = f'{before} exec "$0" "$@" 1>&2 4>&{leaked[1]} 5<&{leaked[0]} {redirect}'
         self.process = subprocess.Popen(
             ["/bin/bash", "-c", command, programs.hook, argument],
             stdin=subprocess.PIPE,
@@ -249,8 +254,11 @@ class Nix:
         self._programs = programs
         self._hooks: list[Hook] = []
 
-    def start(self, argument: str = "3", environ: Mapping[str, str] | None = None, redirect: str = "") -> Hook:
-        self._hooks.append(Hook(self._programs, argument, environ, redirect))
+    def start(
+        self, argument: str = "3", environ: Mapping[str, str] | None = None, redirect: str = "", before: str = ""
+    ) -> Hook:
+        """One more; `before` is what a shell does first, `redirect` where its descriptors then lead."""
+        self._hooks.append(Hook(self._programs, argument, environ, redirect, before))
         return self._hooks[-1]
 
     def close(self) -> None:

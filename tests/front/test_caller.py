@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,3 +185,16 @@ def test_the_hook_may_live_in_another_file_system(hook: Hook, tmp_path: Path, in
 def test_a_hook_without_a_broker_sees_what_it_sees(tmp_path: Path) -> None:
     """There is nothing to compare."""
     assert Caller(-1, -1, -1, "3", {}, os.getpid()).sees(str(tmp_path))
+
+
+@pytest.mark.parametrize("fd", [None, "silent"])
+def test_a_bounded_wait_lasts_as_long_as_it_says(hook: Hook, fd: str | None) -> None:
+    """Whoever waits in a loop would spin otherwise."""
+    silent, end = os.pipe()
+    try:
+        began = time.monotonic()
+        assert not hook.caller.wait_for(silent if fd else None, 0.05)
+        assert time.monotonic() - began >= 0.05
+    finally:
+        os.close(silent)
+        os.close(end)

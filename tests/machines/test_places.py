@@ -152,3 +152,22 @@ def test_a_lent_slot_has_one_owner_under_any_schedule(desk: Desk) -> None:
         for place in places:
             place.release()
         assert not desk.locked()
+
+
+def test_a_slot_is_lent_once_however_often_that_is_asked(desk: Desk) -> None:
+    """Inputs are sent, and then the derivation: lent twice, one slot would run two builds."""
+    lender = desk.place(desk.slot())
+    lender.lend()
+    lender.lend()
+    assert desk.look_ahead.lent(AT) == 1
+    borrowed = desk.look_ahead.borrow(AT)
+    assert borrowed is not None
+    assert desk.look_ahead.borrow(AT) is None
+    assert not lender.start()
+    # It has none any more, and so none to lend.
+    lender.lend()
+    assert desk.look_ahead.lent(AT) == 0
+    lender.release()
+    assert desk.locked()
+    borrowed.release()
+    assert not desk.locked()

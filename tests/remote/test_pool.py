@@ -499,3 +499,15 @@ def test_closing_the_pool_closes_what_is_in_it(remotes: list[Remote]) -> None:
         pool.give("there", remote)
     pool.close()
     assert all(remote.stream.closed for remote in remotes)
+
+
+def test_what_is_not_kept_is_nowhere(remotes: list[Remote]) -> None:
+    """A connection that is closed and kept would be counted, and be found unclean by the next build only."""
+    pool = prompt()
+    remotes[0].retire()
+    pool.give("there", remotes[0], refuse)
+    assert pool.idle() == {}
+    remotes[1].begun_at -= LONGEST_S
+    pool.give("there", remotes[1])
+    assert pool.idle() == {}
+    assert all(remote.stream.closed for remote in remotes)

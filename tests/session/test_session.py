@@ -420,3 +420,12 @@ def test_a_store_that_the_broker_does_not_see_is_written_by_the_hook_itself(tmp_
         assert bench.build(bench.machine("ok")).status == 0
         assert bench.outputs_valid()
         assert bench.broker_pid() == broker
+
+
+def test_the_build_of_a_lone_hook_is_in_the_history(tmp_path: Path) -> None:
+    """It writes it itself, at its end: nobody else knows of it."""
+    with Bench(tmp_path, broker=False) as bench:
+        assert bench.build(bench.machine("ok")).status == 0
+        assert bench.build(bench.machine("build-fails")).status == 1
+        directory = str(bench.store.state / "nix-ferry")
+        assert sorted(entry["outcome"] for entry in BUILDS.read(directory)) == ["built", "failed"]

@@ -180,3 +180,19 @@ def test_we_wait_for_nix(tmp_path: Path) -> None:
     assert told == [out]
     building.communicate(timeout=60)
     assert building.returncode == 0
+
+
+def test_several_locks_are_taken_in_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two builds with the outputs of each other would wait for each other, for an hour."""
+    taken: list[str] = []
+    opened = os.open
+
+    def record(path: str, *rest: int) -> int:
+        taken.append(os.path.basename(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", record)
+    for names in ("cab", "bca", "abc"):
+        taken.clear()
+        with locked([str(tmp_path / name) for name in names], never):
+            assert taken == ["a.lock", "b.lock", "c.lock"]
