@@ -8,9 +8,14 @@ PYTEST_ARGS ?=
 WORKERS ?= $(shell expr $$(nproc) + 1)
 FUZZ_SECONDS ?= 60
 CELLS ?= all
+# Of `make mutate`: samples, changes in each, and how many are tried at the same time.
+SEEDS ?= 1
+COUNT ?= 150
+JOBS ?= $(shell nproc)
+MUTATE_ARGS ?=
 PYTHON_TARGETS := worker serve derivation realisation machines config request greeting
 
-.PHONY: all demo shells test unit faults chaos bench fuzz sanitize lint native-check clean
+.PHONY: all demo shells test unit faults chaos bench fuzz mutate sanitize lint native-check clean
 
 all: $(VENV)/ready
 
@@ -72,6 +77,12 @@ fuzz: $(VENV)/ready
 	    $(RUN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=build/fuzz/ \
 	        build/fuzz/$$target || exit 1; \
 	done
+
+# Whether tests notice small changes to what matters most, each made in a copy; half an hour to an hour for each seed.
+mutate: $(VENV)/ready
+	.ci/packages nix-store=nix-bin ssh=openssh-client ssh-keygen=openssh-client
+	$(RUN)/python -m pip install --quiet cosmic-ray universalmutator 'setuptools>=77'
+	$(RUN)/python -m tests.mutate $(SEEDS:%=--seed %) --count $(COUNT) --jobs $(JOBS) $(MUTATE_ARGS)
 
 # What CI has no time for: the Python tests on a module with sanitizers, and the C tests under valgrind.
 sanitize: native-check shells
