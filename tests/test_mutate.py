@@ -109,13 +109,18 @@ def test_the_tree_itself_stays_as_it_is(tree: Path) -> None:
 
 def test_an_entry_whose_text_is_gone_is_stale(tree: Path) -> None:
     """The judgement was about code that is no longer there."""
-    there, changed, gone = (
+    there, elsewhere, changed, gone = (
         ("counting.py", "up_to", "steps = 0", "steps = 1"),
+        ("counting.py", "down_to", "steps = 0", "steps = 1"),
         ("counting.py", "up_to", "steps = 7", "steps = 1"),
         ("gone.py", "up_to", "steps = 0", "steps = 1"),
     )
-    entries = dict.fromkeys((there, changed, gone), "Nobody reads it.")
-    assert stale(tree, entries) == ["counting.py up_to: steps = 7 → steps = 1", "gone.py up_to: steps = 0 → steps = 1"]
+    entries = dict.fromkeys((there, elsewhere, changed, gone), "Nobody reads it.")
+    assert stale(tree, entries) == [
+        "counting.py down_to: steps = 0 → steps = 1",
+        "counting.py up_to: steps = 7 → steps = 1",
+        "gone.py up_to: steps = 0 → steps = 1",
+    ]
 
 
 def test_what_alters_nothing_does_not_count() -> None:
@@ -150,6 +155,7 @@ def test_what_a_trial_leaves_behind_is_ended(tree: Path, tmp_path: Path) -> None
         ("def f():\n    def g():\n        pass\n    x()\n", 3, "f"),
         ("def f():\n    x()\n\n\ny()\n", 4, ""),
         ("class A:\n    async def f(self):\n        x()\n", 2, "f"),
+        ("def f():\n    x()\n\n\nclass A:\n    y = 1\n", 5, "A"),
         ("static int f(int a,\n             int b)\n{\n    x();\n", 3, "f"),
     ],
 )

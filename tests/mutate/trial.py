@@ -48,7 +48,6 @@ class Change:
 
     @property
     def key(self) -> Key:
-        """What it is known by."""
         return self.module, self.within, self.old, self.new
 
     def __str__(self) -> str:
@@ -68,14 +67,13 @@ def compare(module: str, before: str, after: str) -> Change:
 
 
 def function_at(lines: Sequence[str], index: int) -> str:
-    """The function that a line (from 0) belongs to, by the looks of what is above it; "" outside of any."""
+    """The function or class that a line (from 0) belongs to, by the looks of what is above it; "" outside of any."""
     indent = len(lines[index]) - len(lines[index].lstrip())
-    for line in reversed(lines[:index]):
-        python = re.match(r"( *)(?:async )?def (\w+)", line)
+    for line in reversed(lines[:index] if indent else []):
+        python = re.match(r"( *)(?:async )?(?:def|class) (\w+)", line)
         if python and len(python[1]) < indent:
             return python[2]
-        c = re.match(r"\w[^;=]*?(\w+)\([^;]*$", line)
-        if c and indent and not line.startswith(("def ", "class ", "with ", "if ", "for ")):
+        if c := re.match(r"\w[^;=]*?(\w+)\([^;]*$", line):
             return c[1]
     return ""
 
@@ -131,17 +129,22 @@ def _end_all(root: Path) -> None:
 
 
 def apply(copy: Path, change: Change) -> None:
-    """Make it in the copy, and build there what is built of it."""
+    """Make it in the copy."""
     (copy / change.module).write_text(change.text)
-    python = copy / ".venv/bin/python"
-    if change.module.startswith("native/shim/"):
-        sources = sorted(str(path.relative_to(copy)) for path in (copy / "native/shim").glob("*.c"))
-        built = ["-o", ".venv/bin/nix-ferry-hook", *sources, "-static"]
-        subprocess.run([os.environ.get("CC", "cc"), *FLAGS, *built], check=True, cwd=copy)
     if change.module.endswith(".c"):
-        for path in (copy / "hook").glob("_native.*.so"):
-            path.unlink()
-        subprocess.run([python, "-c", BUILD_MODULE], check=True, cwd=copy, stdout=subprocess.DEVNULL)
+        build(copy)
+
+
+def build(copy: Path) -> None:
+    """Compile what is in C, if there is something, to where it is already."""
+    for module in list((copy / "hook").glob("_native.*.so")):
+        module.unlink()
+        python = copy / ".venv/bin/python"
+        subprocess.run([python, "-c", BUILD_MODULE], check=True, cwd=copy, capture_output=True)
+        next((copy / "hook").glob("_native.*.so")).rename(module)
+    if sources := sorted(str(path) for path in (copy / "native/shim").glob("*.c")):
+        target = copy / ".venv/bin/nix-ferry-hook"
+        subprocess.run([os.environ.get("CC", "cc"), *FLAGS, "-static", "-o", target, *sources], check=True)
 
 
 def run(copy: Path, tests: Sequence[str], limit_s: float, *options: str) -> Outcome:
@@ -158,20 +161,18 @@ def run(copy: Path, tests: Sequence[str], limit_s: float, *options: str) -> Outc
     # Only what a change does may be noticed, not what a compiler thinks of it.
     env = {**os.environ, "MAKEFLAGS": "WARNINGS=", "TMPDIR": str(copy.parent), "PYTHONHASHSEED": "0"}
     for step in steps:
-        left_s = limit_s - (time.monotonic() - started)
         process = subprocess.Popen(
             step, cwd=copy, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            said = process.communicate(timeout=max(left_s, 0))[0].decode(errors="replace")
+            said = process.communicate(timeout=max(started + limit_s - time.monotonic(), 0))[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             _end_all(copy.parent)
             process.communicate()
             return Outcome(NOTICED, "takes too long", time.monotonic() - started)
         if process.returncode:
             failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-            return Outcome(NOTICED, " ".join(failed) or said[-300:], time.monotonic() - started)
+            return Outcome(NOTICED, " ".join(failed or said[-300:].split()), time.monotonic() - started)
     return Outcome(SURVIVED, "", time.monotonic() - started)
 
 
@@ -179,6 +180,8 @@ def time_tests(tree: Path, tests: Sequence[str], jobs: int) -> dict[str, float]:
     """How many seconds each takes without a change; those of which none can run without the lab are left out."""
     takes_s: dict[str, float] = {}
     with copied(tree) as copy:
+        # Built as for a change, so that no test can fail of that.
+        build(copy)
         report = copy.parent / "report.xml"
         files = [test for test in tests if not OF_MAKE.match(test)]
         for those in (files, *([test] for test in tests if test not in files)):
@@ -188,7 +191,7 @@ def time_tests(tree: Path, tests: Sequence[str], jobs: int) -> dict[str, float]:
                 raise SystemExit(f"without any change fails: {outcome.by}")
             if those is not files:
                 takes_s[those[0]] = outcome.seconds
-        for case in ElementTree.parse(report).iter("testcase"):
+        for case in ElementTree.parse(report).iter("testcase") if files else ():
             file = case.attrib["classname"].replace(".", "/") + ".py"
             takes_s[file] = takes_s.get(file, 0) + float(case.attrib["time"])
     return takes_s
@@ -221,13 +224,13 @@ def read_equivalent(path: Path) -> dict[Key, str]:
 
 
 def stale(tree: Path, entries: Mapping[Key, str]) -> list[str]:
-    """Entries whose old text is no longer in the module."""
+    """Entries whose old text is no longer in that function of the module."""
     found = []
     for module, within, old, new in entries:
-        with suppress(FileNotFoundError):
-            if old in " ".join((tree / module).read_text().split()):
-                continue
-        found.append(f"{module} {within}: {old} → {new}")
+        lines = (tree / module).read_text().splitlines() if (tree / module).exists() else []
+        texts = (" ".join(line.strip() for line in lines[start : start + 20]) for start in range(len(lines)))
+        if not any(text.startswith(old) and function_at(lines, start) == within for start, text in enumerate(texts)):
+            found.append(f"{module} {within}: {old} → {new}")
     return found
 
 
@@ -240,10 +243,8 @@ def score(outcomes: Sequence[Outcome]) -> str:
 
 def save(path: Path, results: Sequence[tuple[Change, Outcome]]) -> None:
     """Keep results, one change a line."""
-    lines = [
-        json.dumps({"module": change.module, "line": change.line, "within": change.within, "old": change.old}
-                   | {"new": change.new} | vars(outcome), ensure_ascii=False)
-        for change, outcome in results
-    ]  # fmt: skip
+    names = ("module", "line", "within", "old", "new")
+    facts = ({name: getattr(change, name) for name in names} | vars(outcome) for change, outcome in results)
+    lines = [json.dumps(each, ensure_ascii=False) for each in facts]
     path.parent.mkdir(exist_ok=True)
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n")
