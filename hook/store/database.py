@@ -2,7 +2,7 @@
 
 A Database is used by one thread at a time; open as many as there are threads.  It never creates or migrates a
 database: a schema other than the one known here is left to Nix.  What it writes is compared with what Nix writes,
-column by column, in store/test_database.py.
+column by column, in store/test_database.py; without a Nix it is tested in store/test_database_by_hand.py.
 """
 
 import fcntl

@@ -3,7 +3,7 @@
 An import is prepare → restore (by the caller) → check_import → commit.  The parent process holds the lock of every
 output meanwhile, which is why neither the daemon nor `nix-store --import` can do this for us.  Nothing is valid before
 commit; what a failed import leaves on disk is removed by the next attempt or by the collector.  Tested in
-store/test_local.py against Nix.
+store/test_local.py against Nix, and in store/test_local_by_hand.py without.
 """
 
 import os

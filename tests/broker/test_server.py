@@ -239,6 +239,7 @@ def test_what_fails_while_tidying_up_is_logged(started: Callable[..., Running], 
         assert shim.converse() == SERVED
 
 
+@pytest.mark.no_cover
 def test_many_hooks_leave_nothing_behind(started: Callable[..., Running]) -> None:
     """No descriptor, no thread and no memory, however many come."""
     running = started()

@@ -13,8 +13,6 @@ from tests.fakes.shims import Bin, FakeBroker, Hook, Nix, message
 from tests.lab.host import wait_until
 
 WAITING = """#!/bin/sh
-trap '' HUP
-echo > "$STATE/begun"
 cat > "$STATE/stock.stdin"
 """
 """Nix's own hook, which waits for more to be said."""
@@ -38,7 +36,9 @@ def hook(nix: Nix, broker: FakeBroker, programs: Bin) -> Hook:
     assert server.hear(8) == b"question"
     server.say(message("s"))
     server.die()
-    wait_until((programs.state / "begun").exists, "Nix's own hook")
+    # By then it has let go of everything that it does not need.
+    passed_on = programs.state / "stock.stdin"
+    wait_until(lambda: passed_on.exists() and passed_on.read_bytes() == b"question", "Nix's own hook")
     return running
 
 
