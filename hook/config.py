@@ -143,25 +143,17 @@ def read_values(path: str) -> dict[Key, Value]:
     except OSError as error:
         raise ConfigurationError(f"cannot read '{path}': {error.strerror}; it is ignored") from None
     # Most users have no such file: for them it would be one import more before every first reply.
-    import tomli
+    from hook.toml import parse_toml
 
-    text = ""
     try:
         text = data.decode()
-        return _parse(tomli.loads(text), text)
+        return _parse(parse_toml(text), text)
     except UnicodeDecodeError as error:
-        wrong = f"not UTF-8: {error.reason} (at {_end(data[: error.start].decode())})"
-    except tomli.TOMLDecodeError as error:
-        wrong = str(error).replace("at end of document", f"at {_end(text)}")
+        *before, last = data[: error.start].decode().split("\n")
+        wrong = f"line {len(before) + 1}, column {len(last) + 1}: not UTF-8: {error.reason}"
     except (ValueError, RecursionError, ConfigurationError) as error:
         wrong = str(error)
     raise ConfigurationError(f"'{path}' is ignored: {wrong}") from None
-
-
-def _end(text: str) -> str:
-    """Where `text` ends, in the words of tomli."""
-    *before, last = text.split("\n")
-    return f"line {len(before) + 1}, column {len(last) + 1}"
 
 
 def _parse(values: Mapping[str, object], text: str) -> dict[Key, Value]:
@@ -179,7 +171,7 @@ def _parse(values: Mapping[str, object], text: str) -> dict[Key, Value]:
 
 
 def _place(name: str, text: str) -> str:
-    """The line where a key or a table begins, which tomli does not tell; empty if it is written in another way."""
+    """The line where a key or a table begins, which no parser tells; empty if it is written in another way."""
     import re
 
     written = re.compile(rf"""\s*\[*\s*["']?{re.escape(name)}["']?\s*[=.\]]""")

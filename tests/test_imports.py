@@ -25,6 +25,7 @@ LAYERS = [
     {"protocol", "store"},
     {"values"},
     {"config"},
+    {"toml"},
     {"errors"},
     {"recent", "scratch", "_native"},
 ]

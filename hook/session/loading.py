@@ -30,7 +30,7 @@ FOR_A_BUILD = (
 
 FOR_OTHERS = (
     *("hook.remote.cipher", "hook.remote.configurations", "hook.broker.log", "hook.remote.sharing"),
-    *("ctypes", "difflib", "ipaddress", "tomli", "traceback"),
+    *("hook.toml", "ctypes", "difflib", "ipaddress", "traceback"),
 )
 """What only a process may need that serves further hooks, as well."""
 

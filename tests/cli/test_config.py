@@ -1,6 +1,9 @@
 """ferry.toml: optional, and a mistake in it is named and costs nothing but the file."""
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +11,10 @@ import pytest
 
 from hook.config import KEYS, MOST_BYTES, Config, Key, find_config, read_config, read_small
 from hook.errors import ConfigurationError
+from tests import REPOSITORY
 from tests.fakes.bench import Bench
 from tests.leaks import no_leaks
+from tests.test_imports import modules_after
 
 
 def read(tmp_path: Path, text: str | bytes) -> Config:
@@ -92,8 +97,38 @@ def test_a_mistake_is_named_with_its_file(tmp_path: Path, text: str | bytes, exp
 )
 def test_a_mistake_of_syntax_has_a_line_and_a_column(tmp_path: Path, text: str | bytes, line: int, column: int) -> None:
     """Also at the end of the file, where something is missing that may have been meant to be much earlier."""
-    with pytest.raises(ConfigurationError, match=rf"is ignored: [^\n]* \(at line {line}, column {column}\)$"):
+    with pytest.raises(ConfigurationError, match=f"is ignored: line {line}, column {column}: [^ ]"):
         read(tmp_path, text)
+
+
+WITHOUT_TOMLI = """
+import sys
+sys.modules["tomli"] = None
+from hook.config import find_config
+print(*find_config({"NIX_CONF_DIR": sys.argv[1]}))
+"""
+
+
+@pytest.mark.parametrize("text", ["look-ahead = 7", "broker = True", "look-ahead = 1\nlook-ahead = 2\n", "x = 1"])
+def test_a_python_without_tomli_reads_the_same(tmp_path: Path, text: str) -> None:
+    """A host whose Python is the system's has its own parser, and is told the place as well."""
+    (tmp_path / "ferry.toml").write_text(text)
+    command = [sys.executable, "-c", WITHOUT_TOMLI, str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
+    config, warnings = find_config({"NIX_CONF_DIR": str(tmp_path)})
+    assert said.startswith(str(config))
+    for warning in warnings:
+        place = "".join(re.findall(r"line \d+(?:, column \d+)?", warning))
+        assert place
+        assert place in said
+
+
+def test_no_parser_is_loaded_without_a_file(tmp_path: Path) -> None:
+    """Nix waits for the first reply, and most hosts have no ferry.toml."""
+    code = f"from hook.config import find_config; find_config({{'NIX_CONF_DIR': '{tmp_path}'}})"
+    assert modules_after(code) & {"tomli", "tomllib", "hook.toml"} == set()
+    (tmp_path / "ferry.toml").write_text("look-ahead = 7")
+    assert modules_after(code) & {"tomli", "tomllib", "hook.toml"} == {"tomli", "hook.toml"}
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

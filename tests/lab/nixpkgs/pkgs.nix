@@ -13,7 +13,9 @@ let
     python3Packages = {
       cffi = package "cffi" { };
       click = package "click" { };
+      jeepney = package "jeepney" { };
       rich = package "rich" { };
+      tomli = package "tomli" { };
       setuptools = package "setuptools" { };
       buildPythonApplication =
         {
