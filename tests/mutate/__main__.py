@@ -29,7 +29,7 @@ RESULTS = REPOSITORY / "build"
 PAGE = REPOSITORY / "docs/reliability.md"
 BEGIN, END = "<!-- changes: made by `make mutate` -->\n", "<!-- end of changes -->\n"
 
-TIMES, ALSO_S = 5, 30
+TIMES, ALSO_S = 3, 30
 """How long the tests of a change may take: so many times what they take without it, and so many seconds."""
 
 IMPORT = """

@@ -24,7 +24,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info"
 OF_MAKE = re.compile(r"[\w-]+$")
 """Tests in C are targets of native/Makefile; all others are files for pytest."""
 
-PYTEST = ("-m", "pytest", "-x", "-q", "-m", "not lab", "-p", "no:cacheprovider", "--hypothesis-seed=0")
+PYTEST = ("-m", "pytest", "-x", "-q", "-m", "not lab", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=60")
 BUILD_MODULE = "import sys; sys.path.insert(0, 'native'); from build import ffibuilder; ffibuilder.compile()"
 PATIENCE_S = 3600
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-w")
