@@ -1,6 +1,6 @@
 """A child process whose standard input and output are a connection, and what it says when that fails.
 
-It is ssh, or a program of Nix that runs here.  Tested with a scripted ssh in remote/test_ssh.py.
+It is ssh, or a program of Nix that runs here.  Tested with a script in ssh's place in tests/remote/test_child.py.
 """
 
 import os

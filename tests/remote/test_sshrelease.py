@@ -50,3 +50,16 @@ def test_without_an_ssh_there_is_nothing_to_ask(tmp_path: Path) -> None:
     environ = {"PATH": str(tmp_path)}
     assert ssh_program(environ) is None
     assert ssh_release(environ) == (0, 0)
+
+
+def test_a_release_that_ssh_did_not_tell_is_asked_for_again(tmp_path: Path) -> None:
+    """It was only late; what an old one does not know makes it useless."""
+    ssh, said = tmp_path / "ssh", tmp_path / "said"
+    ssh.write_text(f"#!/bin/sh\ncat {said} >&2\n")
+    ssh.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert ssh_release(environ) == (0, 0)
+    said.write_text("OpenSSH_9.9p1, OpenSSL 3\n")
+    assert ssh_release(environ) == (9, 9)
+    said.unlink()
+    assert ssh_release(environ) == (9, 9)
