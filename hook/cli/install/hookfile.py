@@ -1,7 +1,7 @@
 """The hook as it lies outside of what is installed, so that it answers whatever becomes of that.
 
 Two entries of a directory: the executable, a copy of ours, and a link `programs` to the directory of our programs.
-Each replaces what was there at once, also while it runs.  Tested in test_install.py.
+Each replaces what was there at once, also while it runs.  Tested in tests/cli/install/test_hookfile.py.
 """
 
 import os

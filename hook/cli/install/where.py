@@ -1,6 +1,7 @@
 """Where `build-hook` has to be set so that whoever builds on this host reads it, which depends on the release of Nix.
 
-Asks and looks; changes nothing.  Tested in test_install.py and, with real daemons, in tests/lab/test_install.py.
+Asks and looks; changes nothing.  Tested in tests/cli/install/test_where.py and, with real daemons, in
+tests/lab/test_install.py.
 """
 
 import os
