@@ -19,7 +19,7 @@ from hook.transfer.copier import NARS_AHEAD, Copier, LocalEnd
 from hook.transfer.meter import Meter
 from hook.values.info import PathInfo
 from tests import oracles
-from tests.transfer.test_upload import Peer
+from tests.transfer.peer import Peer
 
 
 def path_of(number: int) -> str:
