@@ -26,6 +26,9 @@ def reply(text: bytes, place: int = 0, count: int = 0) -> bytes:
     return message("r", struct.pack("<II", place, count) + text)
 
 
+ALONE = {"NIX_FERRY_STANDALONE": "1"}
+"""Has the shim do without a broker."""
+
 IDENTITY = "0.1-cafe"
 READY = message("h")
 
