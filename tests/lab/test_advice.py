@@ -10,10 +10,10 @@ import pytest
 from tests.lab.container import GUARD_S
 from tests.lab.host import Host, wait_until
 from tests.lab.install import HOOK, OUTSIDE, PREFIX
+from tests.lab.machines import OTHER_HOST_KEY
 from tests.lab.offload import plain
 from tests.lab.test_command import ferry
 from tests.lab.test_doctor import examine, one_release
-from tests.lab.test_machine import OTHER_HOST_KEY
 
 pytestmark = [pytest.mark.lab, pytest.mark.any_hook, one_release]
 

@@ -1,7 +1,7 @@
 """`nix-ferry machine add`: everything between an address and a build there, one step after the other.
 
 Each step says what it does.  Whatever was done before a step that fails is named in the error; a second run goes on
-from there.  Tested with real daemons and a real sshd in tests/lab/test_machine.py.
+from there.  Tested with real daemons and a real sshd in tests/lab/test_add.py.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Logging in to a machine as builds do: its host key, a key of our own, and that key's place there.
 
 Everything goes through the user's own ssh with its whole configuration; only to copy the key may it ask for a password,
-which it does itself, on the terminal.  Tested with a real sshd in tests/lab/test_machine.py.
+which it does itself, on the terminal.  Tested with a real sshd in tests/lab/test_add.py.
 """
 
 import base64

@@ -2,7 +2,7 @@
 
 The input is a path that this host vouches for alone, as it does for whatever it has built itself: nobody has signed it,
 and its content does not follow from its name.  A machine that does not trust us refuses it.  Tested with real daemons
-in tests/lab/test_machine.py.
+in tests/lab/test_add.py.
 """
 
 import os

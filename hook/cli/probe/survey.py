@@ -1,6 +1,6 @@
 """What a machine is able to do: asked of the machine itself, by one shell script that runs on any Unix with Nix.
 
-The same script runs here, so that speeds can be compared.  Tested in test_survey.py, and in tests/lab/test_machine.py.
+The same script runs here, so that speeds can be compared.  Tested in test_survey.py, and in tests/lab/test_add.py.
 """
 
 import math

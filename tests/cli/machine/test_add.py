@@ -1,4 +1,4 @@
-"""What may become a line of a machines file; everything else of `machine add` is in tests/lab/test_machine.py."""
+"""What may become a line of a machines file; everything else of `machine add` is in tests/lab/test_add.py."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a machine is logged in to for the first time; with a real sshd in tests/lab/test_machine.py."""
+"""How a machine is logged in to for the first time; with a real sshd in tests/lab/test_add.py."""
 
 import os
 import subprocess
