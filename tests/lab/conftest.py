@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.lab import roots
 from tests.lab.host import Host
 from tests.lab.lab import Lab
+from tests.lab.ownssh import ENDS, Site
 
 
 @pytest.fixture
@@ -23,3 +25,18 @@ def fresh(lab: Lab) -> Iterator[Callable[[Host], Host]]:
         host.stop_daemon()
         lab.stop_brokers()
         host.wait_idle()
+
+
+@pytest.fixture(params=ENDS, ids=[f"client-{roots.label(suite)}" for suite in ENDS])
+def site(request: pytest.FixtureRequest, lab: Lab, fresh: Callable[[Host], Host]) -> Site:
+    """A client whose ssh knows nothing yet, and a builder."""
+    return Site(fresh(lab.client(request.param)), fresh(lab.builder(roots.SUITES[0])))
+
+
+@pytest.fixture
+def toor(site: Site) -> str:
+    """Another login name of the builder's root: no other user may build there."""
+    passwd = site.builder.read_file("/etc/passwd")
+    if "toor:" not in passwd:
+        site.builder.write_file("/etc/passwd", passwd + "toor:x:0:0::/root:/bin/bash\n")
+    return "toor"
