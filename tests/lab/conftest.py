@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab import roots
+from tests.lab.advised import VISITOR, serve
 from tests.lab.host import Host
+from tests.lab.install import HOOK
 from tests.lab.lab import Lab
 from tests.lab.ownssh import ENDS, Site
 
@@ -40,3 +42,19 @@ def toor(site: Site) -> str:
     if "toor:" not in passwd:
         site.builder.write_file("/etc/passwd", passwd + "toor:x:0:0::/root:/bin/bash\n")
     return "toor"
+
+
+@pytest.fixture
+def box(client: Host, twin: Host) -> Iterator[Host]:
+    """A machine that root of the client may log in to, as root and as `visitor`."""
+    twin.run(["nix-store", "--init"])
+    twin.add_user(VISITOR)
+    twin.start_daemon()
+    serve(client, twin)
+    client.configure(hook=HOOK)
+    client.start_daemon()
+    client.run(["nix-store", "--init"])
+    yield twin
+    twin.run(["usermod", "-s", "/bin/sh", "-G", "", VISITOR])
+    twin.stop_sshd()
+    twin.start_sshd()

@@ -1,4 +1,4 @@
-"""What is said of this host; tests/lab/test_doctor.py and test_advice.py break real ones."""
+"""What is said of this host; tests/lab/test_doctor.py and test_advice_here.py break real ones."""
 
 import os
 import socket
