@@ -108,6 +108,9 @@ def test_stock_and_ours_agree(
         lab.standalone(mode == "standalone")
         ours = observe(scenario, client, twin, None if mode == "stock" else mark(client), tmp_path)
         assert client.path(MARK).exists() == (mode != "stock")
+        if ours.messages != stock.messages:
+            # On a busy host stock may lose the end of a log that a failure ends: it does not wait until that is read.
+            stock = observe(scenario, client, twin, None, tmp_path)
         found = [
             differences(stock.messages, ours.messages, f"messages, {mode}"),
             differences(stock.client, ours.client, f"client, {mode}"),
